@@ -1,0 +1,66 @@
+# make demo, make test, make check: all need only Python 3.11 or newer. The first one makes .venv and installs into it.
+# Another interpreter: make PYTHON=python3.12 demo.  Options for pip: make PIP_OPTIONS="--index-url ..." demo.
+
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+BIN := .venv/Scripts
+else
+PYTHON ?= python3
+BIN := .venv/bin
+endif
+PIP_OPTIONS ?=
+PYTEST_OPTIONS ?=
+
+RUN := $(BIN)/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_OPTIONS)
+CODE := monoformer tests $(wildcard examples benchmarks)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-full check format bench clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+install: .venv/.installed ## make .venv and install the package into it
+
+demo: .venv/.installed ## train a small model from nothing for about five minutes; it draws, captions, edits and writes
+	@$(RUN) -m monoformer demo
+
+test: .venv/.installed-dev ## the fast tests (under ten minutes on two cores)
+	@$(RUN) -m pytest -m "not slow" $(PYTEST_OPTIONS)
+
+test-full: .venv/.installed-dev ## all tests, the long ones too
+	@$(RUN) -m pytest $(PYTEST_OPTIONS)
+
+check: .venv/.installed-dev ## format, lint, types, architecture
+	@$(RUN) -m ruff format --check $(CODE)
+	@$(RUN) -m ruff check $(CODE)
+	@$(RUN) -m mypy
+	@$(RUN) -m pytest tests/test_architecture.py
+
+format: .venv/.installed-dev ## put the code into the project's format and order its imports
+	@$(RUN) -m ruff check --fix-only --quiet $(CODE)
+	@$(RUN) -m ruff format $(CODE)
+
+bench: .venv/.installed ## training throughput as a share of the machine's matrix-product peak
+	@$(RUN) benchmarks/train_step.py
+
+clean: ## remove .venv and everything that tools leave behind; runs/ stays
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find monoformer tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps say what .venv holds; a changed pyproject.toml or constraints.txt installs again.
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "MonoFormer needs Python 3.11 or newer, but '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)."; \
+	  echo "Name a newer one, for example: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(RUN) || $(PYTHON) -m venv .venv || { \
+	  echo "Python's venv module does not work here; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "Installing into .venv (PyTorch is large: this can take some minutes) ..."
+	@$(PIP) -e .
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
+	@echo "Installing the tools for tests and checks ..."
+	@$(PIP) -e '.[dev]'
+	@touch $@

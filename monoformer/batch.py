@@ -1,0 +1,150 @@
+"""The contract between data and network: packed rows as tensors, and where images sit in them.
+
+Three integer vectors say who sees whom: `visible(q, k) = document[q] == document[k] and k < end[q] and private[k] in
+(0, private[q])`. Knows nothing of tokenizers, sources or networks.
+"""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+"""Label of a position that predicts nothing (the ecosystem's convention)."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """The patch tokens of one image in a layout; the unit that becomes a batch's image slot."""
+
+    pixels: Tensor
+    """uint8 (3, H, W)."""
+    number: int
+    """Number of the image within its document, from 1."""
+    start: int
+    """Index of the first patch token."""
+    grid: tuple[int, int]
+    """Height and width in patches."""
+    noised: bool
+    """A target's noised block; else clean."""
+
+
+@dataclass
+class Layout:
+    """One document as tokens; all lists have one entry a token."""
+
+    document: int = 0
+    """Global number of the document."""
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    end: list[int] = field(default_factory=list)
+    private: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    """Token to be predicted *from* this index, or IGNORED."""
+    blocks: list[Block] = field(default_factory=list)
+    next_position: int = 0
+    """Rotary position of the next token."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def add_token(self, token: int, *, labelled: bool = False, private: int = 0) -> None:
+        """One causal token; with `labelled`, the token before it learns to predict it."""
+        if labelled and self.ids:
+            self.labels[-1] = token
+        self.ids.append(token)
+        self.positions.append(self.next_position)
+        self.end.append(len(self.ids))
+        self.private.append(private)
+        self.labels.append(IGNORED)
+        self.next_position += 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSlots:
+    """Images of one size: M distinct pictures, and the N blocks of patch tokens that show them.
+
+    A target shows its picture noised; with `clean_copy` a second block shows it clean. Context images show it clean.
+    """
+
+    pixels: Tensor
+    """uint8 (M, 3, H, W)."""
+    document: Tensor
+    """(M,) global number of the picture's document."""
+    number: Tensor
+    """(M,) number of the picture within its document; with `document` it keys the randomness."""
+    picture: Tensor
+    """(N,) which of the M pictures a block shows."""
+    row: Tensor
+    """(N,) row of the block."""
+    start: Tensor
+    """(N,) index in the row of the block's first patch token."""
+    noised: Tensor
+    """(N,) bool: a target, noised, with its own time; else clean, at time 0."""
+    grid: tuple[int, int]
+    """Height and width of the block in patches."""
+
+    @property
+    def tokens(self) -> int:
+        """Patch tokens P in one block."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def targets(self) -> int:
+        """Number of target images."""
+        return int(self.noised.sum())
+
+    def to(self, device: torch.device) -> "ImageSlots":
+        """The same slots with tensors on `device`."""
+        return _moved(self, device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B packed rows of T tokens."""
+
+    ids: Tensor
+    """int64 (B, T) token ids; patch and time tokens hold placeholders."""
+    positions: Tensor
+    """int64 (B, T) rotary positions; they start at 0 in every document."""
+    document: Tensor
+    """int64 (B, T) number of the document within its row, -1 for padding."""
+    end: Tensor
+    """int64 (B, T) first index that a token cannot see: its own + 1 for text, the block's end for patches."""
+    private: Tensor
+    """int64 (B, T) 0, or the image's number for a noised block that has a clean copy."""
+    labels: Tensor
+    """int64 (B, T) the token to be predicted from this position, or IGNORED."""
+    images: tuple[ImageSlots, ...]
+    """Image slots, grouped by size."""
+
+    @property
+    def labelled(self) -> int:
+        """Number of tokens with a label."""
+        return int((self.labels != IGNORED).sum())
+
+    @property
+    def targets(self) -> int:
+        """Number of target images."""
+        return sum(slots.targets for slots in self.images)
+
+    @property
+    def padding(self) -> float:
+        """Share of the tokens that are padding."""
+        return float((self.document < 0).float().mean())
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with tensors on `device`."""
+        return replace(_moved(self, device), images=tuple(slots.to(device) for slots in self.images))
+
+
+def _moved(value: T, device: torch.device) -> T:
+    tensors: dict[str, Any] = {
+        f.name: getattr(value, f.name).to(device, non_blocking=True)
+        for f in fields(value)  # type: ignore[arg-type]
+        if isinstance(getattr(value, f.name), Tensor)
+    }
+    return replace(value, **tensors)  # type: ignore[type-var]

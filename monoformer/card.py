@@ -1,0 +1,41 @@
+"""The model card that goes with a trained model: what it is, how it was made, how to use it."""
+
+import json
+
+from monoformer.config.run import RunConfig, to_json
+
+
+def write_card(config: RunConfig, *, parameters: int, scores: dict[str, float] | None = None) -> str:
+    """Markdown with the ecosystem's metadata block. `scores` are shares by name."""
+    rows = "".join(f"| {name} | {value:.3f} |\n" for name, value in (scores or {}).items())
+    table = f"\n## Scores\n\n| score | value |\n|---|---|\n{rows}" if rows else ""
+    sizes = ", ".join(f"{height}x{width}" for height, width in config.model.image_sizes)
+    return f"""---
+library_name: monoformer
+tags: [text-to-image, image-to-text, image-to-image, text-generation]
+---
+# {config.name}
+
+One transformer that writes and draws: {parameters / 1e6:.1f}M parameters, pictures of {sizes} pixels, trained with
+MonoFormer on `{type(config.data).__name__}` for {config.train.steps} steps of {config.train.rows} rows of
+{config.sequence.row} tokens.
+
+```python
+from monoformer import Pipeline
+
+pipeline = Pipeline.from_pretrained("FOLDER OR HUB NAME")
+picture = pipeline.generate_images("your prompt")[0]
+print(pipeline.caption(picture)[0])
+```
+{table}
+## Limits
+
+The model knows only the kind of pictures and words that it was trained on. Say here what data it saw, and under which
+licences.
+
+## Training configuration
+
+```json
+{json.dumps(to_json(config), indent=1)}
+```
+"""

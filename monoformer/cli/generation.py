@@ -1,0 +1,170 @@
+"""generate, write, caption, edit, chat: a model folder put to use."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from monoformer.cli.options import Use, open_picture, parse, save_pictures
+from monoformer.document import Document, Image, Segment, Text
+from monoformer.gallery import Cell, Section, draw_gallery
+from monoformer.pipeline import Pipeline
+
+ModelFolder = Annotated[str, tyro.conf.Positional]
+Prompts = Annotated[tuple[str, ...], tyro.conf.Positional]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Generate(Use):
+    """Draw pictures from prompts."""
+
+    model: ModelFolder
+    """Model folder or hub name."""
+    prompts: Prompts
+    """What to draw, one picture each."""
+    out: Path = Path("picture.png")
+    """Where the picture goes; several become NAME-0.png, NAME-1.png, ..."""
+    size: tuple[int, int] | None = None
+    """Height and width in pixels; one that the model was trained to draw."""
+    num: int = 1
+    """Pictures of each prompt."""
+    gallery: bool = False
+    """Also write one picture with all of them and their prompts."""
+
+
+def generate(arguments: list[str]) -> None:
+    """Draw pictures: monoformer generate MODEL "a large red circle on a white background" --out circle.png"""
+    options = parse(_Generate, arguments, command="generate")
+    if not options.prompts or options.num < 1:
+        raise ValueError("give at least one prompt, and --num 1 or more")
+    pipeline = Pipeline.from_pretrained(options.model, device=options.device)
+    prompts = [prompt for prompt in options.prompts for _ in range(options.num)]
+    pictures = pipeline.generate_images(prompts, size=options.size, **options.sampling.given())
+    for path in save_pictures(pictures, options.out):
+        print(path)
+    if options.gallery:
+        cells = tuple(Cell((picture,), prompt) for picture, prompt in zip(pictures, prompts, strict=True))
+        path = options.out.with_stem(f"{options.out.stem}-gallery")
+        draw_gallery([Section("", cells)]).save(path)
+        print(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Write(Use):
+    """Continue texts."""
+
+    model: ModelFolder
+    """Model folder or hub name."""
+    prompts: Prompts
+    """Beginnings of texts."""
+
+
+def write(arguments: list[str]) -> None:
+    """Continue a text: monoformer write MODEL "Once upon a time" """
+    options = parse(_Write, arguments, command="write")
+    pipeline = Pipeline.from_pretrained(options.model, device=options.device)
+    prompts = list(options.prompts) or [""]
+    for prompt, text in zip(prompts, pipeline.generate_text(prompts, **options.sampling.given()), strict=True):
+        print(prompt + text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Caption(Use):
+    """Describe pictures, or answer a question about them."""
+
+    model: ModelFolder
+    """Model folder or hub name."""
+    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Picture files."""
+    question: str = ""
+    """A question about each picture, instead of a description."""
+
+
+def caption(arguments: list[str]) -> None:
+    """Describe pictures: monoformer caption MODEL photo.png [--question "what colour is the circle?"]"""
+    options = parse(_Caption, arguments, command="caption")
+    if not options.pictures:
+        raise ValueError("give at least one picture file")
+    pictures = [open_picture(path) for path in options.pictures]
+    pipeline = Pipeline.from_pretrained(options.model, device=options.device)
+    settings = options.sampling.given()
+    said = (
+        pipeline.answer(pictures, options.question, **settings)
+        if options.question
+        else pipeline.caption(pictures, **settings)
+    )
+    for path, text in zip(options.pictures, said, strict=True):
+        print(f"{path}: {text}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Edit(Use):
+    """Change a picture as an instruction says."""
+
+    model: ModelFolder
+    """Model folder or hub name."""
+    picture: Annotated[Path, tyro.conf.Positional]
+    """Picture file."""
+    instruction: Annotated[str, tyro.conf.Positional]
+    """What to change."""
+    out: Path = Path("edited.png")
+    """Where the new picture goes."""
+
+
+def edit(arguments: list[str]) -> None:
+    """Edit a picture: monoformer edit MODEL photo.png "make the red circle blue" --out edited.png"""
+    options = parse(_Edit, arguments, command="edit")
+    picture = open_picture(options.picture)
+    pipeline = Pipeline.from_pretrained(options.model, device=options.device)
+    print(*save_pictures(pipeline.edit(picture, options.instruction, **options.sampling.given()), options.out))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chat(Use):
+    """Talk with the model in the terminal."""
+
+    model: ModelFolder
+    """Model folder or hub name."""
+    out: Path = field(default=Path("chat"))
+    """Folder for the pictures that it draws."""
+
+
+def chat(arguments: list[str]) -> None:
+    """Talk with a model: words and pictures both ways (/image FILE shows it one, /quit ends)"""
+    options = parse(_Chat, arguments, command="chat")
+    pipeline = Pipeline.from_pretrained(options.model, device=options.device)
+    print("Type a message. /image FILE shows a picture, /new forgets the talk, /quit ends.")
+    history: list[Segment] = []
+    drawn = 0
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            return
+        if line == "/quit":
+            return
+        if line == "/new":
+            history = []
+        elif line.startswith("/image "):
+            history.append(_shown(pipeline, Path(line.removeprefix("/image ").strip())))
+        elif line:
+            history.append(Text(line, "user"))
+            answer = pipeline.chat(history, **options.sampling.given())
+            drawn = _print_answer(answer, options.out, drawn)
+            history += answer.segments
+
+
+def _shown(pipeline: Pipeline, path: Path) -> Image:
+    return pipeline.context_image(open_picture(path))
+
+
+def _print_answer(answer: Document, folder: Path, drawn: int) -> int:
+    for segment in answer.segments:
+        if isinstance(segment, Text):
+            print(segment.text.strip())
+        else:
+            (path,) = save_pictures([segment.to_pil()], folder / f"picture-{drawn}.png")
+            print(f"[{path}]")
+            drawn += 1
+    return drawn

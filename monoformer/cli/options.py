@@ -1,0 +1,76 @@
+"""Shared pieces of the commands: parsing dataclasses with tyro, pictures in and out."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], arguments: list[str], *, command: str, default: T | None = None) -> T:
+    """A dataclass from command-line arguments; its docstrings are the help."""
+    import tyro
+
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    program = f"monoformer {command}"
+    return tyro.cli(kind, args=arguments, prog=program, config=(tyro.conf.AvoidSubcommands,), **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """What may be changed for one call; what is not given stays as the model folder says."""
+
+    steps: int | None = None
+    """Denoising steps of a picture."""
+    guidance: float | None = None
+    """Classifier-free guidance; 1 means none."""
+    sampler: str | None = None
+    """euler, heun or ddim."""
+    temperature: float | None = None
+    """0 takes the likeliest token."""
+    top_k: int | None = None
+    """Sample among the k likeliest tokens."""
+    top_p: float | None = None
+    """Sample among the likeliest tokens that together reach this probability."""
+    max_tokens: int | None = None
+    """Most text tokens written."""
+    seed: int | None = None
+    """Seed of the first item."""
+
+    def given(self) -> dict[str, Any]:
+        """Only what was given."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """Options that every command which runs a model has."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    """Settings of writing and drawing."""
+    device: str = "auto"
+    """cuda, mps or cpu; auto takes the first that is there."""
+
+
+def open_picture(path: Path) -> PILImage.Image:
+    """A picture file. Raises ValueError, naming the file, when it is missing or no picture."""
+    try:
+        with PILImage.open(path) as picture:
+            picture.load()
+            return picture
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {path}") from None
+    except (UnidentifiedImageError, OSError, PILImage.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from None
+
+
+def save_pictures(pictures: list[PILImage.Image], out: Path) -> list[Path]:
+    """Save one picture as `out`, several as out-0, out-1, ...; the paths."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    paths = [out] if len(pictures) == 1 else [out.with_stem(f"{out.stem}-{i}") for i in range(len(pictures))]
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
+    return paths

@@ -1,0 +1,124 @@
+"""train: a preset or a saved configuration, with any field replaced; resumes by itself."""
+
+import copy
+import difflib
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+from rich.console import Console
+from torch import Tensor
+
+from monoformer.card import write_card
+from monoformer.cli.options import parse
+from monoformer.config.run import RunConfig, load_config
+from monoformer.data.build import build_source
+from monoformer.document import Document, Image, Text
+from monoformer.gallery import Cell, Section, draw_gallery
+from monoformer.pipeline import Pipeline
+from monoformer.presets import PRESETS
+from monoformer.pretrained import Pretrained, save_pretrained
+from monoformer.train.build import Built, build_run, model_folder
+from monoformer.train.trainer import Sample, Trainer
+
+SAMPLES = 12
+"""Prompts drawn at intervals while a run goes on."""
+
+
+def train(arguments: list[str]) -> None:
+    """Train: monoformer train PRESET [--train.steps 200 ...], or --config FILE; the same command again goes on"""
+    config = read_config(arguments)
+    console = Console()
+    built = build_run(config)
+    config = built.parts.config
+    console.print(f"[bold]{config.name}[/bold] in {config.path} on {built.parts.device}: {built.news}")
+    finished = run(built)
+    if not finished:
+        console.print(
+            f"stopped and saved; the same command goes on from here:\n  monoformer train {' '.join(arguments)}"
+        )
+        return
+    folder = model_folder(config)
+    console.print(
+        f"done: {folder}\n  monoformer generate {folder} PROMPT --out picture.png\n  monoformer chat {folder}"
+    )
+
+
+def run(built: Built) -> bool:
+    """Train to the end and write the model folder; False when the run was stopped early."""
+    config = built.parts.config
+    trainer = Trainer(built.parts, sample=build_sample(built) if config.train.sample_every else None)
+    if not trainer.run():
+        return False
+    card = write_card(config, parameters=sum(p.numel() for p in built.parts.model.parameters()))
+    save_pretrained(model_folder(config), built.pretrained, weights=trainer.state.ema.weights, card=card)
+    return True
+
+
+def read_config(arguments: list[str]) -> RunConfig:
+    """The configuration that the arguments name: a preset or --config FILE, then single fields; --from is --start."""
+    rest = [("--start" + a[6:]) if a == "--from" or a.startswith("--from=") else a for a in arguments]
+    if "--config" in rest:
+        at = rest.index("--config")
+        if at + 1 == len(rest):
+            raise ValueError("--config needs a file, such as runs/NAME/config.json")
+        default, rest = load_config(Path(rest[at + 1])), rest[:at] + rest[at + 2 :]
+        return parse(RunConfig, rest, command="train --config FILE", default=default)
+    if not rest or rest[0].startswith("-"):
+        if rest and rest[0] in ("-h", "--help"):
+            return parse(RunConfig, rest, command="train PRESET", default=PRESETS["scenes"]())
+        raise ValueError(f"name a preset first: monoformer train PRESET; presets are {', '.join(PRESETS)}")
+    return parse(RunConfig, rest[1:], command=f"train {rest[0]}", default=find_preset(rest[0])())
+
+
+def find_preset(name: str) -> Callable[[], RunConfig]:
+    """The preset of that name; a misspelt one is answered with the nearest right one."""
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"presets are {', '.join(PRESETS)}"
+        raise ValueError(f"preset {name!r} not found; {hint}")
+    return PRESETS[name]
+
+
+def build_sample(built: Built) -> Sample:
+    """Draws the same held-out prompts with the averaged weights into the run's samples/ folder."""
+    config = built.parts.config
+    model = copy.deepcopy(built.parts.model).eval()
+    pretrained = Pretrained(
+        model=model,
+        tokenizer=built.pretrained.tokenizer,
+        diffusion=built.pretrained.diffusion,
+        generate=built.pretrained.generate,
+    )
+    pipeline = Pipeline(pretrained, slots=2 * SAMPLES)
+    prompts = sample_prompts(config)
+
+    def sample(step: int, weights: dict[str, Tensor]) -> None:
+        model.load_state_dict(weights, strict=False)
+        folder = config.path / "samples"
+        folder.mkdir(exist_ok=True)
+        pictures = pipeline.generate(prompts, want="image")
+        cells = tuple(
+            Cell((made.images[0].to_pil(),), _words(prompt)) for made, prompt in zip(pictures, prompts, strict=True)
+        )
+        draw_gallery([Section(f"step {step}", cells)]).save(folder / f"step-{step:08d}.png")
+
+    return sample
+
+
+def sample_prompts(config: RunConfig) -> list[Document]:
+    """What precedes the drawn picture in the first documents of the held-out split that draw one from text."""
+    source = build_source(config.data, split="test", seed=config.seed)
+    prompts: list[Document] = []
+    for document in islice(source, 100 * SAMPLES):
+        kinds = [type(segment) for segment in document.segments]
+        last = document.segments[-1]
+        if kinds[-1] is Image and isinstance(last, Image) and last.target and kinds[:-1] == [Text]:
+            prompts.append(Document(document.segments[:-1]))
+        if len(prompts) == SAMPLES:
+            break
+    return prompts
+
+
+def _words(document: Document) -> str:
+    return " ".join(segment.text for segment in document.segments if isinstance(segment, Text))

@@ -1,0 +1,1 @@
+"""Frozen configuration dataclasses, one file a room. Standard library only; checked when they are made."""

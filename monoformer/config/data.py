@@ -1,0 +1,178 @@
+"""What a run reads: one source of documents (or a mixture), and how documents become packed rows."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesData:
+    """Drawn scenes with exact captions, edits, questions and stories; made from a seed without limit."""
+
+    size: int = 64
+    """Side of the square pictures in pixels."""
+    objects: tuple[int, int] = (1, 3)
+    """Fewest and most objects in a scene."""
+    draw: float = 4.0
+    """Relative weight of caption -> picture documents."""
+    describe: float = 2.0
+    """Relative weight of picture -> caption documents."""
+    edit: float = 2.0
+    """Relative weight of picture + instruction -> picture documents."""
+    question: float = 1.0
+    """Relative weight of picture + question -> answer documents."""
+    story: float = 1.0
+    """Relative weight of documents of text alone."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.objects[0] <= self.objects[1] <= 3:
+            raise ValueError(f"data.objects must satisfy 1 <= fewest <= most <= 3, but is {self.objects}")
+        if self.size < 16:
+            raise ValueError(f"data.size must be at least 16 pixels, but is {self.size}")
+        weights = (self.draw, self.describe, self.edit, self.question, self.story)
+        if min(weights) < 0 or sum(weights) == 0:
+            raise ValueError("data.draw, describe, edit, question and story must be 0 or more, and not all 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderData:
+    """A folder of pictures: captions from metadata.csv or metadata.jsonl, else from .txt files, else from class folders."""
+
+    root: str = ""
+    """The folder."""
+    size: int = 64
+    """Side in pixels: the shorter side is resized to it and the centre cropped."""
+    prompt: str = "{}"
+    """Template around the caption or class name, e.g. 'Please generate an image of {}.'"""
+    draw: float = 3.0
+    """Relative weight of caption -> picture documents."""
+    describe: float = 1.0
+    """Relative weight of picture -> caption documents."""
+    flip: bool = False
+    """Whether pictures are mirrored at random."""
+
+    def __post_init__(self) -> None:
+        if self.prompt.count("{}") != 1:
+            raise ValueError(f"data.prompt must hold {{}} once, where the caption goes, but is {self.prompt!r}")
+        if min(self.draw, self.describe) < 0 or self.draw + self.describe == 0:
+            raise ValueError("data.draw and data.describe must be 0 or more, and not both 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetData:
+    """Hugging Face parquet files with a column of pictures and columns of text."""
+
+    files: tuple[str, ...] = ()
+    """Paths of the parquet files."""
+    image_column: str = "image"
+    """Column of pictures."""
+    caption: str = "{caption}"
+    """Caption made from the columns: '{name}', or '{name}, skin tone {skin_tone}'. Parts in [ ] vanish when a column in them is empty."""
+    size: int = 64
+    """Side in pixels: the shorter side is resized to it and the centre cropped."""
+    draw: float = 3.0
+    """Relative weight of caption -> picture documents."""
+    describe: float = 1.0
+    """Relative weight of picture -> caption documents."""
+    edit: float = 0.0
+    """Relative weight of picture + instruction -> picture documents, made from rows alike but for edit_column."""
+    edit_group: str = ""
+    """Column that rows of one edit pair share."""
+    edit_column: str = ""
+    """Column in which they differ."""
+    instruction: str = "Change it to {}."
+    """Instruction of an edit; {} is the second row's edit_column."""
+    holdout: int = 0
+    """Leave out this many rows of the training split (the last ones of a seeded order); `split = test` reads them."""
+    holdout_pairs: int = 0
+    """Leave out this many (edit_group, edit_column) combinations whose group has other rows left."""
+
+    def __post_init__(self) -> None:
+        if self.edit > 0 and not (self.edit_group and self.edit_column):
+            raise ValueError(
+                "data.edit is above 0, but data.edit_group or data.edit_column is empty; name both columns"
+            )
+        if self.instruction.count("{}") != 1:
+            raise ValueError(f"data.instruction must hold {{}} once, but is {self.instruction!r}")
+        if min(self.draw, self.describe, self.edit) < 0 or self.draw + self.describe + self.edit == 0:
+            raise ValueError("data.draw, data.describe and data.edit must be 0 or more, and not all 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextData:
+    """Plain text files, cut into documents at paragraph ends."""
+
+    files: tuple[str, ...] = ()
+    """Paths of UTF-8 files, or of folders whose .txt files are read."""
+    characters: int = 1000
+    """Longest document in characters."""
+    holdout: float = 0.05
+    """Share of the documents kept for `split = test`."""
+
+    def __post_init__(self) -> None:
+        if self.characters < 1 or not 0 <= self.holdout < 1:
+            raise ValueError("data.characters must be at least 1 and data.holdout in [0, 1)")
+
+
+SourceConfig: TypeAlias = ScenesData | FolderData | ParquetData | TextData
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureData:
+    """Several sources, drawn from by weight."""
+
+    sources: tuple[SourceConfig, ...] = ()
+    """The sources."""
+    weights: tuple[float, ...] = ()
+    """Share of documents from each, in the same order."""
+
+    def __post_init__(self) -> None:
+        if not self.sources or len(self.sources) != len(self.weights):
+            raise ValueError(
+                f"data.sources and data.weights must be as long as each other and not empty, "
+                f"but have {len(self.sources)} and {len(self.weights)} entries"
+            )
+        if min(self.weights) <= 0:
+            raise ValueError(f"data.weights must all be above 0, but are {self.weights}")
+
+
+DataConfig: TypeAlias = ScenesData | FolderData | ParquetData | TextData | MixtureData
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceConfig:
+    """How documents are laid out and packed (DESIGN 4)."""
+
+    row: int = 512
+    """Length of a packed row in tokens."""
+    window: int = 1024
+    """Documents that are packed together; the unit of order and resume."""
+    context: Literal["noised", "clean_copy"] = "clean_copy"
+    """What later tokens see of an earlier drawn image: its noised tokens (Transfusion) or a clean copy."""
+    drop_text: float = 0.1
+    """Probability, per target image without context images, of dropping everything before it (guidance)."""
+    drop_context: float = 0.05
+    """With context images: probability of dropping the text, of dropping the images, and of dropping both (each)."""
+    text_loss_in_image_documents: bool = True
+    """False leaves text labels out of documents that hold a target image (as the released MonoFormer code does)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_text <= 1 or not 0 <= 3 * self.drop_context <= 1:
+            raise ValueError("sequence.drop_text must be in [0, 1] and sequence.drop_context in [0, 1/3]")
+        if self.row < 2 or self.window < 1:
+            raise ValueError("sequence.row must be at least 2 and sequence.window at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Where token ids come from."""
+
+    path: str = ""
+    """Folder or hub name of a Hugging Face tokenizer; empty: a byte-level BPE is trained on the run's own text."""
+    vocabulary: int = 1024
+    """Size of the trained BPE, special tokens included."""
+
+    def __post_init__(self) -> None:
+        if not self.path and self.vocabulary < 300:
+            raise ValueError(
+                f"tokenizer.vocabulary must be at least 300 (256 bytes and special tokens), but is {self.vocabulary}"
+            )

@@ -1,0 +1,145 @@
+"""One complete run, and its JSON form.
+
+The JSON form of a dataclass is an object of its fields; a member of a union also carries `"kind"`, its class name.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from monoformer.config.data import DataConfig, ScenesData, SequenceConfig, TokenizerConfig
+from monoformer.config.diffusion import DiffusionConfig, FlowConfig
+from monoformer.config.generate import GenerateConfig
+from monoformer.config.model import ModelConfig
+from monoformer.config.train import TrainConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything a training run depends on; written into the run's folder and every checkpoint."""
+
+    name: str = "run"
+    """Name of the run: its folder is runs/NAME unless `folder` says otherwise."""
+    folder: str = ""
+    """The run's folder; empty: runs/NAME."""
+    start: str = ""
+    """Model folder whose weights, tokenizer and shape the run starts from (`--from` is the same); empty: from nothing."""
+    seed: int = 0
+    """Seed of the weights, the order of documents, dropping, times and noise."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network's shape."""
+    diffusion: DiffusionConfig = field(default_factory=FlowConfig)
+    """How images are noised and what is predicted."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """Where token ids come from."""
+    data: DataConfig = field(default_factory=ScenesData)
+    """What is read."""
+    sequence: SequenceConfig = field(default_factory=SequenceConfig)
+    """How documents are laid out and packed."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The training loop."""
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    """Defaults of writing and drawing, saved with the model."""
+
+    def __post_init__(self) -> None:
+        if self.sequence.row > self.model.context:
+            raise ValueError(
+                f"sequence.row = {self.sequence.row} is longer than model.context = {self.model.context}; "
+                f"raise --model.context or lower --sequence.row"
+            )
+        flow = isinstance(self.diffusion, FlowConfig)
+        if not flow and self.generate.sampler != "ddim":
+            raise ValueError(
+                f"sampler {self.generate.sampler!r} needs flow diffusion; with DDPM use --generate.sampler ddim"
+            )
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return Path(self.folder) if self.folder else Path("runs") / self.name
+
+
+def to_json(value: Any) -> Any:
+    """Plain JSON data of a configuration (dataclasses, tuples, numbers, strings)."""
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **fields}
+    if isinstance(value, tuple | list):
+        return [to_json(item) for item in value]
+    return value
+
+
+def from_json(kind: type[T], data: Any, *, where: str = "config") -> T:
+    """The configuration of type `kind` in `data`.
+
+    Raises ValueError for an unknown field (with the nearest right one) or a value of the wrong type.
+    """
+    return typing.cast(T, _decode(kind, data, where))
+
+
+def _decode(kind: Any, data: Any, where: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _decode_union(typing.get_args(kind), data, where)
+    if origin is tuple:
+        if not isinstance(data, list | tuple):
+            raise ValueError(f"{where} must be a list, but is {data!r}")
+        arguments = typing.get_args(kind)
+        inner = [arguments[0]] * len(data) if arguments[-1] is Ellipsis else list(arguments)
+        if len(inner) != len(data):
+            raise ValueError(f"{where} must have {len(inner)} entries, but has {len(data)}")
+        return tuple(_decode(t, item, f"{where}[{i}]") for i, (t, item) in enumerate(zip(inner, data, strict=True)))
+    if origin is typing.Literal:
+        if data not in typing.get_args(kind):
+            raise ValueError(f"{where} must be one of {', '.join(map(repr, typing.get_args(kind)))}, but is {data!r}")
+        return data
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(typing.cast(type, kind), data, where)
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool):
+        raise ValueError(f"{where} must be {kind.__name__}, but is {data!r}")
+    return data
+
+
+def _decode_union(members: tuple[type, ...], data: Any, where: str) -> Any:
+    names = {member.__name__: member for member in members}
+    if not isinstance(data, dict) or data.get("kind") not in names:
+        given = data.get("kind") if isinstance(data, dict) else data
+        raise ValueError(f'{where} needs a "kind" among {", ".join(names)}, but has {given!r}')
+    return _decode_dataclass(names[data["kind"]], data, where)
+
+
+def _decode_dataclass(kind: type, data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise ValueError(f"{where} must be an object, but is {data!r}")
+    hints = typing.get_type_hints(kind)
+    for name in data:
+        if name != "kind" and name not in hints:
+            near = difflib.get_close_matches(name, hints, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; fields are {', '.join(hints)}"
+            raise ValueError(f"{where} has no field {name!r}{hint}")
+    return kind(**{name: _decode(hints[name], data[name], f"{where}.{name}") for name in data if name != "kind"})
+
+
+def load_config(path: Path) -> RunConfig:
+    """The run configuration in a JSON file. Raises ValueError when it is missing, broken or contradicts itself."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"configuration file {path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    return from_json(RunConfig, data, where=str(path))
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write the JSON form."""
+    path.write_text(json.dumps(to_json(config), indent=2) + "\n", encoding="utf-8")

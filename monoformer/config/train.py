@@ -1,0 +1,89 @@
+"""The training loop's settings."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamWConfig:
+    """AdamW for every parameter."""
+
+    rate: float = 1e-4
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the first and second moment."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay, on matrices only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MuonConfig:
+    """Muon for hidden matrices (orthogonalised momentum), AdamW for embeddings, heads, norms and biases."""
+
+    rate: float = 0.02
+    """Peak learning rate of the hidden matrices."""
+    momentum: float = 0.95
+    """Momentum of the hidden matrices."""
+    adamw_rate: float = 2e-3
+    """Peak learning rate of everything else."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's betas."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay, on matrices only."""
+
+
+OptimizerConfig: TypeAlias = AdamWConfig | MuonConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how fast and how often."""
+
+    steps: int = 1000
+    """Optimiser steps."""
+    rows: int = 16
+    """Packed rows in one optimiser step, over all processes and passes."""
+    pass_rows: int = 0
+    """Rows in one forward pass; 0: all of a process's rows at once. Smaller saves memory (gradient accumulation)."""
+    optimizer: OptimizerConfig = MuonConfig()
+    """AdamW or Muon."""
+    warmup: int = 100
+    """Steps of linear warm-up."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """After warm-up: constant; constant, then linear decay to `final_rate`; or cosine decay to it."""
+    decay: float = 0.4
+    """Share of the steps, at the end, over which `linear` decays."""
+    final_rate: float = 0.0
+    """Last learning rate as a share of the peak."""
+    clip: float = 1.0
+    """Largest gradient norm; 0 does not clip."""
+    text_weight: float = 1.0
+    """Weight of the text loss."""
+    image_weight: float = 1.0
+    """Weight of the image loss."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: matrix products in bfloat16 by autocast; weights, norms, loss and optimiser stay fp32. auto: bf16 where the
+    device has matrix units for it (CUDA, CPUs with AMX), else fp32."""
+    device: str = "auto"
+    """cuda, mps or cpu; auto takes the first that is there."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
+    keep: int = 2
+    """Checkpoints kept."""
+    sample_every: int = 0
+    """Steps between two grids of sample pictures; 0 draws none."""
+    compile: bool = False
+    """Whether torch.compile is used (slow start, faster steps)."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rows", "log_every", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} must be at least 1, but is {getattr(self, name)}")
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"train.decay must be in (0, 1], but is {self.decay}")
+        if self.pass_rows and self.rows % self.pass_rows:
+            raise ValueError(
+                f"train.pass_rows must divide train.rows, but {self.pass_rows} does not divide {self.rows}"
+            )

@@ -1,0 +1,252 @@
+"""Pictures with captions, from folders and from parquet files, as documents that draw, describe or edit them.
+
+Knows nothing of tokens or models. Invariant: `document(index)` depends on the data, configuration, split and seed
+alone; a test row is never seen in training, on either side of an edit. The split does not depend on the seed.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from monoformer.config.data import FolderData, ParquetData
+from monoformer.data.captions import CaptionTemplate, check_column, folder_captions, texts
+from monoformer.data.edits import edit_pairs, held_out
+from monoformer.data.pictures import PictureCache, mirror, read_picture
+from monoformer.data.source import Order, Split, choose
+from monoformer.document import Document, Image, Text
+from monoformer.randomness import uniform
+
+if TYPE_CHECKING:
+    import datasets
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+TEST_SHARE = 0.05
+"""Share of a folder's pictures kept for `split = test`."""
+FEWEST_TO_SPLIT = 20
+"""A smaller folder is both training and test data."""
+
+
+class FolderPictures:
+    """A folder of pictures, random access. Rows number the pictures by path; `rows` are those of the split."""
+
+    def __init__(self, config: FolderData, *, split: Split = "train", seed: int = 0) -> None:
+        root = _folder(config.root)
+        self.files = _picture_files(root)
+        self._captions = folder_captions(root, self.files)
+        self._config = config
+        self._seed = seed
+        self.train_rows, self.test_rows = _split([path.relative_to(root).as_posix() for path in self.files])
+        self.rows = self.train_rows if split == "train" else self.test_rows
+        self.length = len(self.rows)
+        self._order = Order(seed, self.length)
+        self._cache = PictureCache(self._read)
+
+    def captions(self, row: int) -> tuple[str, ...]:
+        """All captions of a picture, bare."""
+        return self._captions[row]
+
+    def caption(self, row: int) -> str:
+        """The first caption of a picture, bare."""
+        return self._captions[row][0]
+
+    def prompt(self, row: int) -> str:
+        """What a user writes to get the picture: the first caption in the template."""
+        return self._config.prompt.replace("{}", self.caption(row))
+
+    def picture(self, row: int) -> Tensor:
+        """uint8 (3, size, size), shared: not to be written into. ValueError where the file is broken."""
+        return self._cache.picture(row)
+
+    def document(self, index: int) -> Document:
+        """Document number `index` of the endless shuffled stream."""
+        row = self.rows[self._order.item(index)]
+        caption = _one(self._captions[row], uniform(self._seed, index, "caption"))
+        pixels = self.picture(row)
+        if self._config.flip and uniform(self._seed, index, "flip") < 0.5:
+            pixels = mirror(pixels)
+        if choose((self._config.draw, self._config.describe), uniform(self._seed, index, "kind")) == 0:
+            return draw_document(self._config.prompt.replace("{}", caption), pixels)
+        return describe_document(pixels, caption)
+
+    def _read(self, row: int) -> Tensor:
+        return read_picture(self.files[row], size=self._config.size, name=str(self.files[row]))
+
+
+class ParquetPictures:
+    """Parquet files with a column of pictures, random access. Rows number those of the files; `rows` are the split's.
+
+    A test edit starts from a training row and its target is a test row. Hugging Face's `datasets` keeps an
+    uncompressed, memory-mapped copy of the files in its cache folder (HF_HOME).
+    """
+
+    def __init__(self, config: ParquetData, *, split: Split = "train", seed: int = 0) -> None:
+        self._config = config
+        self._seed = seed
+        self._template = CaptionTemplate(config.caption)
+        table = read_table(config, text_columns=self._template.columns)
+        self._pictures = table.select_columns([config.image_column])
+        self._values = {column: _cells(table, column) for column in self._template.columns}
+        groups, self._edit_values = _first(table, config.edit_group), _first(table, config.edit_column)
+        held = held_out(
+            len(table), rows=config.holdout, combinations=config.holdout_pairs, groups=groups, values=self._edit_values
+        )
+        self.train_rows = tuple(row for row in range(len(table)) if row not in held)
+        self.test_rows = tuple(sorted(held))
+        self.rows = self.train_rows if split == "train" else self.test_rows
+        if not self.rows:
+            raise ValueError("split 'test' is empty; set data.holdout or data.holdout_pairs, or read a test file")
+        self.length = len(self.rows)
+        self._order = Order(seed, self.length)
+        self.edit_pairs: list[tuple[int, int]] = []
+        if groups and self._edit_values:
+            self.edit_pairs = edit_pairs(groups, self._edit_values, sources=self.train_rows, targets=self.rows)
+        self._weights = self._kinds(split)
+        self._pair_order = Order(seed, max(len(self.edit_pairs), 1))
+        self._cache = PictureCache(self._read)
+
+    def _kinds(self, split: Split) -> tuple[float, float, float]:
+        """Weights of draw, describe and edit; a test split without pairs has no edits."""
+        config = self._config
+        if config.edit > 0 and not self.edit_pairs and (split == "train" or config.draw + config.describe == 0):
+            raise ValueError(
+                f"data.edit is {config.edit}, but no rows share data.edit_group {config.edit_group!r} and differ in "
+                f"data.edit_column {config.edit_column!r} in split {split!r}; name other columns or set data.edit to 0"
+            )
+        return config.draw, config.describe, config.edit if self.edit_pairs else 0.0
+
+    def captions(self, row: int) -> tuple[str, ...]:
+        """All captions of a row: several where a column of the template holds a list."""
+        return self._template.fill({column: cells[row] for column, cells in self._values.items()})
+
+    def caption(self, row: int) -> str:
+        """The first caption of a row."""
+        return self.captions(row)[0]
+
+    def prompt(self, row: int) -> str:
+        """What a user writes to get the picture: its first caption."""
+        return self.caption(row)
+
+    def instruction(self, target: int) -> str:
+        """What a user writes to have a picture of the same group changed into this row's."""
+        return self._config.instruction.replace("{}", self._edit_values[target])
+
+    def picture(self, row: int) -> Tensor:
+        """uint8 (3, size, size), shared: not to be written into. ValueError where the bytes are broken."""
+        return self._cache.picture(row)
+
+    def document(self, index: int) -> Document:
+        """Document number `index` of the endless shuffled stream."""
+        kind = choose(self._weights, uniform(self._seed, index, "kind"))
+        if kind == 2:
+            source, target = self.edit_pairs[self._pair_order.item(index)]
+            return edit_document(self.picture(source), self.instruction(target), self.picture(target))
+        row = self.rows[self._order.item(index)]
+        caption = _one(self.captions(row), uniform(self._seed, index, "caption"))
+        if kind == 0:
+            return draw_document(caption, self.picture(row))
+        return describe_document(self.picture(row), caption)
+
+    def _read(self, row: int) -> Tensor:
+        name = f"in row {row} of {', '.join(self._config.files)}"
+        cell: Any = self._pictures[row][self._config.image_column]
+        content = (cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell
+        if not isinstance(content, bytes | str) or not content:
+            raise ValueError(f"the picture {name} is missing; data.image_column holds {cell!r:.80} there")
+        return read_picture(Path(content) if isinstance(content, str) else content, size=self._config.size, name=name)
+
+
+def draw_document(prompt: str, pixels: Tensor) -> Document:
+    """The user asks, the assistant draws."""
+    return Document((Text(prompt, role="user"), Image(pixels=pixels, target=True, role="assistant")))
+
+
+def describe_document(pixels: Tensor, caption: str) -> Document:
+    """The user shows a picture, the assistant says what it is."""
+    return Document((Image(pixels=pixels, role="user"), Text(caption, role="assistant")))
+
+
+def edit_document(before: Tensor, instruction: str, after: Tensor) -> Document:
+    """The user shows a picture and says what to change, the assistant draws it."""
+    user = (Image(pixels=before, role="user"), Text(instruction, role="user"))
+    return Document((*user, Image(pixels=after, target=True, role="assistant")))
+
+
+def read_table(config: ParquetData, *, text_columns: Sequence[str]) -> "datasets.Dataset":
+    """The parquet files as one table with undecoded pictures; ValueError for missing files and columns."""
+    import datasets
+
+    if not config.files:
+        raise ValueError("data.files is empty; give the paths of parquet files, e.g. --data.files train.parquet")
+    for path in config.files:
+        if "://" not in path and not Path(path).is_file():
+            raise ValueError(f"data.files names {path!r}, but there is no such file; check the path")
+    try:
+        table = datasets.load_dataset("parquet", data_files=list(config.files), split="train")
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"data.files {', '.join(config.files)} cannot be read as parquet ({reason})") from error
+    assert isinstance(table, datasets.Dataset)
+    wanted = [("data.image_column", config.image_column)] + [("data.caption", column) for column in text_columns]
+    wanted += [("data.edit_group", config.edit_group), ("data.edit_column", config.edit_column)]
+    for setting, column in wanted:
+        if column:
+            check_column(column, columns=table.column_names, setting=setting)
+    if len(table) == 0:
+        raise ValueError(f"data.files {', '.join(config.files)} hold no rows; give files with pictures")
+    if isinstance(table.features[config.image_column], datasets.Image):
+        table = table.cast_column(config.image_column, datasets.Image(decode=False))
+    return table
+
+
+def _cells(table: "datasets.Dataset", column: str) -> list[tuple[str, ...]]:
+    """The strings of every row of a column; class labels by name, underscores as spaces."""
+    import datasets
+
+    values = table.select_columns([column])[:][column]
+    feature = table.features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        names = [name.replace("_", " ") for name in feature.names]
+        values = [names[value] if value is not None and value >= 0 else None for value in values]
+    return [texts(value) for value in values]
+
+
+def _first(table: "datasets.Dataset", column: str) -> list[str]:
+    """The first string of every row of a column, '' where empty; no strings at all without a column."""
+    return [cell[0] if cell else "" for cell in _cells(table, column)] if column else []
+
+
+def _one(captions: Sequence[str], number: float) -> str:
+    return captions[int(number * len(captions))]
+
+
+def _folder(path: str) -> Path:
+    if not path:
+        raise ValueError("data.root is empty; give a folder of pictures, e.g. --data.root pictures/")
+    if not Path(path).is_dir():
+        raise ValueError(f"data.root is {path!r}, which is not a folder; check the path")
+    return Path(path)
+
+
+def _picture_files(root: Path) -> list[Path]:
+    try:
+        next(root.iterdir(), None)
+        found = sorted(root.rglob("*"), key=lambda path: path.relative_to(root).as_posix())
+        files = [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file() and path.name[0] != "."]
+    except OSError as error:
+        raise ValueError(f"data.root {str(root)!r} cannot be read ({error.strerror}); check its permissions") from error
+    if not files:
+        raise ValueError(f"data.root {str(root)!r} holds no pictures ({', '.join(SUFFIXES)}); give a folder with some")
+    return files
+
+
+def _split(names: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Training and test rows by name alone, so that adding pictures moves none from one split to the other."""
+    everything = tuple(range(len(names)))
+    if len(names) < FEWEST_TO_SPLIT:
+        return everything, everything
+    numbers = [uniform("split", name) for name in names]
+    bound = max(TEST_SHARE, min(numbers))
+    test = tuple(row for row in everything if numbers[row] <= bound)
+    return tuple(row for row in everything if numbers[row] > bound), test

@@ -1,0 +1,235 @@
+"""The global stream of documents -> batches of packed rows, read ahead in one thread, with exact resume.
+
+The stream is cut into windows, each packed alone; rows run on across windows and are dealt to ranks in order
+(DESIGN 4, "Order of data"). Knows nothing of tokens: packing and collating are functions it is given. Invariant: the
+state counts what the consumer received, never what was read ahead, and does not depend on ranks or `rows`.
+"""
+
+import copy
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from monoformer.data.source import Source
+from monoformer.document import Document
+
+Row = TypeVar("Row")
+Batch = TypeVar("Batch")
+
+MOST_EMPTY_WINDOWS = 100
+"""So many windows without one row mean that packing refuses every document."""
+
+
+@dataclass(frozen=True)
+class _Position:
+    """The window of the last row consumed, and how many of its rows were consumed by all ranks together."""
+
+    source: dict[str, Any]
+    document: int
+    row: int
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: BaseException
+
+
+class Loader(Generic[Row, Batch]):
+    """An endless iterator of this rank's batches. It owns the source: nobody else may read it meanwhile.
+
+    `pack` gets the numbered documents of a window and returns its rows; `collate` makes a batch of `rows` rows. Both
+    run in the background thread unless `prefetch` is 0. All ranks pack the same windows and collate their own rows.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        pack: Callable[[list[tuple[int, Document]]], list[Row]],
+        collate: Callable[[list[Row]], Batch],
+        *,
+        window: int,
+        rows: int,
+        rank: int = 0,
+        world: int = 1,
+        prefetch: int = 2,
+    ) -> None:
+        if window < 1 or rows < 1 or prefetch < 0 or not 0 <= rank < world:
+            raise ValueError(
+                f"a loader needs window >= 1, rows >= 1, prefetch >= 0 and 0 <= rank < world, but has window {window}, "
+                f"rows {rows}, prefetch {prefetch}, rank {rank}, world {world}"
+            )
+        self._dealer = _Dealer(source, pack, collate, window=window, rows=rows, rank=rank, world=world)
+        self._prefetch = prefetch
+        self._position = _Position(source=copy.deepcopy(source.state_dict()), document=0, row=0)
+        self._reader: _Reader[Batch] | None = None
+        self._closed = False
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._closed:
+            raise ValueError("this loader is closed; make a new one and load its state")
+        if self._reader is None:
+            self._reader = _Reader(self._dealer, self._position, prefetch=self._prefetch)
+            weakref.finalize(self, self._reader.stop.set)
+        batch, self._position = self._reader.read()
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the consumer is: the window's source state, the number of its first document, its rows consumed."""
+        position = self._position
+        return {"source": copy.deepcopy(position.source), "document": position.document, "row": position.row}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position that `state_dict` gave, with any number of ranks; what was read ahead is dropped."""
+        try:
+            position = _Position(copy.deepcopy(dict(state["source"])), int(state["document"]), int(state["row"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"a loader's state holds source, document and row, but this is {state}") from error
+        self._end_reader()
+        self._position = position
+
+    def close(self) -> None:
+        """Stop reading ahead; waits for the document in progress. The state stays readable."""
+        self._closed = True
+        self._end_reader()
+
+    def _end_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def __enter__(self) -> "Loader[Row, Batch]":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Dealer(Generic[Row, Batch]):
+    """Windows, rows and batches from a position on; holds no position itself."""
+
+    def __init__(
+        self,
+        source: Source,
+        pack: Callable[[list[tuple[int, Document]]], list[Row]],
+        collate: Callable[[list[Row]], Batch],
+        *,
+        window: int,
+        rows: int,
+        rank: int,
+        world: int,
+    ) -> None:
+        self._source = source
+        self._pack = pack
+        self._collate = collate
+        self._window = window
+        self._rows = rows
+        self._rank = rank
+        self._world = world
+
+    def batches(self, start: _Position, stop: threading.Event) -> Iterator[tuple[Batch, _Position]]:
+        """This rank's batches, each with the position after it."""
+        rows = self._row_stream(start, stop)
+        own = slice(self._rank * self._rows, (self._rank + 1) * self._rows)
+        while True:
+            block = list(islice(rows, self._world * self._rows))
+            if stop.is_set():
+                return
+            yield self._collate([row for row, _ in block[own]]), block[-1][1]
+
+    def _row_stream(self, start: _Position, stop: threading.Event) -> Iterator[tuple[Row, _Position]]:
+        """All ranks' rows in order, each with the position after it."""
+        self._source.load_state_dict(copy.deepcopy(start.source))
+        documents = iter(self._source)
+        number, skip, empty = start.document, start.row, 0
+        while empty < MOST_EMPTY_WINDOWS:
+            state = copy.deepcopy(self._source.state_dict())
+            window: list[tuple[int, Document]] = []
+            while len(window) < self._window:
+                if stop.is_set():
+                    return
+                document = next(documents, None)
+                if document is None:
+                    raise ValueError(f"the source ended after document {number + len(window)}, but must be endless")
+                window.append((number + len(window), document))
+            rows = self._pack(window)
+            if skip > len(rows):
+                raise ValueError(
+                    f"the saved state is row {skip} of a window that now has {len(rows)} rows; resume with the data, "
+                    f"window and packing that it was saved with"
+                )
+            empty = 0 if rows else empty + 1
+            for place in range(skip, len(rows)):
+                yield rows[place], _Position(source=state, document=number, row=place + 1)
+            number, skip = number + self._window, 0
+        raise ValueError(
+            f"packing made no row of {MOST_EMPTY_WINDOWS * self._window} documents in turn; "
+            f"raise sequence.row or give smaller documents"
+        )
+
+
+class _Reader(Generic[Batch]):
+    """One pass over the batches, in a daemon thread where `prefetch` is above 0.
+
+    The thread knows the dealer and the queue but not the loader, so a forgotten loader is collected and stops it.
+    """
+
+    def __init__(self, dealer: "_Dealer[Any, Batch]", start: _Position, *, prefetch: int) -> None:
+        self.stop = threading.Event()
+        self._batches = dealer.batches(start, self.stop)
+        self._failure: _Failure | None = None
+        self._queue: queue.Queue[tuple[Batch, _Position] | _Failure] = queue.Queue(maxsize=prefetch)
+        self._thread: threading.Thread | None = None
+        if prefetch > 0:
+            arguments = (self._batches, self._queue, self.stop)
+            self._thread = threading.Thread(target=_read_ahead, args=arguments, name="loader", daemon=True)
+            self._thread.start()
+
+    def read(self) -> tuple[Batch, _Position]:
+        """The next batch and the position after it; raises what the thread ran into, each time it is asked."""
+        if self._failure is None:
+            item = self._queue.get() if self._thread is not None else _next(self._batches)
+            if not isinstance(item, _Failure):
+                return item
+            self._failure = item
+        raise self._failure.error
+
+    def close(self) -> None:
+        """Stop the thread and wait for it: it must not read the source any more."""
+        self.stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+
+def _next(batches: Iterator[tuple[Batch, _Position]]) -> tuple[Batch, _Position] | _Failure:
+    try:
+        return next(batches)
+    except BaseException as error:
+        return _Failure(error)
+
+
+def _read_ahead(
+    batches: Iterator[tuple[Batch, _Position]],
+    results: "queue.Queue[tuple[Batch, _Position] | _Failure]",
+    stop: threading.Event,
+) -> None:
+    """The thread: fills the queue until told to stop or until something fails."""
+    while not stop.is_set():
+        item = _next(batches)
+        while not stop.is_set():
+            try:
+                results.put(item, timeout=0.1)
+                break
+            except queue.Full:
+                continue
+        if isinstance(item, _Failure):
+            return

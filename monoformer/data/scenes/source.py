@@ -1,0 +1,181 @@
+"""An endless source of documents about drawn scenes, with everything needed to score them exactly.
+
+A document is a function of (seed, split, index) alone. Knows nothing of tokens, batches or models. Invariant: every
+scene of a document, before and after an edit too, belongs to the source's split (`splits.py`).
+"""
+
+from dataclasses import dataclass
+from random import Random
+from typing import Literal, TypeAlias
+
+from monoformer.config.data import ScenesData
+from monoformer.data.scenes.drawing import draw
+from monoformer.data.scenes.instructions import VERBS, Instruction, sample_instruction
+from monoformer.data.scenes.language import Description, caption, describe
+from monoformer.data.scenes.layout import sample_scene
+from monoformer.data.scenes.questions import ask
+from monoformer.data.scenes.splits import Split, split_of, split_of_text
+from monoformer.data.scenes.stories import tell
+from monoformer.data.scenes.world import Scene
+from monoformer.document import Document, Image, Text
+
+ExampleKind: TypeAlias = Literal["draw", "describe", "edit", "question", "story"]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Caption -> picture."""
+
+    scene: Scene
+    description: Description
+    caption: str
+
+
+@dataclass(frozen=True)
+class Describing:
+    """Picture -> caption (any equivalent caption is as right: `caption_is_exact`)."""
+
+    scene: Scene
+    description: Description
+    caption: str
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Picture and instruction -> picture."""
+
+    before: Scene
+    instruction: Instruction
+    text: str
+    after: Scene
+
+
+@dataclass(frozen=True)
+class Question:
+    """Picture and question -> answer."""
+
+    scene: Scene
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """Text alone."""
+
+    text: str
+
+
+Example: TypeAlias = Drawing | Describing | Edit | Question | Story
+
+
+class Scenes:
+    """Documents about drawn scenes, numbered without end."""
+
+    def __init__(self, config: ScenesData, *, split: Split = "train", seed: int = 0) -> None:
+        self.config = config
+        self.split = split
+        self.seed = seed
+
+    def kind(self, index: int) -> ExampleKind:
+        """Which kind document `index` is, by the configured weights."""
+        config = self.config
+        kinds: tuple[ExampleKind, ...] = ("draw", "describe", "edit", "question", "story")
+        weights = (config.draw, config.describe, config.edit, config.question, config.story)
+        return self._rng(index, "kind").choices(kinds, weights)[0]
+
+    def document(self, index: int) -> Document:
+        """Document `index`: of weighted kinds, with pictures of the configured size."""
+        return self.render(self.example(index))
+
+    def example(self, index: int) -> Example:
+        """What document `index` is made from."""
+        match self.kind(index):
+            case "draw":
+                return self.drawing(index)
+            case "describe":
+                return self.describing(index)
+            case "edit":
+                return self.edit(index)
+            case "question":
+                return self.question(index)
+            case "story":
+                return self.story(index)
+
+    def render(self, example: Example) -> Document:
+        """The example as a document: a chat, or plain text for a story. What the assistant draws is a target."""
+        match example:
+            case Drawing():
+                return Document((Text(example.caption, role="user"), self._image(example.scene, is_answer=True)))
+            case Describing():
+                return Document((self._image(example.scene), Text(example.caption, role="assistant")))
+            case Edit():
+                asked = (self._image(example.before), Text(example.text, role="user"))
+                return Document((*asked, self._image(example.after, is_answer=True)))
+            case Question():
+                asked = (self._image(example.scene), Text(example.question, role="user"))
+                return Document((*asked, Text(example.answer, role="assistant")))
+            case Story():
+                return Document((Text(example.text),))
+
+    def drawing(self, index: int) -> Drawing:
+        """Caption -> picture number `index`, whatever kind the document of that number is."""
+        rng = self._rng(index, "draw")
+        scene, description = self._described(rng)
+        return Drawing(scene, description, caption(description))
+
+    def describing(self, index: int) -> Describing:
+        """Picture -> caption number `index`."""
+        rng = self._rng(index, "describe")
+        scene, description = self._described(rng)
+        return Describing(scene, description, caption(description))
+
+    def edit(self, index: int) -> Edit:
+        """Edit number `index`; the five verbs are equally frequent where the numbers of objects allow all."""
+        rng = self._rng(index, "edit")
+        fewest, most = self.config.objects
+        verb = rng.choice(VERBS if fewest < most else VERBS[:3])
+        low, high = fewest + (verb == "remove"), most - (verb == "add")
+        while True:
+            before = sample_scene(rng, rng.randint(low, high), split=self.split)
+            for _ in range(12):
+                instruction = sample_instruction(before, verb, rng)
+                try:
+                    after = instruction.apply(before, rng)
+                except ValueError:  # it makes no sense here, e.g. no room: try another
+                    continue
+                if split_of(after.kinds) == self.split:
+                    return Edit(before, instruction, instruction.text, after)
+
+    def question(self, index: int) -> Question:
+        """Question number `index`."""
+        rng = self._rng(index, "question")
+        scene = self._scene(rng)
+        return Question(scene, *ask(scene, rng))
+
+    def story(self, index: int) -> Story:
+        """Story number `index`; its split is that of its text."""
+        rng = self._rng(index, "story")
+        while True:
+            text = tell(rng)
+            if split_of_text(text) == self.split:
+                return Story(text)
+
+    def _scene(self, rng: Random) -> Scene:
+        """A scene of this split, each allowed number of things equally likely."""
+        return sample_scene(rng, rng.randint(*self.config.objects), split=self.split)
+
+    def _described(self, rng: Random) -> tuple[Scene, Description]:
+        """A scene and one of its equivalent full descriptions."""
+        scene = self._scene(rng)
+        description = describe(scene, rng=rng)
+        assert description is not None, "a made scene can always be described"
+        return scene, description
+
+    def _image(self, scene: Scene, *, is_answer: bool = False) -> Image:
+        """The picture as the user's (context) or as the assistant's answer (target)."""
+        return Image(pixels=draw(scene, self.config.size), target=is_answer, role="assistant" if is_answer else "user")
+
+    def _rng(self, index: int, purpose: str) -> Random:
+        """A generator for this number and purpose; seeding from text is a stable hash in Python."""
+        return Random(repr((self.seed, self.split, index, purpose)))

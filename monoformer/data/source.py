@@ -1,0 +1,140 @@
+"""Sources of documents: endless streams that know how far they were read.
+
+Knows nothing of where documents come from, nor of tokens. Invariant: a state taken after n documents resumes with
+document n (counting from 0), whatever was read ahead elsewhere.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from monoformer.document import Document
+from monoformer.randomness import generator, uniform
+
+Split: TypeAlias = Literal["train", "test"]
+
+
+class Source(Protocol):
+    """An endless stream of documents with a position. All iterators of one source share its position."""
+
+    def __iter__(self) -> Iterator[Document]:
+        """Documents from the present position on, without end."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, as JSON can hold it."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position that `state_dict` gave."""
+        ...
+
+
+class Indexed:
+    """A source made of a pure function of the document's number."""
+
+    def __init__(self, document: Callable[[int], Document]) -> None:
+        self.document = document
+        self._index = 0
+
+    def __iter__(self) -> Iterator[Document]:
+        while True:
+            document = self.document(self._index)
+            self._index += 1
+            yield document
+
+    def state_dict(self) -> dict[str, Any]:
+        """{"index": number of the next document}."""
+        return {"index": self._index}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position that `state_dict` gave; ValueError for anything else."""
+        self._index = _count(state, "index")
+
+
+class Mixture:
+    """Several sources, drawn from by weight; the source of document n depends on (seed, n) alone."""
+
+    def __init__(self, sources: Sequence[Source], *, weights: Sequence[float], seed: int) -> None:
+        if not sources or len(sources) != len(weights) or min(weights) <= 0:
+            raise ValueError(
+                f"a mixture needs a weight above 0 for each source, but has {len(sources)} sources, weights {weights}"
+            )
+        self._sources = tuple(sources)
+        self._weights = tuple(weights)
+        self._seed = seed
+        self._number = 0
+
+    def __iter__(self) -> Iterator[Document]:
+        iterators = [iter(source) for source in self._sources]
+        while True:
+            document = next(iterators[choose(self._weights, uniform(self._seed, self._number, "mixture"))])
+            self._number += 1
+            yield document
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of the next document and the state of every source."""
+        return {"number": self._number, "sources": [source.state_dict() for source in self._sources]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position that `state_dict` gave; ValueError where the number of sources differs."""
+        number, states = _count(state, "number"), state.get("sources")
+        if not isinstance(states, list) or len(states) != len(self._sources):
+            raise ValueError(
+                f"the saved position is of another mixture: it must hold {len(self._sources)} sources' states, "
+                f"but is {state}; resume with the configuration that was saved with it"
+            )
+        for source, saved in zip(self._sources, states, strict=True):
+            source.load_state_dict(saved)
+        self._number = number
+
+
+class Order:
+    """The shuffled, endless order of a finite data set: document i is item permutation(i // length)[i % length]."""
+
+    def __init__(self, seed: int, length: int) -> None:
+        assert length > 0, "an order needs at least one item"
+        self._seed = seed
+        self._length = length
+        self._current = (0, order(seed, 0, length))
+
+    def item(self, index: int) -> int:
+        """The item of document `index`; keeps the permutation of the epoch that was asked for last."""
+        epoch, place = divmod(index, self._length)
+        cached, permutation = self._current
+        if cached != epoch:
+            permutation = order(self._seed, epoch, self._length)
+            self._current = (epoch, permutation)
+        return int(permutation[place])
+
+
+def order(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
+    """The permutation of `length` items in one epoch."""
+    permutation = torch.randperm(length, generator=generator(seed, epoch, "order"))
+    return np.asarray(permutation.numpy(), dtype=np.int64)
+
+
+def choose(weights: Sequence[float], number: float) -> int:
+    """The index that a number in [0, 1) falls on when the weights share the unit interval; never one of weight 0."""
+    remaining = number * sum(weights)
+    last = 0
+    for index, weight in enumerate(weights):
+        if weight > 0:
+            last = index
+            if remaining < weight:
+                return index
+            remaining -= weight
+    return last
+
+
+def _count(state: dict[str, Any], key: str) -> int:
+    value = state.get(key)
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(
+            f"the saved position of a source must hold {key!r}, a number from 0 up, but is {state}; "
+            f"resume with the configuration that was saved with it"
+        )
+    return value

@@ -1,0 +1,1 @@
+"""The mathematics of noise: paths, objectives and samplers. Knows images of any shape, nothing of tokens."""

@@ -1,0 +1,80 @@
+"""Documents: text and images in reading order, before any tokenizer.
+
+Knows nothing of tokens, rows or models. Invariant: an image is uint8 pixels (3, height, width), so that what a user
+saves as PNG and sends back is exactly what the model read.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+from torch import Tensor
+
+Role: TypeAlias = Literal["system", "user", "assistant"]
+"""Who speaks in a chat; None outside one."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A run of text."""
+
+    text: str
+    role: Role | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """An image: a target (to be drawn: noised in training, has its own time) or context (clean, only read)."""
+
+    pixels: Tensor
+    """uint8 (3, height, width)."""
+    target: bool = False
+    role: Role | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 3 or self.pixels.shape[0] != 3:
+            raise ValueError(
+                f"Image.pixels must be uint8 of shape (3, height, width), but is {self.pixels.dtype} of "
+                f"shape {tuple(self.pixels.shape)}; Image.from_pil converts any picture"
+            )
+
+    @classmethod
+    def from_pil(cls, picture: PILImage.Image, *, target: bool = False, role: Role | None = None) -> "Image":
+        """Any PIL picture; transparency is laid on white."""
+        if picture.mode in ("RGBA", "LA", "P", "PA"):
+            picture = picture.convert("RGBA")
+            white = PILImage.new("RGBA", picture.size, "white")
+            picture = PILImage.alpha_composite(white, picture)
+        array = np.array(picture.convert("RGB"))
+        return cls(pixels=torch.from_numpy(array).permute(2, 0, 1).contiguous(), target=target, role=role)
+
+    def to_pil(self) -> PILImage.Image:
+        """The picture, RGB."""
+        return PILImage.fromarray(self.pixels.permute(1, 2, 0).numpy())
+
+
+Segment: TypeAlias = Text | Image
+
+
+@dataclass(frozen=True)
+class Document:
+    """Segments in reading order. Either no segment has a role (plain document), or every one has (chat)."""
+
+    segments: tuple[Segment, ...]
+
+    def __post_init__(self) -> None:
+        roles = [segment.role is not None for segment in self.segments]
+        if any(roles) and not all(roles):
+            raise ValueError("either every segment of a document has a role or none has, but this one mixes both")
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the segments carry roles."""
+        return bool(self.segments) and self.segments[0].role is not None
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The document's images, in order."""
+        return tuple(segment for segment in self.segments if isinstance(segment, Image))

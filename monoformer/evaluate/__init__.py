@@ -1,0 +1,1 @@
+"""Evaluators: each has `run()`, which yields (name, value)."""

@@ -1,0 +1,1 @@
+"""Generation: sessions that write and draw against a KV cache."""

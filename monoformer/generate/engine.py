@@ -1,0 +1,290 @@
+"""The engine: sessions that write and draw, advanced together.
+
+    engine.add(request) -> session number;  engine.step() -> events;  engine.run(requests) -> results
+
+A session is prefilled, writes token by token, switches to a picture when the opening token comes, denoises only the
+picture's tokens against its cached prefix, reads the clean picture into the cache, and writes on. At every step all
+writing sessions share one pass, and all drawing sessions one pass a picture size. Requests wait, in order, for a free
+slot of the cache. Invariant: what a session makes depends on its own request and seed, never on its neighbours (up to
+the last bits of matrix products); a half-noisy picture is never in the cache.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from monoformer.autoencoder import Autoencoder
+from monoformer.batch import Layout
+from monoformer.config.generate import GenerateConfig
+from monoformer.diffusion.objectives import build_objective
+from monoformer.document import Document, Image, Role, Text
+from monoformer.generate.image import Drawing, null_document
+from monoformer.generate.passes import Context, Network, denoise, read
+from monoformer.generate.text import TextStream, choose_token
+from monoformer.pretrained import Pretrained
+from monoformer.randomness import generator
+
+Reason: TypeAlias = Literal["stop", "length", "image"]
+"""Why a session ended: the model or a stop string said so, no room was left, or the one picture is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A document so far, and what is wanted next."""
+
+    document: Document
+    want: Literal["text", "image", "any"] = "any"
+    """"text": no pictures; "image": one picture and nothing else; "any": whatever the model decides."""
+    settings: GenerateConfig
+    """Sampler, steps, guidance, temperature, ...; `settings.seed` is the request's own."""
+    size: tuple[int, int] | None = None
+    """Height and width of a drawn picture; None: the last context image's, else the model's default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened in a session."""
+
+    session: int
+    kind: Literal["text", "progress", "image", "end"]
+    text: str = ""
+    """New text."""
+    image: Image | None = None
+    """The finished picture."""
+    step: int = 0
+    """Evaluations done of the picture in progress."""
+    steps: int = 0
+    """Evaluations that it takes."""
+    reason: Reason | None = None
+    """Why the session ended."""
+    made: Document | None = None
+    """At the end: everything that the session made."""
+
+
+@dataclass
+class _Session:
+    number: int
+    request: Request
+    layout: Layout
+    """What is to be read next: the prompt, then one token or one picture at a time."""
+    random: torch.Generator
+    stream: TextStream
+    slots: list[int] = field(default_factory=list)
+    context: Context | None = None
+    drawing: Drawing | None = None
+    made: list[Text | Image] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    """Text tokens since the last picture."""
+    written: int = 0
+    pictures: int = 0
+
+    @property
+    def role(self) -> Role | None:
+        """Whose words and pictures these are."""
+        return "assistant" if self.request.document.is_chat else None
+
+    def so_far(self) -> Document:
+        """The request's document and what was made since."""
+        return Document((*self.request.document.segments, *self.made))
+
+
+class Engine:
+    """Holds the cache and the sessions of one model."""
+
+    def __init__(self, pretrained: Pretrained, autoencoder: Autoencoder, *, slots: int = 32) -> None:
+        """`slots` contexts fit at once (a guided picture takes two); each holds the model's context length."""
+        if slots < 2:
+            raise ValueError(f"an engine needs at least 2 slots (a guided picture takes two), but has {slots}")
+        self.tokenizer, self.config = pretrained.tokenizer, pretrained.model.config
+        self.sequencer = pretrained.sequencer()
+        self.network = Network(
+            model=pretrained.model,
+            objective=build_objective(pretrained.diffusion),
+            autoencoder=autoencoder,
+            cache=pretrained.model.cache(slots, self.config.context),
+        )
+        self.free = list(range(slots))
+        self.waiting: deque[_Session] = deque()
+        self.active: list[_Session] = []
+        self._count = 0
+        self._events: list[Event] = []
+        special = torch.tensor([*self.tokenizer.special, *range(self.tokenizer.size, self.config.vocabulary)])
+        self._unwritable = special[(special != self.tokenizer.eos) & (special != self.tokenizer.boi)]
+
+    def add(self, request: Request) -> int:
+        """Queue a request; its session number. Raises ValueError for one that cannot be served."""
+        layout = self.sequencer.prompt(request.document, opening="image" if request.want == "image" else None)
+        picture = self._picture_tokens(request.document, request) if request.want == "image" else 0
+        if len(layout) + picture + 1 > self.config.context:
+            raise ValueError(
+                f"the prompt has {len(layout)} tokens, too many for the model's context of {self.config.context}"
+                f"{f' and a picture of {picture}' if picture else ''}; shorten it"
+            )
+        session = _Session(
+            self._count, request, layout, generator(request.settings.seed, "text"), TextStream(request.settings.stop)
+        )
+        self._count += 1
+        self.waiting.append(session)
+        return session.number
+
+    def step(self) -> list[Event]:
+        """Admit who fits, then advance every drawing session by an evaluation and every writing one by a token."""
+        self._events = []
+        drawing = [session for session in self.active if session.drawing is not None]
+        writing = [session for session in self.active if session.drawing is None]
+        writing += self._admit()
+        self._draw(drawing)
+        self._write(writing)
+        self.active = [session for session in self.active if session.context is not None]
+        return self._events
+
+    def run(self, requests: Sequence[Request]) -> list[Document]:
+        """Serve all requests; what each one made, in order, as documents of the new segments."""
+        sessions = {self.add(request): request for request in requests}
+        made: dict[int, Document] = {}
+        while len(made) < len(sessions):
+            for event in self.step():
+                if event.kind == "end" and event.session in sessions and event.made is not None:
+                    made[event.session] = event.made
+        return [made[number] for number in sessions]
+
+    def _admit(self) -> list[_Session]:
+        admitted: list[_Session] = []
+        while self.waiting:
+            request = self.waiting[0].request
+            needed = 1 if request.want == "text" or request.settings.guidance == 1 else 2
+            if len(self.free) < needed:
+                break
+            session = self.waiting.popleft()
+            session.slots = [self.free.pop() for _ in range(needed)]
+            session.context = Context(session.slots[0])
+            admitted.append(session)
+        self.active += admitted
+        return admitted
+
+    def _write(self, sessions: list[_Session]) -> None:
+        """Read what each session has next; then it opens a picture or chooses its next token."""
+        if not sessions:
+            return
+        hidden = read(self.network, [_open(s) for s in sessions], [s.layout for s in sessions])
+        opening = [s for s in sessions if s.layout.ids[-1] == self.tokenizer.boi]
+        writing = [i for i, s in enumerate(sessions) if s.layout.ids[-1] != self.tokenizer.boi]
+        self._start_drawings(opening)
+        if writing:
+            logits = self.network.model.text(hidden[writing]).float()
+            for row, index in zip(logits, writing, strict=True):
+                self._choose(sessions[index], row)
+
+    def _choose(self, session: _Session, logits: Tensor) -> None:
+        settings, context = session.request.settings, _open(session)
+        room = self.config.context - context.length
+        if session.written >= settings.max_tokens or room < 1:
+            return self._end(session, "length")
+        logits = logits.index_fill(0, self._unwritable.to(logits.device), -torch.inf)
+        if session.request.want == "text" or room < self._picture_tokens(session.so_far(), session.request) + 2:
+            logits[self.tokenizer.boi] = -torch.inf
+        token = choose_token(logits, settings, session.random)
+        if token == self.tokenizer.eos:
+            return self._end(session, "stop")
+        if token == self.tokenizer.boi:
+            self._say(session, session.stream.finish(self.tokenizer.decode(session.tokens)))
+        else:
+            session.written += 1
+            session.tokens.append(token)
+            delta, stopped = session.stream.push(self.tokenizer.decode(session.tokens))
+            self._say(session, delta)
+            if stopped:
+                return self._end(session, "stop", flush=False)
+        session.layout = Layout(next_position=context.position)
+        session.layout.add_token(token)
+        return None
+
+    def _say(self, session: _Session, delta: str) -> None:
+        if not delta:
+            return
+        last = session.made[-1] if session.made else None
+        if isinstance(last, Text):
+            session.made[-1] = Text(last.text + delta, session.role)
+        else:
+            session.made.append(Text(delta, session.role))
+        self._events.append(Event(session=session.number, kind="text", text=delta))
+
+    def _start_drawings(self, sessions: list[_Session]) -> None:
+        """Give every session its noise, and its null context where guidance asks for one."""
+        guided = [s for s in sessions if s.request.settings.guidance != 1]
+        null = {s.number: Context(s.slots[1]) for s in guided}
+        if guided:
+            layouts = [self.sequencer.prompt(null_document(s.so_far()), opening="image") for s in guided]
+            read(self.network, list(null.values()), layouts)
+        for session in sessions:
+            settings, size = session.request.settings, self._size(session.so_far(), session.request)
+            autoencoder = self.network.autoencoder
+            shape = (autoencoder.channels, size[0] // autoencoder.down, size[1] // autoencoder.down)
+            random = generator(settings.seed, session.pictures, "picture")
+            noise = torch.randn(shape, generator=random).to(self.network.device)
+            contexts = [_open(session), *([null[session.number]] if session.number in null else [])]
+            levels = self.network.objective.path.levels(settings.steps)
+            session.drawing = Drawing.start(contexts, noise, levels, settings, self.sequencer.grid(*size))
+
+    def _draw(self, sessions: list[_Session]) -> None:
+        """One evaluation of every picture in progress; one pass a picture size."""
+        for grid in sorted({s.drawing.grid for s in sessions if s.drawing}):
+            group = [(s, s.drawing) for s in sessions if s.drawing and s.drawing.grid == grid]
+            rows = [(drawing, context) for _, drawing in group for context in drawing.contexts]
+            x = torch.stack([drawing.x for drawing, _ in rows])
+            t = torch.tensor([drawing.t for drawing, _ in rows], device=x.device)
+            estimates = iter(denoise(self.network, [context for _, context in rows], x, t, grid))
+            for session, drawing in group:
+                latent = drawing.advance([next(estimates) for _ in drawing.contexts])
+                self._events.append(
+                    Event(session=session.number, kind="progress", step=drawing.done, steps=drawing.evaluations)
+                )
+                if latent is not None:
+                    self._finish_drawing(session, latent)
+
+    def _finish_drawing(self, session: _Session, latent: Tensor) -> None:
+        """Hand the picture over; unless it was all, it is read clean, as training read it, and writing goes on."""
+        pixels = self.network.autoencoder.decode(latent[None])[0].cpu()
+        image = Image(pixels=pixels, target=True, role=session.role)
+        session.made.append(image)
+        session.drawing, session.pictures = None, session.pictures + 1
+        self._events.append(Event(session=session.number, kind="image", image=image))
+        if session.request.want == "image":
+            return self._end(session, "image")
+        session.tokens, session.stream = [], TextStream(session.request.settings.stop)
+        session.layout = self.sequencer.image(pixels, position=_open(session).position)
+        return None
+
+    def _end(self, session: _Session, reason: Reason, *, flush: bool = True) -> None:
+        if flush:
+            self._say(session, session.stream.finish(self.tokenizer.decode(session.tokens)))
+        self.free += session.slots
+        session.context, session.slots = None, []
+        made = Document(tuple(session.made))
+        self._events.append(Event(session=session.number, kind="end", reason=reason, made=made))
+
+    def _size(self, document: Document, request: Request) -> tuple[int, int]:
+        """The request's size, else the last image's, else the model's default; refused where it was not trained."""
+        sizes = self.config.image_sizes
+        size = request.size
+        if size is None and document.images:
+            height, width = document.images[-1].pixels.shape[-2:]
+            size = (height, width)
+        size = sizes[0] if size is None else size
+        if size not in sizes:
+            known = ", ".join(f"{h}x{w}" for h, w in sizes)
+            raise ValueError(f"the model was not trained to draw {size[0]}x{size[1]} pictures; sizes are {known}")
+        return size
+
+    def _picture_tokens(self, document: Document, request: Request) -> int:
+        height, width = self.sequencer.grid(*self._size(document, request))
+        return height * width + self.sequencer.time_token
+
+
+def _open(session: _Session) -> Context:
+    assert session.context is not None, "the session has ended"
+    return session.context

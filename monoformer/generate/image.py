@@ -1,0 +1,77 @@
+"""A picture on its way: a sampler, the contexts that it is drawn behind, and guidance between them.
+
+Knows nothing of text. Invariant: guidance is here, never inside a sampler; scale 1 costs no second context.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from monoformer.config.generate import GenerateConfig
+from monoformer.diffusion.objectives import Estimate
+from monoformer.diffusion.samplers import Sampler, build_sampler
+from monoformer.diffusion.schedules import Level
+from monoformer.document import Document
+from monoformer.generate.passes import Context
+from monoformer.sequence import unconditional
+
+
+def guide(conditional: Estimate, unconditioned: Estimate, scale: float) -> Estimate:
+    """Classifier-free guidance on x_0; the variance fraction is the conditional branch's (arXiv 2207.12598)."""
+    x_0 = unconditioned.x_0 + scale * (conditional.x_0 - unconditioned.x_0)
+    return Estimate(x_0, conditional.variance_fraction)
+
+
+def null_document(document: Document) -> Document:
+    """What guidance compares with: the document without its text; its images stay, as an edit must know them.
+
+    Built by the function that drops for training, so that both null contexts are the same.
+    """
+    keep: Literal["nothing", "images"] = "images" if document.images else "nothing"
+    return unconditional(document, len(document.segments), keep=keep)
+
+
+@dataclass
+class Drawing:
+    """One picture being denoised."""
+
+    contexts: list[Context]
+    """Conditional, and unconditional where guidance is above 1."""
+    sampler: Sampler
+    guidance: float
+    grid: tuple[int, int]
+    evaluations: int
+    """Network evaluations in all."""
+    x: Tensor
+    """Latent (C, h, w) that the sampler wants denoised."""
+    t: float
+    done: int = 0
+
+    @classmethod
+    def start(
+        cls,
+        contexts: list[Context],
+        noise: Tensor,
+        levels: Sequence[Level],
+        settings: GenerateConfig,
+        grid: tuple[int, int],
+    ) -> "Drawing":
+        """Begin from noise (C, h, w)."""
+        sampler = build_sampler(settings.sampler, noise, levels)
+        x, t = next(sampler)
+        steps = len(levels) - 1
+        evaluations = 2 * steps - 1 if settings.sampler == "heun" else steps
+        return cls(contexts, sampler, settings.guidance, grid, evaluations, x, t)
+
+    def advance(self, estimates: Sequence[Estimate]) -> Tensor | None:
+        """Give the sampler what each context estimated; the clean latent when it is done."""
+        estimate = estimates[0] if len(estimates) == 1 else guide(estimates[0], estimates[1], self.guidance)
+        self.done += 1
+        try:
+            self.x, self.t = self.sampler.send(estimate)
+        except StopIteration as stop:
+            latent: Tensor = stop.value
+            return latent
+        return None

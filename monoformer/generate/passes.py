@@ -1,0 +1,125 @@
+"""One network pass over cached contexts: reading tokens into the cache, and denoising against it.
+
+Many contexts of different lengths share a pass; padding is neither stored nor seen. Knows nothing of requests.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from monoformer.autoencoder import Autoencoder
+from monoformer.batch import Layout
+from monoformer.diffusion.objectives import Estimate, Objective
+from monoformer.model.attention import CacheView, KVCache
+from monoformer.model.monoformer import MonoFormer, Place
+from monoformer.packing import group_blocks
+
+
+@dataclass
+class Context:
+    """What one slot of the cache holds."""
+
+    slot: int
+    length: int = 0
+    """Tokens in the cache."""
+    position: int = 0
+    """Rotary position of the next token; smaller than `length` never, equal unless blocks shared positions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What a pass runs: the model, what it was trained to predict, its autoencoder, and the cache."""
+
+    model: MonoFormer
+    objective: Objective
+    autoencoder: Autoencoder
+    cache: KVCache
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.tokens.weight.device
+
+
+@torch.no_grad()
+def read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout]) -> Tensor:
+    """Read each layout into its context's cache, clean; the last token's hidden state (B, D)."""
+    device = network.device
+    counts = torch.tensor([len(layout) for layout in layouts])
+    width = int(counts.max())
+    ids = _padded([layout.ids for layout in layouts], width)
+    positions = _padded([layout.positions for layout in layouts], width)
+    end = _padded([layout.end for layout in layouts], width)
+    blocks = [(block, row, 0, 0) for row, layout in enumerate(layouts) for block in layout.blocks]
+    slots = [group.to(device) for group in group_blocks(blocks)]
+    clean = [network.autoencoder.encode(group.pixels)[group.picture] for group in slots]
+    zero = torch.zeros((), device=device)
+    times = [network.objective.path.network_time(zero.expand(len(x))) for x in clean]
+    view = _view(network, contexts, counts.to(device), write=True)
+    hidden: Tensor = network.model(
+        ids.to(device),
+        positions.to(device),
+        view.mask(end.to(device)),
+        images=[x.to(network.model.tokens.weight.dtype) for x in clean],
+        times=times,
+        places=[Place(group.row, group.start, group.grid) for group in slots],
+        view=view,
+    )
+    for context, layout in zip(contexts, layouts, strict=True):
+        context.length += len(layout)
+        context.position = layout.next_position
+    return hidden[torch.arange(len(layouts), device=device), counts.to(device) - 1]
+
+
+@torch.no_grad()
+def denoise(
+    network: Network, contexts: Sequence[Context], x: Tensor, t: Tensor, grid: tuple[int, int]
+) -> list[Estimate]:
+    """Estimates for noised latents x (B, C, h, w) at times t (B,), each behind its cached context; writes nothing.
+
+    Only the image's own tokens run through the network: [time] patches, at the rotary positions after the context.
+    """
+    device, model = network.device, network.model
+    first = int(model.config.time == "token")
+    tokens = grid[0] * grid[1] + first
+    rows = len(contexts)
+    positions = torch.tensor([c.position for c in contexts], device=device)[:, None] + torch.arange(
+        tokens, device=device
+    )
+    own = torch.arange(1, tokens + 1, device=device)
+    if model.config.image_attention == "two-way":
+        own[first:] = tokens
+    place = Place(torch.arange(rows, device=device), torch.full((rows,), first, device=device), grid)
+    view = _view(network, contexts, torch.full((rows,), tokens, device=device), write=False)
+    time = network.objective.path.network_time(t)
+    hidden = model(
+        torch.zeros((rows, tokens), dtype=torch.long, device=device),
+        positions,
+        view.mask(own.expand(rows, -1)),
+        images=[x.to(model.tokens.weight.dtype)],
+        times=[time],
+        places=[place],
+        view=view,
+    )
+    prediction = model.image(hidden, time, place)
+    estimate = network.objective.estimate(prediction, x, t)
+    return [Estimate(x_0) for x_0 in estimate.x_0]
+
+
+def _view(network: Network, contexts: Sequence[Context], counts: Tensor, *, write: bool) -> CacheView:
+    device = network.device
+    lengths = [context.length for context in contexts]
+    return CacheView(
+        cache=network.cache,
+        slots=torch.tensor([context.slot for context in contexts], device=device),
+        lengths=torch.tensor(lengths, device=device),
+        span=max(lengths),
+        write=write,
+        counts=counts,
+    )
+
+
+def _padded(rows: list[list[int]], width: int) -> Tensor:
+    return torch.tensor([row + [0] * (width - len(row)) for row in rows])

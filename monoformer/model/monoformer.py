@@ -1,0 +1,135 @@
+"""MonoFormer: embed text and images into one sequence, run the transformer once, split what comes out.
+
+    hidden = model(batch, images, times, mask)            # one pass over text and images together
+    logits = model.text(hidden[...])                      # only where a label or a sampled token needs them
+    predictions = model.image(hidden, targets, times)     # only for target images
+
+Knows nothing of noise, losses or sampling: times are what `Path.network_time` returns.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from monoformer.config.model import ModelConfig
+from monoformer.model.attention import CacheView, KVCache, Mask
+from monoformer.model.patches import ImageHead, PatchEmbedding
+from monoformer.model.timestep import TimeEmbedding
+from monoformer.model.transformer import Condition, Transformer
+
+
+class Place(NamedTuple):
+    """Where N images of one size sit in the sequence."""
+
+    row: Tensor
+    """(N,) row."""
+    start: Tensor
+    """(N,) index of the first patch token."""
+    grid: tuple[int, int]
+    """Height and width in patches."""
+
+    @property
+    def tokens(self) -> int:
+        """Patch tokens P of one image."""
+        return self.grid[0] * self.grid[1]
+
+    def columns(self) -> Tensor:
+        """(N, P) index of every patch token in its row."""
+        return self.start[:, None] + torch.arange(self.tokens, device=self.start.device)
+
+
+class MonoFormer(nn.Module):
+    """One set of weights that writes and draws (MonoFormer, section 3; Transfusion, section 3)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.vocabulary < 1:
+            raise ValueError("model.vocabulary is 0; it is set from the tokenizer before the network is built")
+        self.config = config
+        self.tokens = nn.Embedding(config.vocabulary, config.width)
+        self.time = TimeEmbedding(config.width)
+        self.patches = PatchEmbedding(config)
+        self.transformer = Transformer(config)
+        self.text_head = nn.Linear(config.width, config.vocabulary, bias=False)
+        self.image_head = ImageHead(config)
+        if config.tie_embeddings:
+            self.text_head.weight = self.tokens.weight
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw the weights: normal 0.02 (residual outputs scaled by depth); modulation and the image head's output zero."""
+        residual = 0.02 / (2 * self.config.layers) ** 0.5
+        for name, parameter in self.named_parameters():
+            if name.endswith(("modulation.linear.weight", "image_head.linear.weight", ".bias")):
+                parameter.zero_()
+            elif parameter.ndim == 1:
+                parameter.fill_(1.0)
+            else:
+                is_residual = name.endswith(("attention.output.weight", "mlp.down.weight"))
+                deviation = residual if is_residual else 0.02
+                noise = torch.randn(parameter.shape, generator=generator) * deviation
+                parameter.copy_(noise.to(parameter))
+
+    def embed(
+        self, ids: Tensor, images: Sequence[Tensor], times: Sequence[Tensor], places: Sequence[Place]
+    ) -> tuple[Tensor, Condition | None]:
+        """Token ids (B, T), latents (N, C, h, w) and network times (N,) a size -> (B, T, D) and the time's condition."""
+        x = self.tokens(ids)
+        vectors: list[Tensor] = []
+        index = torch.zeros_like(ids)
+        flat = x.flatten(0, 1)
+        for latents, time, place in zip(images, times, places, strict=True):
+            vector = self.time(time)  # (N, D)
+            where = place.row[:, None] * ids.shape[1] + place.columns()  # (N, P)
+            tokens = self.patches(latents, vector)
+            flat = flat.index_copy(0, where.flatten(), tokens.flatten(0, 1).to(flat.dtype))
+            if self.config.time == "token":
+                flat = flat.index_copy(0, where[:, 0] - 1, vector.to(flat.dtype))
+            number = sum(len(v) for v in vectors) + 1 + torch.arange(len(vector), device=ids.device)
+            index.view(-1)[where] = number[:, None]
+            vectors.append(vector)
+        condition = Condition(torch.cat(vectors), index) if vectors and self.config.time == "adaln" else None
+        return flat.view_as(x), condition
+
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        mask: Mask | None,
+        *,
+        images: Sequence[Tensor] = (),
+        times: Sequence[Tensor] = (),
+        places: Sequence[Place] = (),
+        view: CacheView | None = None,
+    ) -> Tensor:
+        """Hidden states (B, T, D) of one pass over text and images together."""
+        x, condition = self.embed(ids, images, times, places)
+        hidden: Tensor = self.transformer(x, positions, mask, condition=condition, view=view)
+        return hidden
+
+    def text(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of hidden states (..., D)."""
+        logits: Tensor = self.text_head(hidden)
+        return logits
+
+    def image(self, hidden: Tensor, time: Tensor, place: Place) -> Tensor:
+        """Predictions (N, C, h, w) for images of one size at their network times (N,)."""
+        tokens = hidden[place.row[:, None], place.columns()]  # (N, P, D)
+        prediction: Tensor = self.image_head(tokens, self.time(time), place.grid)
+        return prediction
+
+    def cache(self, slots: int, capacity: int, *, dtype: torch.dtype | None = None) -> KVCache:
+        """An empty KV cache of this model's shape."""
+        config, weight = self.config, self.tokens.weight
+        dtype = weight.dtype if dtype is None else dtype
+        return KVCache.empty(
+            config.layers, slots, config.kv_heads, capacity, config.head_width, device=weight.device, dtype=dtype
+        )
+
+    def image_parameters(self) -> list[nn.Parameter]:
+        """What only images touch; a pass without images still gives them a zero gradient (DESIGN 4)."""
+        own = [*self.time.parameters(), *self.patches.parameters(), *self.image_head.parameters()]
+        modulations = [p for name, p in self.transformer.named_parameters() if ".modulation." in name]
+        return own + modulations

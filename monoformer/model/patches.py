@@ -1,0 +1,71 @@
+"""Images in and out of the transformer: linear patches, two-dimensional positions, the image head.
+
+Knows nothing of noise schedules or tokens. Invariant: `unpatchify(patchify(x)) == x`.
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from monoformer.config.model import ModelConfig
+from monoformer.model.timestep import Modulation
+
+
+def patchify(x: Tensor, patch: int) -> Tensor:
+    """Latents (N, C, h, w) -> patches (N, P, p p C), row by row; channels last within a patch."""
+    return rearrange(x, "N C (h p) (w q) -> N (h w) (p q C)", p=patch, q=patch)
+
+
+def unpatchify(patches: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
+    """Patches (N, P, p p C) -> latents (N, C, h, w)."""
+    return rearrange(patches, "N (h w) (p q C) -> N C (h p) (w q)", h=grid[0], w=grid[1], p=patch, q=patch)
+
+
+def positions_2d(grid: tuple[int, int], width: int, device: torch.device) -> Tensor:
+    """Fixed sine-cosine positions (P, D): the first half of D tells x, the second y, as in the official code."""
+    quarter = width // 4
+    rates = 10_000.0 ** (-torch.arange(quarter, device=device, dtype=torch.float64) / quarter)
+    y, x = torch.meshgrid(
+        torch.arange(grid[0], device=device, dtype=torch.float64),
+        torch.arange(grid[1], device=device, dtype=torch.float64),
+        indexing="ij",
+    )
+    halves = [
+        torch.cat([angle.sin(), angle.cos()], dim=1) for angle in (x.reshape(-1, 1) * rates, y.reshape(-1, 1) * rates)
+    ]
+    return torch.cat(halves, dim=1).float()
+
+
+class PatchEmbedding(nn.Module):
+    """Linear patches plus 2-D positions, plus the time where the model adds it (Transfusion, section 3.1)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.patch, self.adds_time = config.patch, config.time == "add"
+        self.linear = nn.Linear(config.patch**2 * config.channels, config.width)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Latents (N, C, h, w), time embeddings (N, D) -> (N, P, D)."""
+        grid = x.shape[-2] // self.patch, x.shape[-1] // self.patch
+        tokens: Tensor = self.linear(patchify(x, self.patch).to(self.linear.weight.dtype))
+        tokens = tokens + positions_2d(grid, tokens.shape[-1], x.device).to(tokens.dtype)
+        return tokens + time[:, None].to(tokens.dtype) if self.adds_time else tokens
+
+
+class ImageHead(nn.Module):
+    """Hidden states of an image's tokens -> its prediction; DiT's final layer is modulated by the time."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.patch, self.modulated = config.patch, config.image_head == "dit"
+        self.norm = nn.LayerNorm(config.width, eps=1e-6, elementwise_affine=not self.modulated, bias=False)
+        self.modulation = Modulation(config.width, 2) if self.modulated else None
+        self.linear = nn.Linear(config.width, config.patch**2 * config.channels)
+
+    def forward(self, hidden: Tensor, time: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Hidden states (N, P, D), time embeddings (N, D) -> predictions (N, C, h, w)."""
+        y = self.norm(hidden)
+        if self.modulation is not None:
+            shift, scale = self.modulation(time)[:, None].to(y.dtype).chunk(2, dim=-1)
+            y = torch.addcmul(shift, y, 1 + scale)
+        return unpatchify(self.linear(y), grid, self.patch)

@@ -1,0 +1,40 @@
+"""The time embedding, and modulation by it. fp32: a bf16 sinusoid of 1000 t loses the time (DiT, section 3.2)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoid of 256 numbers, then a two-layer SiLU network: network times (N,) -> (N, D)."""
+
+    def __init__(self, width: int, *, frequencies: int = 256) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.input = nn.Linear(frequencies, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, time: Tensor) -> Tensor:
+        """time (N,) as `Path.network_time` gives it -> (N, D) fp32."""
+        half = self.frequencies // 2
+        rates = torch.exp(-math.log(10_000) * torch.arange(half, device=time.device, dtype=torch.float32) / half)
+        angles = time.float()[:, None] * rates
+        with torch.autocast(time.device.type, enabled=False):  # fp32 island
+            sinusoid = torch.cat([angles.cos(), angles.sin()], dim=1).to(self.input.weight.dtype)
+            embedding: Tensor = self.output(nn.functional.silu(self.input(sinusoid)))
+        return embedding
+
+
+class Modulation(nn.Module):
+    """Shifts, scales and gates from the time, zero at the start; `parts` vectors of width D for each condition."""
+
+    def __init__(self, width: int, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+        self.linear = nn.Linear(width, parts * width)
+
+    def forward(self, condition: Tensor) -> Tensor:
+        """condition (N, D) -> (N, parts * D)."""
+        result: Tensor = self.linear(nn.functional.silu(condition))
+        return result

@@ -1,0 +1,111 @@
+"""Laid-out documents to rows, and rows to a Batch.
+
+Knows nothing of tokenizers or networks. Invariant: packing is a function of the window's documents alone (best fit,
+then an order keyed by the seed), images are never cut, and no document is in two rows.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from monoformer.batch import IGNORED, Batch, Block, ImageSlots, Layout
+from monoformer.randomness import generator
+
+Row = list[Layout]
+"""Documents side by side in one row."""
+
+
+def pack(layouts: Sequence[Layout], *, length: int, seed: int = 0) -> list[Row]:
+    """Best-fit decreasing into rows of `length` tokens, rows then shuffled by `(seed, first document)`.
+
+    Raises ValueError for a document longer than a row.
+    """
+    rows: list[Row] = []
+    space: list[tuple[int, int]] = []  # (free tokens, row), sorted
+    for layout in sorted(layouts, key=lambda item: (-len(item), item.document)):
+        if len(layout) > length:
+            raise ValueError(
+                f"document {layout.document} has {len(layout)} tokens, more than a row of {length}; "
+                f"raise --sequence.row (and --model.context) or shorten the documents"
+            )
+        at = bisect_left(space, (len(layout), -1))
+        if at == len(space):
+            rows.append([])
+            insort(space, (length, len(rows) - 1))
+            at = bisect_left(space, (length, -1))
+        free, row = space.pop(at)
+        rows[row].append(layout)
+        insort(space, (free - len(layout), row))
+    if not rows:
+        return rows
+    first = min(layout.document for layout in layouts)
+    order = torch.randperm(len(rows), generator=generator(seed, first, "rows")).tolist()
+    return [rows[i] for i in order]
+
+
+def collate(rows: Sequence[Row], *, length: int, pad: int) -> Batch:
+    """Rows as tensors (B, T = length), images grouped by size."""
+    shape = (len(rows), length)
+    ids = torch.full(shape, pad)
+    positions = torch.zeros(shape, dtype=torch.long)
+    document = torch.full(shape, -1)
+    end = torch.arange(1, length + 1).expand(shape).clone()
+    private = torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORED)
+    blocks: list[tuple[Block, int, int, int]] = []  # block, row, offset, global document number
+    for row, layouts in enumerate(rows):
+        offset = 0
+        for number, layout in enumerate(layouts):
+            span = slice(offset, offset + len(layout))
+            ids[row, span] = torch.tensor(layout.ids)
+            positions[row, span] = torch.tensor(layout.positions)
+            document[row, span] = number
+            end[row, span] = torch.tensor(layout.end) + offset
+            private[row, span] = torch.tensor(layout.private)
+            labels[row, span] = torch.tensor(layout.labels)
+            blocks += [(block, row, offset, layout.document) for block in layout.blocks]
+            offset += len(layout)
+    return Batch(
+        ids=ids,
+        positions=positions,
+        document=document,
+        end=end,
+        private=private,
+        labels=labels,
+        images=group_blocks(blocks),
+    )
+
+
+def group_blocks(blocks: Sequence[tuple[Block, int, int, int]]) -> tuple[ImageSlots, ...]:
+    """Image slots, one group a size, from (block, row, offset of its layout, global document number)."""
+    sizes: dict[tuple[int, int], list[tuple[Block, int, int, int]]] = {}
+    for entry in blocks:
+        height, width = entry[0].pixels.shape[-2:]
+        sizes.setdefault((height, width), []).append(entry)
+    return tuple(_slots(sizes[size]) for size in sorted(sizes))
+
+
+def _slots(entries: Sequence[tuple[Block, int, int, int]]) -> ImageSlots:
+    pictures: dict[tuple[int, int, int], int] = {}  # (row, document, image) -> M index; a copy shares its picture
+    pixels: list[Tensor] = []
+    keys: list[tuple[int, int]] = []
+    picture: list[int] = []
+    for block, row, offset, document in entries:
+        key = (row, offset, block.number)
+        if key not in pictures:
+            pictures[key] = len(pixels)
+            pixels.append(block.pixels)
+            keys.append((document, block.number))
+        picture.append(pictures[key])
+    return ImageSlots(
+        pixels=torch.stack(pixels),
+        document=torch.tensor([document for document, _ in keys]),
+        number=torch.tensor([number for _, number in keys]),
+        picture=torch.tensor(picture),
+        row=torch.tensor([row for _, row, _, _ in entries]),
+        start=torch.tensor([block.start + offset for block, _, offset, _ in entries]),
+        noised=torch.tensor([block.noised for block, _, _, _ in entries]),
+        grid=entries[0][0].grid,
+    )

@@ -1,0 +1,20 @@
+"""Seeded, explicit randomness: a generator for every key, never the global one.
+
+Invariant: numbers depend on the key alone, so ranks, workers and batch sizes do not change them (DESIGN 4).
+"""
+
+import hashlib
+
+import torch
+
+
+def generator(*key: int | str) -> torch.Generator:
+    """A CPU generator that depends on the key alone, e.g. `generator(seed, document, image, "noise")`."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+def uniform(*key: int | str) -> float:
+    """One number in [0, 1) that depends on the key alone."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) / 2**53

@@ -1,0 +1,211 @@
+"""Documents to token sequences: template, labels, positions, who sees whom, dropping for guidance (DESIGN 4).
+
+    bos ... boi [time] patches eoi ... eos
+    clean_copy:  boi [time] noised patches [time] clean patches eoi    (both blocks share rotary positions)
+
+Knows nothing of networks. Invariant: a document read back after drawing has the layout that it had in training, since
+`Sequencer.document` and `Sequencer.prompt` build both with the same lines.
+"""
+
+import re
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Literal
+
+from torch import Tensor
+
+from monoformer.batch import Block, Layout
+from monoformer.config.data import SequenceConfig
+from monoformer.document import Document, Image, Segment, Text
+from monoformer.randomness import uniform
+from monoformer.tokenizer import Tokenizer
+
+_SENTINEL = 0xE000  # private-use characters mark where segments go in the rendered chat template
+_SENTINELS = re.compile("([\ue000-\uf8ff])")
+
+
+@dataclass(frozen=True)
+class _Token:
+    """A text token on its way into a layout."""
+
+    id: int
+    labelled: bool
+
+
+_Element = _Token | Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequencer:
+    """Lays documents out for one model: its tokenizer, its time token, its patch size."""
+
+    tokenizer: Tokenizer
+    time_token: bool
+    """Whether a time token precedes the patches."""
+    cell: int
+    """Side in pixels of what one patch token shows (autoencoder's factor times patch)."""
+    two_way: bool = True
+    """Whether tokens of one image see each other in both directions."""
+    config: SequenceConfig = field(default_factory=SequenceConfig)
+
+    def document(self, document: Document, number: int = 0, *, seed: int = 0) -> Layout:
+        """The training layout of global document `number`: dropping, labels, noised and clean blocks."""
+        document, dropped = drop(document, number, seed=seed, config=self.config)
+        elements = self._elements(document, answer=False)
+        labels = not dropped and (
+            self.config.text_loss_in_image_documents or not any(image.target for image in document.images)
+        )
+        layout = Layout(document=number)
+        image_number = 0
+        for index, element in enumerate(elements):
+            if isinstance(element, _Token):
+                layout.add_token(element.id, labelled=labels and element.labelled)
+                continue
+            image_number += 1
+            layout.add_token(self.tokenizer.boi, labelled=labels and _is_ours(element, document))
+            copied = element.target and self.config.context == "clean_copy" and _is_read(elements[index + 1 :])
+            if element.target:
+                self._add_block(
+                    layout, element.pixels, image_number, noised=True, private=image_number if copied else 0
+                )
+            if copied:
+                layout.next_position -= self._length(element.pixels)
+            if copied or not element.target:
+                self._add_block(layout, element.pixels, image_number, noised=False)
+            layout.add_token(self.tokenizer.eoi)
+        return layout
+
+    def prompt(self, document: Document, *, opening: Literal["text", "image"] | None = None) -> Layout:
+        """A document to be continued, every image clean. `opening`: "image" ends it with boi, ready to draw."""
+        layout = Layout()
+        number = 0
+        for element in self._elements(document, answer=True):
+            if isinstance(element, _Token):
+                layout.add_token(element.id)
+                continue
+            number += 1
+            layout.add_token(self.tokenizer.boi)
+            self._add_block(layout, element.pixels, number, noised=False)
+            layout.add_token(self.tokenizer.eoi)
+        if opening == "image":
+            layout.add_token(self.tokenizer.boi)
+        return layout
+
+    def image(self, pixels: Tensor, *, position: int) -> Layout:
+        """[time] patches eoi of a drawn picture, to be read clean after the boi at rotary `position - 1`."""
+        layout = Layout(next_position=position)
+        self._add_block(layout, pixels, 1, noised=False)
+        layout.add_token(self.tokenizer.eoi)
+        return layout
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Patches down and across. Raises ValueError when the picture does not divide into patches."""
+        if height % self.cell or width % self.cell:
+            raise ValueError(
+                f"a picture of {height}x{width} pixels does not divide into patches of {self.cell}x{self.cell}; "
+                f"resize it to multiples of {self.cell}"
+            )
+        return height // self.cell, width // self.cell
+
+    def _length(self, pixels: Tensor) -> int:
+        height, width = self.grid(*pixels.shape[-2:])
+        return height * width + self.time_token
+
+    def _add_block(self, layout: Layout, pixels: Tensor, number: int, *, noised: bool, private: int = 0) -> None:
+        if self.time_token:
+            layout.add_token(self.tokenizer.time, private=private)
+        grid = self.grid(*pixels.shape[-2:])
+        start, count = len(layout), grid[0] * grid[1]
+        layout.blocks.append(Block(pixels=pixels, number=number, start=start, grid=grid, noised=noised))
+        for _ in range(count):
+            layout.add_token(self.tokenizer.patch, private=private)
+        if self.two_way:
+            layout.end[start:] = [start + count] * count
+
+    def _elements(self, document: Document, *, answer: bool) -> list[_Element]:
+        if document.is_chat:
+            return self._chat(document, answer=answer)
+        elements: list[_Element] = [_Token(self.tokenizer.bos, labelled=False)]
+        for segment in document.segments:
+            elements += self._segment(segment, labelled=True)
+        if not answer:
+            elements.append(_Token(self.tokenizer.eos, labelled=True))
+        return elements
+
+    def _segment(self, segment: Segment, *, labelled: bool) -> list[_Element]:
+        if isinstance(segment, Image):
+            return [segment]
+        return [_Token(token, labelled) for token in self.tokenizer.encode(segment.text)]
+
+    def _chat(self, document: Document, *, answer: bool) -> list[_Element]:
+        """The chat template around the segments; the assistant's tokens and their eos are labelled."""
+        speaking = document.segments[-1].role == "assistant"  # an unfinished answer is continued, not answered
+        messages: list[dict[str, str]] = []
+        numbered = enumerate(document.segments)
+        for role, group in groupby(numbered, key=lambda pair: pair[1].role):
+            content = "".join(chr(_SENTINEL + index) for index, _ in group)
+            messages.append({"role": str(role), "content": content})
+        rendered = self.tokenizer.render(messages, answer=answer and not speaking)
+        pieces = _SENTINELS.split(rendered)
+        if answer and speaking:
+            pieces = pieces[:-1]  # what closes the assistant's turn
+        elements: list[_Element] = []
+        labelled = False
+        for index, piece in enumerate(pieces):
+            if index % 2:
+                segment = document.segments[ord(piece) - _SENTINEL]
+                labelled = segment.role == "assistant"
+                elements += self._segment(segment, labelled=labelled)
+            elif piece:
+                elements += self._template(piece, closing=labelled)
+        return elements
+
+    def _template(self, piece: str, *, closing: bool) -> list[_Token]:
+        ids = self.tokenizer.encode_template(piece)
+        last = ids.index(self.tokenizer.eos) if closing and self.tokenizer.eos in ids else -1
+        return [_Token(token, labelled=index <= last) for index, token in enumerate(ids)]
+
+
+def drop(document: Document, number: int, *, seed: int, config: SequenceConfig) -> tuple[Document, bool]:
+    """Drop what precedes a target image at random, so that the model learns the contexts that guidance needs.
+
+    Each target image draws its own number; the first that drops decides. Returns the document and whether it dropped.
+    """
+    for index, segment in enumerate(document.segments):
+        if not isinstance(segment, Image) or not segment.target:
+            continue
+        draw = uniform(seed, number, index, "drop")
+        has_context = any(isinstance(earlier, Image) for earlier in document.segments[:index])
+        if not has_context and draw < config.drop_text:
+            return unconditional(document, index, keep="nothing"), True
+        if has_context and draw < 3 * config.drop_context:
+            keep = ("images", "text", "nothing")[int(draw / config.drop_context)]
+            return unconditional(document, index, keep=keep), True  # type: ignore[arg-type]
+    return document, False
+
+
+def unconditional(document: Document, index: int, *, keep: Literal["nothing", "images", "text"]) -> Document:
+    """The context without text, without images, or without both before segment `index`; a plain document.
+
+    Used by training (dropping) and by sampling (guidance), so that the null context of both is the same.
+    """
+    kept = {"nothing": (), "images": (Image,), "text": (Text,)}[keep]
+    before = [segment for segment in document.segments[:index] if isinstance(segment, kept)]
+    return Document(tuple(_without_role(segment) for segment in [*before, *document.segments[index:]]))
+
+
+def _without_role(segment: Segment) -> Segment:
+    if isinstance(segment, Image):
+        return Image(pixels=segment.pixels, target=segment.target)
+    return Text(segment.text)
+
+
+def _is_ours(image: Image, document: Document) -> bool:
+    """Whether the model itself opens this image, so that its boi is labelled."""
+    return image.role == "assistant" if document.is_chat else image.target
+
+
+def _is_read(following: list[_Element]) -> bool:
+    """Whether anything after an image learns from it: another image, or a labelled token beyond a closing one."""
+    labelled = [element for element in following if isinstance(element, Image) or element.labelled]
+    return len(labelled) > 1 or (len(labelled) == 1 and isinstance(labelled[0], Image))

@@ -1,0 +1,112 @@
+"""Token ids: Hugging Face tokenizers with the image tokens, or a small byte-level BPE trained on a run's own text.
+
+Knows nothing of documents or rows. Invariant: `encode` never makes a special token, so a typed "</s>" stays text;
+`encode_template` does, and is given the chat template's own pieces only.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+BOI, EOI, PATCH, TIME = "<boi>", "<eoi>", "<image>", "<time>"
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""Template of trained tokenizers: `bos <|user|> ... <|assistant|> ... eos`."""
+
+
+class Tokenizer:
+    """A Hugging Face fast tokenizer that knows the image tokens."""
+
+    def __init__(self, backend: Any) -> None:
+        """`backend` is a `transformers` fast tokenizer; missing image tokens are added at the end of its vocabulary."""
+        present = backend.get_vocab()
+        missing = [token for token in (BOI, EOI, PATCH, TIME) if token not in present]
+        if missing:
+            backend.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
+        if backend.bos_token_id is None or backend.eos_token_id is None:
+            raise ValueError(
+                "the tokenizer has no bos or no eos token; set bos_token and eos_token in its tokenizer_config.json"
+            )
+        if not backend.chat_template:
+            backend.chat_template = CHAT_TEMPLATE
+            backend.add_special_tokens({"extra_special_tokens": list(ROLES)}, replace_extra_special_tokens=False)
+        self.backend = backend
+        vocabulary: dict[str, int] = backend.get_vocab()
+        self.boi, self.eoi = vocabulary[BOI], vocabulary[EOI]
+        self.patch, self.time = vocabulary[PATCH], vocabulary[TIME]
+        self.bos, self.eos = int(backend.bos_token_id), int(backend.eos_token_id)
+        pad = backend.pad_token_id
+        self.pad = self.eos if pad is None else int(pad)
+        self.special = sorted({*map(int, backend.all_special_ids), self.boi, self.eoi, self.patch, self.time})
+        self.size = max(vocabulary.values()) + 1
+
+    @classmethod
+    def from_folder(cls, path: str | Path) -> "Tokenizer":
+        """Load from a folder or a hub name. Raises ValueError when there is none."""
+        from transformers import AutoTokenizer
+
+        try:
+            return cls(AutoTokenizer.from_pretrained(str(path)))
+        except (OSError, KeyError) as error:
+            raise ValueError(f"no tokenizer could be loaded from {path}: {str(error).splitlines()[0]}") from None
+
+    @classmethod
+    def train(cls, texts: Iterable[str], *, vocabulary: int) -> "Tokenizer":
+        """Train a byte-level BPE of at most `vocabulary` entries, special tokens included."""
+        from tokenizers import Tokenizer as Backend
+        from tokenizers import decoders, models, pre_tokenizers, trainers
+        from transformers import PreTrainedTokenizerFast
+
+        special = [PAD, BOS, EOS, BOI, EOI, PATCH, TIME, *ROLES]
+        backend = Backend(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        backend.train_from_iterator(texts, trainer)
+        return cls(
+            PreTrainedTokenizerFast(
+                tokenizer_object=backend,
+                bos_token=BOS,
+                eos_token=EOS,
+                pad_token=PAD,
+                extra_special_tokens=[BOI, EOI, PATCH, TIME, *ROLES],
+                chat_template=CHAT_TEMPLATE,
+                clean_up_tokenization_spaces=False,
+            )
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of what somebody typed; special tokens in it are split like any other text."""
+        ids: list[int] = self.backend(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return ids
+
+    def encode_template(self, text: str) -> list[int]:
+        """Ids of a piece of the chat template; special tokens in it are recognised."""
+        ids: list[int] = self.backend(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of the ids, special tokens left out."""
+        text: str = self.backend.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def render(self, messages: list[dict[str, str]], *, answer: bool) -> str:
+        """The chat template applied to messages; with `answer` it ends where the assistant is to speak."""
+        text: str = self.backend.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
+        return text
+
+    def save(self, folder: str | Path) -> None:
+        """Write the tokenizer's files in the ecosystem's form."""
+        self.backend.save_pretrained(str(folder))

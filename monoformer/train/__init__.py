@@ -1,0 +1,1 @@
+"""Training: the loop, losses, optimisers, checkpoints and metrics. Never imports generation."""

@@ -1,0 +1,142 @@
+"""From a configuration to a trainer's parts: tokenizer, model, source, loader.
+
+A run's tokenizer is trained once and kept in the run's folder, so that resuming never trains another.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import assert_never
+
+import torch
+
+from monoformer.autoencoder import Pixels
+from monoformer.batch import Batch, Layout
+from monoformer.config.data import DataConfig, FolderData, MixtureData, ParquetData, ScenesData, TextData
+from monoformer.config.run import RunConfig
+from monoformer.data.build import build_source
+from monoformer.data.loader import Loader
+from monoformer.data.source import Source
+from monoformer.device import choose
+from monoformer.diffusion.objectives import build_objective
+from monoformer.document import Document, Text
+from monoformer.model.monoformer import MonoFormer
+from monoformer.packing import Row, collate, pack
+from monoformer.pretrained import Pretrained, build_sequencer, load_pretrained
+from monoformer.randomness import generator
+from monoformer.tokenizer import Tokenizer
+from monoformer.train.trainer import Parts
+
+TOKENIZER_DOCUMENTS = 4000
+"""Documents whose text a new tokenizer is trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A run, ready to train, and the model in the form that is saved and sampled from."""
+
+    parts: Parts
+    pretrained: Pretrained
+    news: str
+    """What was newly initialised when the run started from a model."""
+
+
+def build_run(config: RunConfig) -> Built:
+    """Build everything that a configuration names. Raises ValueError for settings that contradict the data."""
+    device = choose(config.train.device)
+    torch.set_float32_matmul_precision("high")
+    source = build_source(config.data, split="train", seed=config.seed)
+    started = load_pretrained(config.start) if config.start else None
+    tokenizer = started.tokenizer if started else build_tokenizer(config)
+    model, news = build_model(config, tokenizer, started)
+    config = replace(config, model=model.config, diffusion=started.diffusion if started else config.diffusion)
+    check_sizes(config)
+    model.to(device)
+    pretrained = Pretrained(model=model, tokenizer=tokenizer, diffusion=config.diffusion, generate=config.generate)
+    parts = Parts(
+        config=config,
+        model=model,
+        objective=build_objective(config.diffusion),
+        autoencoder=Pixels(),
+        loader=build_loader(config, source, tokenizer),
+        device=device,
+    )
+    return Built(parts=parts, pretrained=pretrained, news=news)
+
+
+def build_model(config: RunConfig, tokenizer: Tokenizer, started: Pretrained | None) -> tuple[MonoFormer, str]:
+    """The network: from the model folder the run starts from, or new weights drawn from the seed."""
+    if started:
+        model = started.model.train()
+        return model, f"started from {config.start}: all {len(list(model.parameters()))} tensors loaded, none new"
+    model = MonoFormer(replace(config.model, vocabulary=config.model.vocabulary or tokenizer.size))
+    model.initialize(generator(config.seed, "weights"))
+    count = sum(p.numel() for p in model.parameters())
+    return model, f"new weights: {count / 1e6:.1f}M parameters from seed {config.seed}"
+
+
+def build_tokenizer(config: RunConfig) -> Tokenizer:
+    """The run's tokenizer: named, already in its folder, or trained on its first documents."""
+    if config.tokenizer.path:
+        return Tokenizer.from_folder(config.tokenizer.path)
+    folder = config.path / "tokenizer"
+    if (folder / "tokenizer.json").is_file():
+        return Tokenizer.from_folder(folder)
+    source = build_source(config.data, split="train", seed=config.seed)
+    documents = islice(source, TOKENIZER_DOCUMENTS)
+    texts = [s.text for document in documents for s in document.segments if isinstance(s, Text)]
+    if not any(texts):
+        raise ValueError("the data holds no text to train a tokenizer on; give --tokenizer.path")
+    tokenizer = Tokenizer.train(texts, vocabulary=config.tokenizer.vocabulary)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def build_loader(config: RunConfig, source: Source, tokenizer: Tokenizer) -> Loader[Row, Batch]:
+    """The stream of packed batches."""
+    sequencer = build_sequencer(config.model, tokenizer, config.sequence)
+    length = config.sequence.row
+
+    def pack_window(documents: list[tuple[int, Document]]) -> list[Row]:
+        layouts: list[Layout] = [sequencer.document(d, number, seed=config.seed) for number, d in documents]
+        return pack(layouts, length=length, seed=config.seed)
+
+    def collate_rows(rows: list[Row]) -> Batch:
+        return collate(rows, length=length, pad=tokenizer.pad)
+
+    rows = config.train.pass_rows or config.train.rows
+    return Loader(source, pack_window, collate_rows, window=config.sequence.window, rows=rows)
+
+
+def picture_sizes(data: DataConfig) -> set[int]:
+    """Sides in pixels of the square pictures that a configuration's data holds."""
+    match data:
+        case ScenesData(size=size) | FolderData(size=size) | ParquetData(size=size):
+            return {size}
+        case TextData():
+            return set()
+        case MixtureData(sources=sources):
+            return {size for source in sources for size in picture_sizes(source)}
+        case _:
+            assert_never(data)
+
+
+def check_sizes(config: RunConfig) -> None:
+    """Refuse data whose pictures the model would not be asked to draw, or that do not divide into patches."""
+    patch = config.model.patch
+    for size in sorted(picture_sizes(config.data)):
+        if size % patch:
+            raise ValueError(
+                f"pictures of {size} pixels do not divide into patches of {patch}; choose a multiple of {patch}"
+            )
+        if (size, size) not in config.model.image_sizes:
+            raise ValueError(
+                f"the data's pictures are {size}x{size} but model.image_sizes is {config.model.image_sizes}; "
+                f"add --model.image-sizes {size} {size} or change data.size"
+            )
+
+
+def model_folder(config: RunConfig) -> Path:
+    """Where a run leaves its finished model."""
+    return config.path / "model"

@@ -1,0 +1,70 @@
+"""Text and image losses of one pass, as sums; the trainer divides them by global counts (DESIGN 4).
+
+    loss = text_weight * sum(cross-entropy) / labelled tokens + image_weight * sum(image loss) / target images
+
+so that ragged passes, accumulated passes and ranks weigh every token and every image the same.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from monoformer.autoencoder import Autoencoder
+from monoformer.batch import IGNORED, Batch, ImageSlots
+from monoformer.diffusion.objectives import Objective, flatten_losses
+from monoformer.model.attention import Mask
+from monoformer.model.monoformer import MonoFormer, Place
+from monoformer.randomness import generator, uniform
+
+
+def pass_losses(
+    model: MonoFormer, batch: Batch, mask: Mask, *, objective: Objective, autoencoder: Autoencoder, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Sums of the text loss over labelled tokens and of the image loss over target images (two scalars, fp32)."""
+    with torch.no_grad():
+        clean = [autoencoder.encode(slots.pixels)[slots.picture] for slots in batch.images]
+    targets = [slots.noised.nonzero()[:, 0] for slots in batch.images]
+    x_0 = [x[where] for x, where in zip(clean, targets, strict=True)]
+    t = [times_of(slots, where, objective, seed) for slots, where in zip(batch.images, targets, strict=True)]
+    noise = [noise_of(slots, where, x, seed) for slots, where, x in zip(batch.images, targets, x_0, strict=True)]
+    hidden: list[Tensor] = []
+
+    def predict(x_t: list[Tensor], t: list[Tensor]) -> list[Tensor]:
+        """Run the network once over text and images together; the image head on targets only."""
+        images = [x.index_copy(0, where, noised) for x, where, noised in zip(clean, targets, x_t, strict=True)]
+        times = [
+            objective.path.network_time(torch.zeros(len(x), device=x.device).index_copy(0, where, time))
+            for x, where, time in zip(clean, targets, t, strict=True)
+        ]
+        places = [Place(slots.row, slots.start, slots.grid) for slots in batch.images]
+        hidden.append(model(batch.ids, batch.positions, mask, images=images, times=times, places=places))
+        return [
+            model.image(hidden[0], time[where], Place(place.row[where], place.start[where], place.grid))
+            for time, where, place in zip(times, targets, places, strict=True)
+        ]
+
+    image_losses = flatten_losses(objective.loss(predict, x_0, t, noise), batch.ids.device)
+    labelled = batch.labels != IGNORED
+    logits = model.text(hidden[0][labelled]).float()
+    text_loss = F.cross_entropy(logits, batch.labels[labelled], reduction="sum")
+    image_loss = image_losses.sum()
+    if not batch.images:  # every parameter gets a gradient in every pass, or sharded training would hang
+        image_loss = image_loss + 0.0 * torch.stack([p.sum() for p in model.image_parameters()]).sum()
+    return text_loss, image_loss
+
+
+def times_of(slots: ImageSlots, targets: Tensor, objective: Objective, seed: int) -> Tensor:
+    """Training times (N,) of the targets, keyed by document and image."""
+    numbers = [uniform(seed, *key, "time") for key in _keys(slots, targets)]
+    return objective.path.training_times(torch.tensor(numbers, dtype=torch.float64)).to(slots.pixels.device)
+
+
+def noise_of(slots: ImageSlots, targets: Tensor, like: Tensor, seed: int) -> Tensor:
+    """Normal noise shaped as `like` (N, C, h, w), keyed by document and image."""
+    noise = [torch.randn(like.shape[1:], generator=generator(seed, *key, "noise")) for key in _keys(slots, targets)]
+    return torch.stack(noise).to(like) if noise else like
+
+
+def _keys(slots: ImageSlots, targets: Tensor) -> list[tuple[int, int]]:
+    pictures = slots.picture[targets]
+    return list(zip(slots.document[pictures].tolist(), slots.number[pictures].tolist(), strict=True))

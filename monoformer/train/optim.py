@@ -1,0 +1,85 @@
+"""Parameter groups, learning-rate schedule, exponential moving average.
+
+Invariant: every trained parameter is in exactly one group; the rate is a function of the step alone, so resuming needs
+no scheduler state.
+"""
+
+import math
+from typing import Any, assert_never
+
+import torch
+from torch import Tensor, nn
+
+from monoformer.config.train import AdamWConfig, MuonConfig, TrainConfig
+from monoformer.model.monoformer import MonoFormer
+
+
+def build_optimizers(model: MonoFormer, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW, or Muon for hidden matrices beside AdamW. Each group keeps its peak rate in `peak`."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    match config.optimizer:
+        case AdamWConfig(rate=rate, betas=betas, weight_decay=decay):
+            return [torch.optim.AdamW(_by_decay([p for _, p in named], rate, decay), lr=rate, betas=betas)]
+        case MuonConfig(rate=rate, momentum=momentum, adamw_rate=adamw_rate, betas=betas, weight_decay=decay):
+            hidden = [p for name, p in named if is_hidden_matrix(name, p)]
+            rest = [p for name, p in named if not is_hidden_matrix(name, p)]
+            muon = [{"params": hidden, "peak": rate}]
+            return [
+                torch.optim.Muon(muon, lr=rate, momentum=momentum, weight_decay=decay),
+                torch.optim.AdamW(_by_decay(rest, adamw_rate, decay), lr=adamw_rate, betas=betas),
+            ]
+        case _:
+            assert_never(config.optimizer)
+
+
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon trains it: the projections of attention and MLP."""
+    return parameter.ndim == 2 and (".attention." in name or ".mlp." in name)
+
+
+def _by_decay(parameters: list[nn.Parameter], rate: float, decay: float) -> list[dict[str, Any]]:
+    matrices = [p for p in parameters if p.ndim >= 2]
+    vectors = [p for p in parameters if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [{**group, "peak": rate} for group in groups if group["params"]]
+
+
+def rate_factor(step: int, config: TrainConfig) -> float:
+    """Learning rate of step `step` (from 0) as a share of the peak: linear warm-up, then the schedule."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    final = config.final_rate
+    match config.schedule:
+        case "constant":
+            return 1.0
+        case "linear":
+            left = (config.steps - step) / max(1.0, config.decay * config.steps)
+            return final + (1 - final) * min(1.0, max(0.0, left))
+        case "cosine":
+            done = (step - config.warmup) / max(1, config.steps - config.warmup)
+            return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        case _:
+            assert_never(config.schedule)
+
+
+def set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    """Every group's rate = its peak times `factor`."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+
+
+class EMA:
+    """Exponential moving average of the weights, fp32; decay min(0.9999, (1 + n) / (10 + n)) after n updates."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.weights = {name: p.detach().float().clone() for name, p in model.named_parameters()}
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move toward the model's weights."""
+        decay = min(0.9999, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        current = [p.detach().float() for _, p in model.named_parameters()]
+        torch._foreach_lerp_(list(self.weights.values()), current, 1 - decay)

@@ -1,0 +1,183 @@
+"""Pictures and captions from the forms that people keep them in, and what is said where they are broken."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image as PILImage
+
+from monoformer.config.data import FolderData, ParquetData, TextData
+from monoformer.data.captions import CaptionTemplate, check_column, texts
+from monoformer.data.images import FolderPictures, ParquetPictures
+from monoformer.data.pictures import PictureCache, read_picture
+from monoformer.data.text import TextFiles, cut
+
+
+def save(path: Path, colour: tuple[int, ...] = (250, 0, 0)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PILImage.new("RGBA" if len(colour) == 4 else "RGB", (20, 30), colour).save(path)
+    return path
+
+
+def folder(root: Path, **options: object) -> FolderPictures:
+    return FolderPictures(FolderData(root=str(root), size=16, **options))  # type: ignore[arg-type]
+
+
+def test_captions_come_from_metadata_then_text_files_then_class_folders(tmp_path: Path) -> None:
+    for name in ("listed.png", "beside.png", "deep/red_fox/class.PNG", "more/one.jpg", "._hidden.png"):
+        save(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text('file_name,text\nlisted.png,"a red, flat\nthing"\n', encoding="utf-8-sig")
+    (tmp_path / "beside.txt").write_text(" a {curly} caption\n")
+    (tmp_path / "beside.png").with_suffix(".csv").write_text("no metadata")
+    (tmp_path / "more" / "metadata.jsonl").write_text(json.dumps({"file_name": "one.jpg", "text": ["uno", "one"]}))
+    pictures = folder(tmp_path, prompt="Draw {}!")
+    captions = {path.name: pictures.captions(row) for row, path in enumerate(pictures.files)}
+    assert captions == {
+        "listed.png": ("a red, flat\nthing",),
+        "beside.png": ("a {curly} caption",),
+        "class.PNG": ("red fox",),
+        "one.jpg": ("uno", "one"),
+    }
+    assert pictures.prompt([path.name for path in pictures.files].index("beside.png")) == "Draw a {curly} caption!"
+
+
+def test_small_folders_are_their_own_test_and_larger_ones_are_split_for_good(tmp_path: Path) -> None:
+    for number in range(19):
+        save(tmp_path / "cat" / f"{number}.png")
+    assert folder(tmp_path).train_rows == folder(tmp_path).test_rows
+    for number in range(19, 200):
+        save(tmp_path / "cat" / f"{number}.png")
+    pictures = folder(tmp_path)
+    held = {pictures.files[row].name for row in pictures.test_rows}
+    assert 1 <= len(held) <= 25
+    assert not set(pictures.test_rows) & set(pictures.train_rows)
+    assert len(pictures.test_rows) + len(pictures.train_rows) == 200
+    for number in range(200, 260):
+        save(tmp_path / "cat" / f"{number}.png")
+    grown = folder(tmp_path)
+    assert {grown.files[row].name for row in grown.train_rows} >= {f"{n}.png" for n in range(200)} - held
+    assert {grown.files[row].name for row in grown.test_rows} >= held
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, "holds no pictures"),
+        (lambda root: save(root / "alone.png"), "has no caption"),
+        (lambda root: (save(root / "a.png"), (root / "metadata.csv").write_text("file_name,text\nb.png,x\n")), "lists"),
+        (lambda root: (save(root / "a.png"), (root / "metadata.csv").write_text("file,text\na.png,x\n")), "file_name"),
+        (lambda root: (save(root / "a.png"), (root / "metadata.jsonl").write_text("{\n")), "line 1 is not JSON"),
+        (lambda root: (save(root / "a.png"), (root / "a.txt").write_bytes(b"\xff\xfe\x00")), "not UTF-8"),
+    ],
+)
+def test_unusable_folders_say_what_to_do(tmp_path: Path, make: object, message: str) -> None:
+    make(tmp_path)  # type: ignore[operator]
+    with pytest.raises(ValueError, match=message) as failure:
+        folder(tmp_path)
+    assert str(tmp_path) in str(failure.value)
+
+
+def test_missing_folders_and_files_say_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.root is empty"):
+        FolderPictures(FolderData())
+    with pytest.raises(ValueError, match="not a folder"):
+        folder(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="no such file"):
+        ParquetPictures(ParquetData(files=(str(tmp_path / "nowhere.parquet"),)))
+    (tmp_path / "book.txt").write_text("Once.")
+    with pytest.raises(ValueError, match=r"did you mean '.*book\.txt'"):
+        TextFiles(TextData(files=(str(tmp_path / "bok.txt"),)))
+
+
+def test_broken_pictures_and_decompression_bombs_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = save(tmp_path / "cat" / "a.png").read_bytes()
+    for broken in (whole[: len(whole) // 2], b"GIF89a", b"", b"text"):
+        (tmp_path / "cat" / "a.png").write_bytes(broken)
+        with pytest.raises(ValueError, match=r"a\.png cannot be read"):
+            folder(tmp_path).document(0)
+    (tmp_path / "cat" / "a.png").write_bytes(whole)
+    monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"a\.png is too large"):
+        folder(tmp_path).document(0)
+
+
+def test_pictures_are_upright_on_white_cropped_and_smooth(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    save(path, (255, 0, 0, 0))
+    assert read_picture(path, size=16, name="").float().mean() == 255, "transparent is white"
+    wide = PILImage.new("RGB", (60, 20), "red")
+    wide.paste("blue", (20, 0, 40, 20))
+    wide.save(path)
+    assert read_picture(path, size=20, name="")[:, 10, 10].tolist() == [0, 0, 255]
+    assert read_picture(path, size=20, name="")[2].float().mean() == 255, (
+        "the centre of a wide picture is its blue square"
+    )
+    tags = PILImage.Exif()
+    tags[0x0112] = 6  # the camera was turned: what is stored left is up
+    turned = PILImage.new("RGB", (32, 32), "white")
+    turned.paste("black", (0, 0, 16, 32))
+    turned.save(tmp_path / "turned.jpg", exif=tags, quality=95)
+    pixels = read_picture(tmp_path / "turned.jpg", size=32, name="").float()
+    assert pixels[:, :12].mean() < 10
+    assert pixels[:, 20:].mean() > 245
+    checks = PILImage.new("L", (64, 64))
+    checks.putdata([255 * ((x + y) % 2) for y in range(64) for x in range(64)])
+    checks.convert("P").save(path)
+    assert abs(read_picture(path, size=16, name="").float()[:, 4:12, 4:12].mean() - 127.5) < 3, (
+        "antialiased, palette too"
+    )
+    PILImage.new("I;16", (20, 20), 32768).save(path)
+    assert read_picture(path, size=16, name="")[0, 0, 0] == 128, "16-bit grey is scaled, not clipped"
+
+
+def test_the_cache_is_bounded_and_reads_once_what_it_holds(tmp_path: Path) -> None:
+    path, read = save(tmp_path / "a.png"), []
+    cache = PictureCache(lambda row: read.append(row) or read_picture(path, size=16, name=""), limit=2 * 768)
+    for row in (0, 1, 2, 0, 1, 2):
+        assert cache.picture(row).shape == (3, 16, 16)
+    assert read == [0, 1, 2, 2]
+
+
+def test_templates_drop_empty_parts_and_take_lists_in_turn() -> None:
+    template = CaptionTemplate("{name}[, {tone} skin tone][ ({a} {b})]")
+    assert template.columns == ("name", "tone", "a", "b")
+    row = {"name": ("hand", "fist"), "tone": (), "a": ("1",), "b": ()}
+    assert template.fill(row) == ("hand", "fist")
+    assert template.fill({**row, "tone": ("dark",), "b": ("2",)}) == (
+        "hand, dark skin tone (1 2)",
+        "fist, dark skin tone (1 2)",
+    )
+    values = (None, "", " None ", float("nan"), 3, ["x", None, ""])
+    assert [texts(value) for value in values] == [(), (), (), (), ("3",), ("x",)]
+    for wrong in ("{name}[, {tone}", "{name", "no column", "[{a}[{b}]]", "{a}[b]"):
+        with pytest.raises(ValueError, match=r"data\.caption"):
+            CaptionTemplate(wrong)
+    with pytest.raises(ValueError, match=r"has name, tone; did you mean 'name'\?"):
+        check_column("nam", columns=("name", "tone"), setting="data.caption")
+
+
+def test_text_is_cut_at_paragraphs_then_sentences_then_words() -> None:
+    text = "One two. Three four.\n \n\nFive six.\n\nSeven eight nine. Ten eleven twelve thirteen " + "x" * 50 + " end"
+    pieces = list(cut(text, characters=32))
+    assert pieces[:4] == [
+        "One two. Three four.\n\nFive six.",
+        "Seven eight nine.",
+        "Ten eleven twelve thirteen",
+        "x" * 32,
+    ]
+    assert pieces[4:] == ["x" * 18 + " end"]
+    assert "".join("".join(pieces).split()) == "".join(text.split())
+    assert list(cut(" \n\n \n", characters=3)) == []
+    assert list(cut("One. Two\n\nTwo", characters=8)) == ["One. Two", "Two"], "a paragraph may fill a document"
+
+
+def test_equal_documents_are_in_the_same_split(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("\n\n".join(f"Paragraph {n:03}." for n in range(200)))
+    config = TextData(files=(str(tmp_path),), characters=20, holdout=0.3)
+    train, test = TextFiles(config, split="train").texts, TextFiles(config, split="test").texts
+    assert not set(train) & set(test)
+    assert len(train) + len(test) == 400
+    assert 80 <= len(test) <= 160
+    with pytest.raises(ValueError, match="split 'test'"):
+        TextFiles(TextData(files=(str(tmp_path),), holdout=0.0), split="test")
