@@ -62,6 +62,16 @@ class Layout:
         self.labels.append(IGNORED)
         self.next_position += 1
 
+    def add_tokens(self, token: int, count: int, *, ends: list[int] | None, private: int) -> None:
+        """`count` tokens alike, unlabelled; `ends` None: causal."""
+        first = len(self.ids)
+        self.ids += [token] * count
+        self.positions += range(self.next_position, self.next_position + count)
+        self.end += range(first + 1, first + count + 1) if ends is None else ends
+        self.private += [private] * count
+        self.labels += [IGNORED] * count
+        self.next_position += count
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSlots:

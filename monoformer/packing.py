@@ -47,33 +47,29 @@ def pack(layouts: Sequence[Layout], *, length: int, seed: int = 0) -> list[Row]:
 
 def collate(rows: Sequence[Row], *, length: int, pad: int) -> Batch:
     """Rows as tensors (B, T = length), images grouped by size."""
-    shape = (len(rows), length)
-    ids = torch.full(shape, pad)
-    positions = torch.zeros(shape, dtype=torch.long)
-    document = torch.full(shape, -1)
-    end = torch.arange(1, length + 1).expand(shape).clone()
-    private = torch.zeros(shape, dtype=torch.long)
-    labels = torch.full(shape, IGNORED)
     blocks: list[tuple[Block, int, int, int]] = []  # block, row, offset, global document number
+    ids, positions, document, end, private, labels = ([] for _ in range(6))  # type: tuple[list[list[int]], ...]
     for row, layouts in enumerate(rows):
-        offset = 0
+        joined: tuple[list[int], ...] = tuple([] for _ in range(6))
         for number, layout in enumerate(layouts):
-            span = slice(offset, offset + len(layout))
-            ids[row, span] = torch.tensor(layout.ids)
-            positions[row, span] = torch.tensor(layout.positions)
-            document[row, span] = number
-            end[row, span] = torch.tensor(layout.end) + offset
-            private[row, span] = torch.tensor(layout.private)
-            labels[row, span] = torch.tensor(layout.labels)
+            offset = len(joined[0])
             blocks += [(block, row, offset, layout.document) for block in layout.blocks]
-            offset += len(layout)
+            ends = [offset + e for e in layout.end]
+            parts = (layout.ids, layout.positions, [number] * len(layout), ends, layout.private, layout.labels)
+            for column, part in zip(joined, parts, strict=True):
+                column += part
+        left = length - len(joined[0])
+        padding = ([pad] * left, [0] * left, [-1] * left, range(length - left + 1, length + 1), [0] * left, [IGNORED] * left)
+        columns = (ids, positions, document, end, private, labels)
+        for column_rows, column, filler in zip(columns, joined, padding, strict=True):
+            column_rows.append([*column, *filler])
     return Batch(
-        ids=ids,
-        positions=positions,
-        document=document,
-        end=end,
-        private=private,
-        labels=labels,
+        ids=torch.tensor(ids),
+        positions=torch.tensor(positions),
+        document=torch.tensor(document),
+        end=torch.tensor(end),
+        private=torch.tensor(private),
+        labels=torch.tensor(labels),
         images=group_blocks(blocks),
     )
 

@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 import torch
 from PIL import Image as PILImage
@@ -23,7 +23,6 @@ from monoformer.document import Document, Image, Segment, Text
 from monoformer.generate.engine import Engine, Request
 from monoformer.pretrained import Pretrained, load_pretrained, save_pretrained
 
-T = TypeVar("T")
 Size: TypeAlias = tuple[int, int]
 Picture: TypeAlias = PILImage.Image
 Wanted: TypeAlias = Literal["text", "image", "any"]
@@ -76,19 +75,19 @@ class Pipeline:
 
     def generate_text(self, prompts: str | Sequence[str], **settings: Any) -> list[str]:
         """Continue plain texts."""
-        documents = [Document((Text(prompt),)) for prompt in _listed(prompts)]
+        documents = [Document((Text(prompt),)) for prompt in _texts(prompts)]
         return [_text(made) for made in self.generate(documents, want="text", **settings)]
 
     def generate_images(
         self, prompts: str | Sequence[str], *, size: Size | None = None, **settings: Any
     ) -> list[Picture]:
         """Draw a picture for each prompt."""
-        documents = [Document((Text(prompt, "user"),)) for prompt in _listed(prompts)]
+        documents = [Document((Text(prompt, "user"),)) for prompt in _texts(prompts)]
         return [_picture(made) for made in self.generate(documents, want="image", size=size, **settings)]
 
     def caption(self, pictures: Picture | Sequence[Picture], **settings: Any) -> list[str]:
         """Describe pictures in words."""
-        documents = [Document((self.context_image(picture),)) for picture in _listed(pictures)]
+        documents = [Document((self.context_image(picture),)) for picture in _pictures(pictures)]
         return [_text(made).strip() for made in self.generate(documents, want="text", **settings)]
 
     def answer(
@@ -138,7 +137,7 @@ class Pipeline:
         return Image.from_pil(picture, role="user")
 
     def _pairs(self, pictures: Picture | Sequence[Picture], texts: str | Sequence[str]) -> list[Document]:
-        shown, said = _listed(pictures), _listed(texts)
+        shown, said = _pictures(pictures), _texts(texts)
         if len(said) == 1:
             said = said * len(shown)
         if len(shown) != len(said):
@@ -179,10 +178,12 @@ def _folder(name: str | Path) -> Path:
         raise ValueError(f"{name} is neither a folder here nor a model that the hub gives out: {cause}") from None
 
 
-def _listed(value: T | Sequence[T]) -> list[T]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        return [value]  # type: ignore[list-item]
-    return list(value)
+def _texts(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _pictures(value: Picture | Sequence[Picture]) -> list[Picture]:
+    return [value] if isinstance(value, PILImage.Image) else list(value)
 
 
 def _text(made: Document) -> str:

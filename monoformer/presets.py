@@ -3,8 +3,12 @@
 from collections.abc import Callable
 
 from monoformer.config.data import (
+    FolderData,
+    MixtureData,
+    ParquetData,
     ScenesData,
     SequenceConfig,
+    TextData,
     TokenizerConfig,
 )
 from monoformer.config.model import ModelConfig
@@ -13,20 +17,114 @@ from monoformer.config.train import MuonConfig, TrainConfig
 
 
 def scenes_quick() -> RunConfig:
-    """Little scenes at 32x32 from nothing: `monoformer train scenes-quick`, about five minutes on two CPU cores."""
+    """Little drawn scenes at 32x32 from nothing, so that minutes suffice.
+
+    monoformer train scenes-quick    (the same run as `monoformer demo`)
+    """
     return RunConfig(
         name="scenes-quick",
         model=ModelConfig(
-            width=192, layers=6, heads=3, kv_heads=3, mlp_width=512, context=256, patch=4, image_sizes=((32, 32),)
+            width=192, layers=6, heads=3, kv_heads=3, mlp_width=512, context=256, patch=8, image_sizes=((32, 32),)
         ),
         tokenizer=TokenizerConfig(vocabulary=512),
         data=ScenesData(size=32, objects=(1, 2), draw=6.0, describe=2.0, edit=1.0, question=0.5, story=0.5),
         sequence=SequenceConfig(row=256, window=512),
-        train=TrainConfig(steps=400, rows=32, warmup=40, optimizer=MuonConfig(), checkpoint_every=200),
+        train=TrainConfig(steps=400, rows=32, warmup=40, optimizer=MuonConfig(), checkpoint_every=50),
+    )
+
+
+def scenes() -> RunConfig:
+    """Drawn scenes at 64x64 in five kinds: draw, describe, edit, answer, tell.
+
+    monoformer train scenes
+    """
+    return RunConfig(
+        name="scenes",
+        model=ModelConfig(width=256, layers=6, heads=4, kv_heads=4, mlp_width=704, context=512, patch=8),
+        tokenizer=TokenizerConfig(vocabulary=512),
+        data=ScenesData(size=64, objects=(1, 3), draw=5.0, describe=1.5, edit=2.5, question=0.5, story=0.5),
+        sequence=SequenceConfig(row=256, window=1024),
+        train=TrainConfig(
+            steps=3000, rows=32, warmup=100, optimizer=MuonConfig(), checkpoint_every=250, sample_every=500
+        ),
+    )
+
+
+def emoji() -> RunConfig:
+    """Emoji at 64x64 with names and skin tones, beside public-domain books: draw, name, change the skin tone, write.
+
+    monoformer train emoji --data.sources.0.files EMOJI.parquet --data.sources.1.files BOOKS/
+    """
+    pictures = ParquetData(
+        files=("data/emoji128/train.parquet",),
+        caption="{name}[, {skin_tone} skin tone]",
+        size=64,
+        draw=4.0,
+        describe=1.0,
+        edit=1.5,
+        edit_group="name",
+        edit_column="skin_tone",
+        instruction="Change the skin tone to {}.",
+        holdout=200,
+        holdout_pairs=100,
+    )
+    return RunConfig(
+        name="emoji",
+        model=ModelConfig(width=320, layers=8, heads=5, kv_heads=5, mlp_width=864, context=512, patch=8),
+        tokenizer=TokenizerConfig(vocabulary=2048),
+        data=MixtureData(
+            sources=(pictures, TextData(files=("data/text/books",), characters=600)), weights=(0.85, 0.15)
+        ),
+        sequence=SequenceConfig(row=256, window=1024),
+        train=TrainConfig(
+            steps=4000, rows=32, warmup=100, optimizer=MuonConfig(), checkpoint_every=250, sample_every=500
+        ),
+    )
+
+
+def folder() -> RunConfig:
+    """Your own folder of pictures from nothing; captions from metadata.csv, .txt files beside them, or class folders.
+
+    monoformer train folder --data.root pictures/
+    """
+    return RunConfig(
+        name="folder",
+        model=ModelConfig(width=320, layers=8, heads=5, kv_heads=5, mlp_width=864, context=512, patch=8),
+        tokenizer=TokenizerConfig(vocabulary=1024),
+        data=FolderData(),
+        sequence=SequenceConfig(row=256, window=512),
+        train=TrainConfig(
+            steps=2000, rows=32, warmup=100, optimizer=MuonConfig(), checkpoint_every=250, sample_every=250
+        ),
+    )
+
+
+def finetune() -> RunConfig:
+    """A saved model trained on, on your own folder of pictures; its tokenizer, shape and picture size are kept.
+
+    monoformer train finetune --from MODEL --data.root pictures/
+    """
+    return RunConfig(
+        name="finetune",
+        start="models/mini",
+        data=FolderData(),
+        sequence=SequenceConfig(row=256, window=256),
+        train=TrainConfig(
+            steps=300,
+            rows=16,
+            warmup=20,
+            optimizer=MuonConfig(rate=0.004, adamw_rate=4e-4),
+            checkpoint_every=100,
+            sample_every=100,
+        ),
     )
 
 
 PRESETS: dict[str, Callable[[], RunConfig]] = {
     "scenes-quick": scenes_quick,
+    "scenes": scenes,
+    "emoji": emoji,
+    "folder": folder,
+    "finetune": finetune,
 }
 """All presets by name."""

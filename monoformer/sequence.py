@@ -47,6 +47,8 @@ class Sequencer:
     two_way: bool = True
     """Whether tokens of one image see each other in both directions."""
     config: SequenceConfig = field(default_factory=SequenceConfig)
+    _templates: dict[tuple[tuple[str, ...], bool], list[list[_Token] | int]] = field(default_factory=dict, compare=False)
+    """Rendered chat templates by roles."""
 
     def document(self, document: Document, number: int = 0, *, seed: int = 0) -> Layout:
         """The training layout of global document `number`: dropping, labels, noised and clean blocks."""
@@ -117,10 +119,8 @@ class Sequencer:
         grid = self.grid(*pixels.shape[-2:])
         start, count = len(layout), grid[0] * grid[1]
         layout.blocks.append(Block(pixels=pixels, number=number, start=start, grid=grid, noised=noised))
-        for _ in range(count):
-            layout.add_token(self.tokenizer.patch, private=private)
-        if self.two_way:
-            layout.end[start:] = [start + count] * count
+        ends = [start + count] * count if self.two_way else None
+        layout.add_tokens(self.tokenizer.patch, count, ends=ends, private=private)
 
     def _elements(self, document: Document, *, answer: bool) -> list[_Element]:
         if document.is_chat:
@@ -139,26 +139,38 @@ class Sequencer:
 
     def _chat(self, document: Document, *, answer: bool) -> list[_Element]:
         """The chat template around the segments; the assistant's tokens and their eos are labelled."""
-        speaking = document.segments[-1].role == "assistant"  # an unfinished answer is continued, not answered
-        messages: list[dict[str, str]] = []
-        numbered = enumerate(document.segments)
-        for role, group in groupby(numbered, key=lambda pair: pair[1].role):
-            content = "".join(chr(_SENTINEL + index) for index, _ in group)
-            messages.append({"role": str(role), "content": content})
+        roles = tuple(str(segment.role) for segment in document.segments)
+        key = (roles, answer)
+        if key not in self._templates:
+            self._templates[key] = self._render(roles, answer=answer)
+        elements: list[_Element] = []
+        for piece in self._templates[key]:
+            if isinstance(piece, int):
+                segment = document.segments[piece]
+                elements += self._segment(segment, labelled=segment.role == "assistant")
+            else:
+                elements += piece
+        return elements
+
+    def _render(self, roles: tuple[str, ...], *, answer: bool) -> list[list[_Token] | int]:
+        """The template for segments of these roles: its own tokens, and the numbers of the segments between them."""
+        speaking = roles[-1] == "assistant"  # an unfinished answer is continued, not answered
+        messages = [
+            {"role": role, "content": "".join(chr(_SENTINEL + index) for index, _ in group)}
+            for role, group in groupby(enumerate(roles), key=lambda pair: pair[1])
+        ]
         rendered = self.tokenizer.render(messages, answer=answer and not speaking)
         pieces = _SENTINELS.split(rendered)
         if answer and speaking:
             pieces = pieces[:-1]  # what closes the assistant's turn
-        elements: list[_Element] = []
-        labelled = False
+        found: list[list[_Token] | int] = []
         for index, piece in enumerate(pieces):
             if index % 2:
-                segment = document.segments[ord(piece) - _SENTINEL]
-                labelled = segment.role == "assistant"
-                elements += self._segment(segment, labelled=labelled)
+                found.append(ord(piece) - _SENTINEL)
             elif piece:
-                elements += self._template(piece, closing=labelled)
-        return elements
+                before = found[-1] if found else None
+                found.append(self._template(piece, closing=isinstance(before, int) and roles[before] == "assistant"))
+        return found
 
     def _template(self, piece: str, *, closing: bool) -> list[_Token]:
         ids = self.tokenizer.encode_template(piece)

@@ -89,12 +89,17 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of what somebody typed; special tokens in it are split like any other text."""
-        ids: list[int] = self.backend(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return ids
+        return self._ids(text, split=True)
 
     def encode_template(self, text: str) -> list[int]:
         """Ids of a piece of the chat template; special tokens in it are recognised."""
-        ids: list[int] = self.backend(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
+        return self._ids(text, split=False)
+
+    def _ids(self, text: str, *, split: bool) -> list[int]:
+        # the Rust tokenizer itself: the wrapper around it costs ten times as much on a caption (0.2 against 0.02 ms)
+        fast = self.backend.backend_tokenizer
+        fast.encode_special_tokens = split
+        ids: list[int] = fast.encode(text, add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -61,10 +61,10 @@ def demo(arguments: list[str]) -> None:
     for name, value in _evaluate(pipeline, data, options.count, console):
         table.add_row(SCORES.get(name, name), f"{value:.1%}")
     console.print(table)
+    prompt = "a small blue ring left of a large red circle on a mint background"
     console.print(
         f"pictures: {config.path / 'gallery.png'}   curves: {config.path / 'curves.png'}\ntry next:\n"
-        f'  monoformer generate {model_folder(config)} "a small blue ring left of a large red circle on a white background"\n'
-        f"  monoformer train scenes",
+        f'  monoformer generate {model_folder(config)} "{prompt}"\n  monoformer train scenes',
         soft_wrap=True,
     )
 

@@ -61,7 +61,7 @@ class _Write(Use):
 
 
 def write(arguments: list[str]) -> None:
-    """Continue a text: monoformer write MODEL "Once upon a time" """
+    """Continue texts: monoformer write MODEL "Once upon a time" "The red circle" (several, if you like)"""
     options = parse(_Write, arguments, command="write")
     pipeline = Pipeline.from_pretrained(options.model, device=options.device)
     prompts = list(options.prompts) or [""]

@@ -16,7 +16,8 @@ def parse(kind: type[T], arguments: list[str], *, command: str, default: T | Non
 
     options: dict[str, Any] = {} if default is None else {"default": default}
     program = f"monoformer {command}"
-    return tyro.cli(kind, args=arguments, prog=program, config=(tyro.conf.AvoidSubcommands,), **options)
+    result: T = tyro.cli(kind, args=arguments, prog=program, config=(tyro.conf.AvoidSubcommands,), **options)
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)

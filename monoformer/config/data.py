@@ -35,12 +35,12 @@ class ScenesData:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderData:
-    """A folder of pictures: captions from metadata.csv or metadata.jsonl, else from .txt files, else from class folders."""
+    """A folder of pictures; captions from metadata.csv or metadata.jsonl, else .txt files, else the class folders."""
 
     root: str = ""
     """The folder."""
-    size: int = 64
-    """Side in pixels: the shorter side is resized to it and the centre cropped."""
+    size: int = 0
+    """Side in pixels: the shorter side is resized to it and the centre cropped. 0: the model's default."""
     prompt: str = "{}"
     """Template around the caption or class name, e.g. 'Please generate an image of {}.'"""
     draw: float = 3.0
@@ -66,7 +66,7 @@ class ParquetData:
     image_column: str = "image"
     """Column of pictures."""
     caption: str = "{caption}"
-    """Caption made from the columns: '{name}', or '{name}, skin tone {skin_tone}'. Parts in [ ] vanish when a column in them is empty."""
+    """Caption made of columns, such as '{name}[, {tone} skin tone]'; parts in [ ] vanish when a column is empty."""
     size: int = 64
     """Side in pixels: the shorter side is resized to it and the centre cropped."""
     draw: float = 3.0

@@ -30,7 +30,7 @@ class RunConfig:
     folder: str = ""
     """The run's folder; empty: runs/NAME."""
     start: str = ""
-    """Model folder whose weights, tokenizer and shape the run starts from (`--from` is the same); empty: from nothing."""
+    """Model folder to start from: its weights, tokenizer and shape (`--from` is the same); empty: from nothing."""
     seed: int = 0
     """Seed of the weights, the order of documents, dropping, times and noise."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -32,7 +32,7 @@ def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
 
 
 class TextStream:
-    """Tokens to text as they come: holds back what may still change (part of a character, the start of a stop string)."""
+    """Tokens to text as they come: holds back what may still change, part of a character or of a stop string."""
 
     def __init__(self, stop: tuple[str, ...]) -> None:
         self.stop = tuple(s for s in stop if s)

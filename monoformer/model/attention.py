@@ -21,7 +21,7 @@ Mask: TypeAlias = Tensor | BlockMask
 def visible(
     document_q: Tensor, end_q: Tensor, private_q: Tensor, index_k: Tensor, document_k: Tensor, private_k: Tensor
 ) -> Tensor:
-    """The visibility rule, by broadcasting: document[q] == document[k] and k < end[q] and private[k] in (0, private[q])."""
+    """Who sees whom, broadcast: document[q] == document[k] and k < end[q] and private[k] in (0, private[q])."""
     return (document_q == document_k) & (index_k < end_q) & ((private_k == 0) | (private_k == private_q))
 
 

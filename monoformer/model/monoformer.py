@@ -59,7 +59,7 @@ class MonoFormer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw the weights: normal 0.02 (residual outputs scaled by depth); modulation and the image head's output zero."""
+        """Draw the weights: normal 0.02, residual outputs less by depth; modulation and image head output zero."""
         residual = 0.02 / (2 * self.config.layers) ** 0.5
         for name, parameter in self.named_parameters():
             if name.endswith(("modulation.linear.weight", "image_head.linear.weight", ".bias")):
@@ -75,7 +75,7 @@ class MonoFormer(nn.Module):
     def embed(
         self, ids: Tensor, images: Sequence[Tensor], times: Sequence[Tensor], places: Sequence[Place]
     ) -> tuple[Tensor, Condition | None]:
-        """Token ids (B, T), latents (N, C, h, w) and network times (N,) a size -> (B, T, D) and the time's condition."""
+        """Ids (B, T), latents (N, C, h, w) and network times (N,) a size -> (B, T, D) and who is modulated by what."""
         x = self.tokens(ids)
         vectors: list[Tensor] = []
         index = torch.zeros_like(ids)

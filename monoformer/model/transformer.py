@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from monoformer.config.model import ModelConfig
 from monoformer.model.attention import CacheView, Mask, attend
+from monoformer.model.kernels import NormFunction, RotateFunction
 from monoformer.model.timestep import Modulation
 
 
@@ -36,21 +37,21 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width), same dtype."""
-        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.epsilon)
+        normed: Tensor = NormFunction.apply(x, self.weight.to(x.dtype), self.epsilon)  # type: ignore[no-untyped-call]
+        return normed
 
 
 def rotary(positions: Tensor, width: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of positions (B, T) -> two (B, 1, T, K); computed in fp32."""
+    """Cosines and sines of positions (B, T) -> two (B, T, 1, K / 2); fp32."""
     rates = theta ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
-    angles = positions[:, None, :, None].float() * rates
-    angles = torch.cat([angles, angles], dim=-1)
+    angles = positions[:, :, None, None].float() * rates
     return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate (B, H, T, K) by its positions, halves paired as in Hugging Face LLaMA."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cosine.to(x.dtype) + torch.cat([-second, first], dim=-1) * sine.to(x.dtype)
+    """Rotate (B, T, H, K) by its positions, halves paired as in Hugging Face LLaMA."""
+    turned: Tensor = RotateFunction.apply(x, cosine.to(x.dtype), sine.to(x.dtype))  # type: ignore[no-untyped-call]
+    return turned
 
 
 class Attention(nn.Module):
@@ -71,10 +72,10 @@ class Attention(nn.Module):
         self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Mask | None, view: CacheView | None, layer: int
     ) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        q = rearrange(self.q(x), "B T (H K) -> B H T K", H=self.heads)
-        k = rearrange(self.k(x), "B T (G K) -> B G T K", G=self.kv_heads)
+        q = rearrange(self.q(x), "B T (H K) -> B T H K", H=self.heads)
+        k = rearrange(self.k(x), "B T (G K) -> B T G K", G=self.kv_heads)
         v = rearrange(self.v(x), "B T (G K) -> B G T K", G=self.kv_heads)
-        q, k = rotate(self.q_norm(q), *rope), rotate(self.k_norm(k), *rope)
+        q, k = rotate(self.q_norm(q), *rope).transpose(1, 2), rotate(self.k_norm(k), *rope).transpose(1, 2)
         if view is not None:
             k, v = view.extend(layer, k, v)
         y = attend(q.to(v.dtype), k.to(v.dtype), v, mask)
@@ -122,14 +123,18 @@ class Block(nn.Module):
             x = x + self.attention(self.attention_norm(x), rope, mask, view, layer)
             result: Tensor = x + self.mlp(self.mlp_norm(x))
             return result
-        table = F.pad(self.modulation(condition.vectors), (0, 0, 1, 0)).to(
-            x.dtype
-        )  # (1 + N, 6 D); row 0 changes nothing
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = F.embedding(condition.index, table).chunk(6, dim=-1)
-        y = torch.addcmul(shift_a, self.attention_norm(x), 1 + scale_a)
-        x = torch.addcmul(x, 1 + gate_a, self.attention(y, rope, mask, view, layer).to(x.dtype))
-        y = torch.addcmul(shift_m, self.mlp_norm(x), 1 + scale_m)
-        return torch.addcmul(x, 1 + gate_m, self.mlp(y).to(x.dtype))
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self._modulate(condition, x)
+        y = torch.addcmul(shift_a, self.attention_norm(x), scale_a)
+        x = torch.addcmul(x, gate_a, self.attention(y, rope, mask, view, layer).to(x.dtype))
+        y = torch.addcmul(shift_m, self.mlp_norm(x), scale_m)
+        return torch.addcmul(x, gate_m, self.mlp(y).to(x.dtype))
+
+    def _modulate(self, condition: Condition, x: Tensor) -> tuple[Tensor, ...]:
+        """Shifts, scales and gates of every token, six times (B, T, D): 0 and 1 where a token has no time."""
+        assert self.modulation is not None
+        table = F.pad(self.modulation(condition.vectors), (0, 0, 1, 0)).unflatten(1, (6, -1))  # (1 + N, 6, D)
+        neutral = table.new_tensor([0.0, 1.0, 1.0, 0.0, 1.0, 1.0])[:, None]
+        return F.embedding(condition.index, (table + neutral).flatten(1).to(x.dtype)).chunk(6, dim=-1)
 
 
 class Transformer(nn.Module):

@@ -8,11 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import assert_never
 
-import torch
-
 from monoformer.autoencoder import Pixels
 from monoformer.batch import Batch, Layout
-from monoformer.config.data import DataConfig, FolderData, MixtureData, ParquetData, ScenesData, TextData
+from monoformer.config.data import DataConfig, FolderData, MixtureData, ParquetData, ScenesData, SourceConfig, TextData
 from monoformer.config.run import RunConfig
 from monoformer.data.build import build_source
 from monoformer.data.loader import Loader
@@ -44,13 +42,15 @@ class Built:
 def build_run(config: RunConfig) -> Built:
     """Build everything that a configuration names. Raises ValueError for settings that contradict the data."""
     device = choose(config.train.device)
-    torch.set_float32_matmul_precision("high")
-    source = build_source(config.data, split="train", seed=config.seed)
     started = load_pretrained(config.start) if config.start else None
+    if started:
+        config = replace(config, model=started.model.config, diffusion=started.diffusion)
+    config = replace(config, data=sized(config.data, config.model.image_sizes[0][0]))
+    check_sizes(config)
+    source = build_source(config.data, split="train", seed=config.seed)
     tokenizer = started.tokenizer if started else build_tokenizer(config)
     model, news = build_model(config, tokenizer, started)
-    config = replace(config, model=model.config, diffusion=started.diffusion if started else config.diffusion)
-    check_sizes(config)
+    config = replace(config, model=model.config)
     model.to(device)
     pretrained = Pretrained(model=model, tokenizer=tokenizer, diffusion=config.diffusion, generate=config.generate)
     parts = Parts(
@@ -107,6 +107,20 @@ def build_loader(config: RunConfig, source: Source, tokenizer: Tokenizer) -> Loa
 
     rows = config.train.pass_rows or config.train.rows
     return Loader(source, pack_window, collate_rows, window=config.sequence.window, rows=rows)
+
+
+def sized(data: DataConfig, side: int) -> DataConfig:
+    """The same data with the model's default side where a folder of pictures leaves it open."""
+    match data:
+        case MixtureData(sources=sources):
+            return replace(data, sources=tuple(sized_source(source, side) for source in sources))
+        case _:
+            return sized_source(data, side)
+
+
+def sized_source(source: SourceConfig, side: int) -> SourceConfig:
+    """`sized` for one source."""
+    return replace(source, size=side) if isinstance(source, FolderData) and source.size == 0 else source
 
 
 def picture_sizes(data: DataConfig) -> set[int]:

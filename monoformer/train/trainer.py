@@ -21,7 +21,7 @@ from monoformer.autoencoder import Autoencoder
 from monoformer.batch import Batch
 from monoformer.config.run import RunConfig, save_config, to_json
 from monoformer.data.loader import Loader
-from monoformer.device import has_bf16_units
+from monoformer.device import has_bf16_units, keep_freed_memory
 from monoformer.diffusion.objectives import Objective
 from monoformer.model.attention import build_mask
 from monoformer.model.monoformer import MonoFormer
@@ -60,6 +60,8 @@ class Trainer:
             model=self.model, ema=EMA(self.model), optimizers=build_optimizers(self.model, self.train)
         )
         self.folder = parts.config.path
+        if parts.device.type == "cpu":
+            keep_freed_memory()
         precision = self.train.precision
         self.bf16 = precision == "bf16" or (precision == "auto" and has_bf16_units(parts.device))
         self.metrics = Metrics(self.folder / "metrics.jsonl")
@@ -127,7 +129,8 @@ class Trainer:
         last = self.step == self.train.steps or self._stopping
         if self.step % self.train.log_every == 0 or last:
             line = self.metrics.write(self.step, rate_factor=rate_factor(self.step - 1, self.train))
-            numbers = f"text {line['text_loss']:.3f}  image {line['image_loss']:.3f}  {line['images_per_second']:.0f} images/s"
+            losses = f"text {line['text_loss']:.3f}  image {line['image_loss']:.3f}"
+            numbers = f"{losses}  {line['images_per_second']:.0f} images/s"
             bar.update(task, numbers=numbers)
         bar.update(task, completed=self.step)
         if self.step % self.train.checkpoint_every == 0 or last:

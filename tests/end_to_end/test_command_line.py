@@ -1,0 +1,180 @@
+"""The commands as a user types them, on real (tiny) runs: train, go on, fine-tune, draw, describe, edit, write, chat."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from monoformer.cli.main import COMMANDS, main
+from monoformer.data.scenes import Scenes, draw
+from monoformer.presets import PRESETS
+from monoformer.train.checkpoint import checkpoints
+
+SMALL = [
+    "--model.width=32", "--model.heads=2", "--model.kv-heads=1", "--model.mlp-width=64", "--model.layers=2",
+    "--train.rows=2", "--train.steps=4", "--train.warmup=1", "--train.log-every=1", "--train.checkpoint-every=2",
+    "--sequence.window=16", "--generate.steps=2", "--generate.max-tokens=8",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run on scenes."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    main(["train", "scenes-quick", f"--folder={folder}", "--train.sample-every=2", *SMALL])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of six captioned pictures, as a user has them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    scenes = Scenes(PRESETS["scenes-quick"]().data)  # type: ignore[arg-type]
+    for index in range(6):
+        drawing = scenes.drawing(index)
+        array = draw(drawing.scene, 48).permute(1, 2, 0).numpy()
+        PILImage.fromarray(array).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(drawing.caption, encoding="utf-8")
+    return folder
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that must end with exit code 2 and one line on stderr; the line."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "Traceback" not in error
+    assert error.startswith("monoformer: error: ")
+    assert len(error.strip().splitlines()) == 1
+    return error
+
+
+def test_a_run_leaves_everything(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert all(line["image_loss"] > 0 and line["text_loss"] > 0 for line in lines)
+    for name in ("config.json", "curves.png", "samples/step-00000004.png", "model/model.safetensors", "model/README.md"):
+        assert (run / name).is_file(), name
+    assert not list(run.rglob("*.incomplete"))
+
+
+def test_a_finished_run_is_not_trained_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "metrics.jsonl").read_text()
+    main(["train", "--config", str(run / "config.json")])
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_another_configuration_in_the_same_folder_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = fails(capsys, "train", "--config", str(run / "config.json"), "--seed=1")
+    assert "seed was 0 and is now 1" in error
+
+
+def test_generate_draws_what_it_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a.png"
+    main(["generate", str(run / "model"), "a large red circle", "--num=2", f"--out={out}", "--gallery"])
+    first, second, gallery = capsys.readouterr().out.split()
+    one, two = (np.array(PILImage.open(path)) for path in (first, second))
+    assert one.shape == two.shape == (32, 32, 3)
+    assert not np.array_equal(one, two), "two seeds, two pictures"
+    assert PILImage.open(gallery).width > 32
+
+
+def test_caption_edit_and_write(run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, picture, out = str(run / "model"), str(pictures / "0.png"), tmp_path / "edited.png"
+    main(["caption", model, picture])
+    assert capsys.readouterr().out.startswith(f"{picture}: ")
+    main(["caption", model, picture, "--question", "how many things are there?"])
+    main(["edit", model, picture, "remove the red circle", f"--out={out}"])
+    assert PILImage.open(out).size == (32, 32)
+    capsys.readouterr()
+    main(["write", model, "The red circle", "A dog"])
+    assert "The red circle" in capsys.readouterr().out
+
+
+def test_chat_in_the_terminal(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter([f"/image {pictures / '0.png'}", "what shape is the red thing?", "/new", "a blue ring", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    main(["chat", str(run / "model"), f"--out={tmp_path}"])
+    assert "Type a message" in capsys.readouterr().out
+
+
+def test_finetune_starts_from_a_model_and_keeps_its_tokenizer(
+    run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "tuned"
+    small = ["--train.steps=2", "--train.rows=2", "--train.warmup=1", "--sequence.window=8", "--train.sample-every=0"]
+    main(["train", "finetune", "--from", str(run / "model"), f"--data.root={pictures}", f"--folder={folder}", *small])
+    assert "none new" in capsys.readouterr().out
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        assert (folder / "model" / name).read_text() == (run / "model" / name).read_text()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code in (0, None)
+    assert "usage: monoformer" in capsys.readouterr().out
+
+
+def test_misspelt_names_are_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean 'train'?" in fails(capsys, "trian")
+    assert "did you mean 'scenes-quick'?" in fails(capsys, "train", "scenes-quik")
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "scenes-quick", "--model.widht=3"])
+    assert stop.value.code == 2
+    assert "--model.width" in capsys.readouterr().err
+
+
+def test_bad_data_is_a_one_line_error(tmp_path: Path, capsys: pytest.CaptureFixture[str], shared_data: Path) -> None:
+    assert "does not exist" in fails(capsys, "train", "folder", f"--data.root={tmp_path / 'nowhere'}")
+    assert str(tmp_path) in fails(capsys, "train", "folder", f"--data.root={tmp_path}")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.txt").write_text("a thing")
+    fails(capsys, "train", "folder", f"--data.root={tmp_path}", f"--folder={tmp_path / 'run'}")
+    parquet = shared_data / "emoji128" / "train.parquet"
+    column = ["--data.sources.0.image-column=picture", f"--data.sources.0.files={parquet}"]
+    assert "picture" in fails(capsys, "train", "emoji", *column, f"--folder={tmp_path / 'run'}")
+
+
+def test_a_contradicting_configuration_is_a_one_line_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "longer than model.context" in fails(capsys, "train", "scenes-quick", "--sequence.row=9999")
+    assert "must be an even whole number" in fails(capsys, "train", "scenes-quick", "--model.width=100")
+    assert "image_sizes" in fails(capsys, "train", "scenes-quick", "--data.size=64", f"--folder={tmp_path}")
+    bad = tmp_path / "run.json"
+    bad.write_text('{"model": {"widht": 3}}')
+    assert "did you mean 'width'?" in fails(capsys, "train", "--config", str(bad))
+    bad.write_text("{")
+    assert "not valid JSON" in fails(capsys, "train", "--config", str(bad))
+
+
+def test_a_bad_model_folder_or_prompt_is_a_one_line_error(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "no model folder" in fails(capsys, "generate", str(tmp_path), "a thing")
+    assert "too many for the model's context" in fails(capsys, "generate", str(run / "model"), "a red circle " * 200)
+    assert "not trained to draw" in fails(capsys, "generate", str(run / "model"), "a thing", "--size", "40", "40")
+    assert "there is no file" in fails(capsys, "caption", str(run / "model"), str(tmp_path / "none.png"))
+
+
+def test_a_damaged_checkpoint_is_a_one_line_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "scenes-quick", f"--folder={tmp_path / 'run'}", *SMALL]
+    main(arguments)
+    newest = checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    for file in newest.glob("*.distcp"):
+        file.write_bytes(file.read_bytes()[:100])
+    assert "is damaged" in fails(capsys, *arguments)
+
+
+def test_demo_leaves_its_gallery(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["demo", f"--folder={tmp_path / 'demo'}", "--steps=2", "--count=2"])
+    said = capsys.readouterr().out
+    assert "monoformer train scenes" in said
+    for name in ("gallery.png", "curves.png", "metrics.jsonl", "model/model.safetensors"):
+        assert (tmp_path / "demo" / name).is_file(), name

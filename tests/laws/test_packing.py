@@ -1,0 +1,102 @@
+"""Packing changes nothing that a document says or hears: packed = separate, images whole, rows deterministic."""
+
+import pytest
+import torch
+
+from monoformer.autoencoder import Pixels
+from monoformer.batch import IGNORED, Batch, Layout
+from monoformer.config.diffusion import FlowConfig
+from monoformer.diffusion.objectives import build_objective
+from monoformer.model.attention import dense_mask
+from monoformer.model.monoformer import MonoFormer
+from monoformer.packing import collate, pack
+from monoformer.train.loss import pass_losses
+from tests import tiny
+
+
+def losses(network: MonoFormer, batch: Batch) -> torch.Tensor:
+    objective = build_objective(FlowConfig())
+    with torch.no_grad():
+        return torch.stack(
+            pass_losses(network, batch, dense_mask(batch), objective=objective, autoencoder=Pixels(), seed=3)
+        )
+
+
+@pytest.mark.parametrize("context", tiny.CONTEXTS)
+@pytest.mark.parametrize("mode", tiny.MODES)
+def test_packed_is_separate(mode: str, context: str) -> None:
+    network = tiny.model(mode)
+    items = tiny.layouts(mode, 1, 8, sequence={"context": context})
+    batch = tiny.in_rows(items, rows=2)
+    assert len(batch.images) > 1, "several image sizes in one batch"
+    assert batch.targets > 1
+    states = tiny.hidden_of(network, batch)
+    total = torch.zeros(2)
+    places = [0, 0]
+    for number, layout in enumerate(items):
+        row = number % 2
+        alone = tiny.in_rows([layout], rows=1, padding=0)
+        span = slice(places[row], places[row] + len(layout))
+        torch.testing.assert_close(states[row, span], tiny.hidden_of(network, alone)[0], rtol=1e-5, atol=1e-5)
+        total += losses(network, alone)
+        places[row] += len(layout)
+    torch.testing.assert_close(losses(network, batch), total, rtol=1e-5, atol=0)
+
+
+def text_layout(number: int, length: int) -> Layout:
+    layout = Layout(document=number)
+    for token in range(length):
+        layout.add_token(20 + token % 200, labelled=True)
+    return layout
+
+
+def test_best_fit_fills_rows_and_does_not_depend_on_the_order_given() -> None:
+    items = [text_layout(number, length) for number, length in enumerate([6, 5, 4, 3, 2, 2, 2, 6])]
+    rows = pack(items, length=10, seed=1)
+    assert sorted(tuple(len(layout) for layout in row) for row in rows) == [(2,), (5, 2, 2), (6, 3), (6, 4)]
+    names = [[layout.document for layout in row] for row in rows]
+    again = pack(list(reversed(items)), length=10, seed=1)
+    assert [[layout.document for layout in row] for row in again] == names
+    orders = [[[layout.document for layout in row] for row in pack(items, length=10, seed=seed)] for seed in range(8)]
+    assert any(order != names for order in orders), "the seed orders the rows"
+    assert all(sorted(order) == sorted(names) for order in orders)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_document_is_in_one_row_whole(seed: int) -> None:
+    items = tiny.layouts("token", seed, 40)
+    length = max(map(len, items)) + 5
+    rows = pack(items, length=length)
+    assert sorted(layout.document for row in rows for layout in row) == [layout.document for layout in items]
+    assert all(sum(map(len, row)) <= length for row in rows)
+    batch = collate(rows, length=length, pad=tiny.tokenizer().pad)
+    for row, layouts in enumerate(rows):
+        ids = [token for layout in layouts for token in layout.ids]
+        assert batch.ids[row, : len(ids)].tolist() == ids
+        assert batch.positions[row, : len(ids)].tolist() == [p for layout in layouts for p in layout.positions]
+        assert batch.labels[row, : len(ids)].tolist() == [label for layout in layouts for label in layout.labels]
+        assert (batch.labels[row, len(ids) :] == IGNORED).all()
+        assert (batch.document[row, len(ids) :] == -1).all()
+
+
+def test_image_slots_point_at_the_patches_and_name_their_document() -> None:
+    items = tiny.layouts("token", 5, 24)
+    batch = tiny.in_rows(items, rows=3)
+    seen = torch.zeros_like(batch.ids)
+    pictures = {(layout.document, block.number): block.pixels for layout in items for block in layout.blocks}
+    for slots in batch.images:
+        assert slots.pixels.shape[-2:] == (4 * slots.grid[0], 4 * slots.grid[1])
+        for n in range(len(slots.row)):
+            start = int(slots.start[n])
+            seen[slots.row[n], start : start + slots.tokens] += 1
+            m = slots.picture[n]
+            assert torch.equal(slots.pixels[m], pictures[int(slots.document[m]), int(slots.number[m])])
+    assert torch.equal(seen == 1, batch.ids == tiny.tokenizer().patch)
+    assert batch.targets == sum(block.noised for layout in items for block in layout.blocks)
+    assert sum(len(slots.pixels) for slots in batch.images) == len(pictures), "a copy shares its picture"
+
+
+def test_a_document_longer_than_a_row_is_refused_by_number() -> None:
+    with pytest.raises(ValueError, match="document 7 has 11 tokens, more than a row of 10"):
+        pack([text_layout(7, 11)], length=10)
+    assert pack([], length=10) == []

@@ -1,0 +1,293 @@
+"""Training: a run stopped or killed at any moment goes on bit for bit; what would make it another run is refused."""
+
+import json
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from monoformer.config.data import ScenesData, SequenceConfig
+from monoformer.config.run import RunConfig
+from monoformer.config.train import AdamWConfig, MuonConfig, OptimizerConfig
+from monoformer.model.monoformer import MonoFormer
+from monoformer.train.build import build_run
+from monoformer.train.checkpoint import checkpoints
+from monoformer.train.metrics import read_metrics
+from monoformer.train.trainer import Trainer
+from tests import tiny
+
+# One test, `test_saving_and_resuming_warn_of_nothing`, is strict about it.
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+
+OPTIMIZERS = [AdamWConfig(rate=1e-2, weight_decay=0.1), MuonConfig(rate=0.02, adamw_rate=1e-2, weight_decay=0.1)]
+
+
+class Killed(Exception):
+    """Stands for kill -9: nothing is saved on the way out."""
+
+
+def tensors(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """All leaves of nested dictionaries and lists."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else None
+    if items is None:
+        yield name, value
+        return
+    for key, inner in items:
+        yield from tensors(inner, f"{name}.{key}")
+
+
+def state_of(trainer: Trainer) -> dict[str, Any]:
+    state = trainer.state
+    found: dict[str, Any] = {
+        "model": state.model.state_dict(),
+        "ema": state.ema.weights,
+        "updates": state.ema.updates,
+        "step": trainer.step,
+        "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
+        "loader": trainer.parts.loader.state_dict(),
+    }
+    return dict(tensors(found))
+
+
+def assert_equal_bits(first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        if isinstance(value, Tensor):
+            assert torch.equal(value, second[name]), name
+        else:
+            assert value == second[name], name
+
+
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
+    """The lines without what a clock says."""
+    clock = ("seconds", "data_wait", "tokens_per_second", "images_per_second")
+    return [{k: v for k, v in line.items() if k not in clock} for line in read_metrics(folder / "metrics.jsonl")]
+
+
+def finish(config: RunConfig) -> Trainer:
+    trainer = tiny.trainer(config)
+    assert trainer.run()
+    return trainer
+
+
+def run_and_kill(config: RunConfig, step: int) -> None:
+    """Killed after `step` steps, whatever was saved by then."""
+
+    def kill(now: int, weights: dict[str, Tensor]) -> None:
+        if now == step:
+            raise Killed
+
+    trainer = tiny.trainer(replace(config, train=replace(config.train, sample_every=1)), sample=kill)
+    with pytest.raises(Killed):
+        trainer.run()
+    trainer.parts.loader.close()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("mode", ["adaln", "add"])
+def test_a_killed_run_resumes_bit_for_bit(optimizer: OptimizerConfig, mode: str, tmp_path: Path) -> None:
+    straight = tiny.run_config(tmp_path / "straight", mode=mode, train={"optimizer": optimizer, "checkpoint_every": 3})
+    broken = replace(straight, folder=str(tmp_path / "broken"))
+    expected = state_of(finish(straight))
+    run_and_kill(broken, 5)
+    assert [path.name for path in checkpoints(tmp_path / "broken" / "checkpoints")] == ["step-00000003"]
+    assert_equal_bits(state_of(finish(broken)), expected)
+    assert metrics_of(tmp_path / "broken") == metrics_of(tmp_path / "straight")
+    assert len(metrics_of(tmp_path / "straight")) == 6
+
+
+def test_a_run_killed_between_two_lines_of_metrics_resumes_with_the_same_lines(tmp_path: Path) -> None:
+    straight = tiny.run_config(tmp_path / "straight", train={"log_every": 2, "checkpoint_every": 3})
+    broken = replace(straight, folder=str(tmp_path / "broken"))
+    finish(straight)
+    run_and_kill(broken, 5)
+    finish(broken)
+    assert metrics_of(tmp_path / "broken") == metrics_of(tmp_path / "straight")
+
+
+@contextmanager
+def interrupting(config: RunConfig, step: int) -> Iterator[Trainer]:
+    """A trainer that gets Ctrl-C while its sample pictures of `step` are drawn."""
+
+    def interrupt(now: int, weights: dict[str, Tensor]) -> None:
+        if now == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    yield tiny.trainer(replace(config, train=replace(config.train, sample_every=1)), sample=interrupt)
+    assert signal.getsignal(signal.SIGINT) == before, "the handlers are put back"
+
+
+def test_an_interrupted_run_saves_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    straight = tiny.run_config(tmp_path / "straight")
+    broken = replace(straight, folder=str(tmp_path / "broken"))
+    expected = state_of(finish(straight))
+    with interrupting(broken, 2) as trainer:
+        assert not trainer.run()
+    stopped = trainer.step
+    assert stopped in (2, 3), "after the step in progress"
+    (saved,) = checkpoints(tmp_path / "broken" / "checkpoints")
+    assert saved.name == f"step-{stopped:08d}", "what was trained is saved"
+    assert_equal_bits(state_of(finish(broken)), expected)
+    assert metrics_of(tmp_path / "broken") == metrics_of(tmp_path / "straight")
+
+
+def test_a_stop_in_the_middle_of_a_step_saves_that_step(tmp_path: Path) -> None:
+    trainer = tiny.trainer(tiny.run_config(tmp_path / "run"))
+
+    class Stopping:
+        """A stream that asks for the stop while the second step's rows are read."""
+
+        def __init__(self) -> None:
+            self.loader, self.read = trainer.parts.loader, 0
+
+        def __next__(self) -> Any:
+            self.read += 1
+            if self.read == 3:
+                trainer._stop()  # as the signal handler does
+            return next(self.loader)
+
+        def state_dict(self) -> dict[str, Any]:
+            return self.loader.state_dict()
+
+        def close(self) -> None:
+            self.loader.close()
+
+    trainer.parts = replace(trainer.parts, loader=Stopping())  # type: ignore[arg-type]
+    assert not trainer.run()
+    assert trainer.step == 2
+    assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000002"]
+    assert (tmp_path / "run" / "curves.png").is_file()
+
+
+def test_a_finished_run_does_nothing_more_and_can_be_lengthened(tmp_path: Path) -> None:
+    config = tiny.run_config(tmp_path / "run", train={"steps": 2})
+    first = state_of(finish(config))
+    assert_equal_bits(state_of(finish(config)), {**first, **_loader(finish(config))})
+    longer = finish(replace(config, train=replace(config.train, steps=6)))
+    straight = finish(tiny.run_config(tmp_path / "straight"))
+    assert_equal_bits(state_of(longer), state_of(straight))
+
+
+def _loader(trainer: Trainer) -> dict[str, Any]:
+    return {name: value for name, value in state_of(trainer).items() if name.startswith(".loader")}
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda c: replace(c, seed=1), "seed"),
+        (lambda c: replace(c, train=replace(c.train, rows=2)), "train.rows"),
+        (lambda c: replace(c, train=replace(c.train, optimizer=AdamWConfig(rate=2e-2))), "train.optimizer.rate"),
+        (lambda c: replace(c, sequence=SequenceConfig(row=96, window=13)), "sequence.window"),
+        (lambda c: replace(c, diffusion=replace(c.diffusion, prediction="velocity")), "diffusion.prediction"),
+    ],
+)
+def test_another_configuration_is_refused_by_the_fields_name(change: Any, name: str, tmp_path: Path) -> None:
+    config = tiny.run_config(tmp_path / "run", train={"steps": 1})
+    finish(config)
+    before = metrics_of(tmp_path / "run")
+    with pytest.raises(ValueError, match=rf"holds another run: {name} was"):
+        tiny.trainer(change(config)).run()
+    assert metrics_of(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("what", ["state.json", "state.json gone", "weights", "weights gone", ".metadata"])
+def test_a_damaged_checkpoint_is_a_value_error_that_names_it(what: str, tmp_path: Path) -> None:
+    config = tiny.run_config(tmp_path / "run", train={"steps": 1})
+    finish(config)
+    (checkpoint,) = checkpoints(tmp_path / "run" / "checkpoints")
+    name = what.split()[0]
+    files = sorted(checkpoint.glob("*.distcp")) if name == "weights" else [checkpoint / name]
+    for file in files:
+        if what.endswith("gone"):
+            file.unlink()
+        else:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"step-00000001.* is damaged .*delete that folder"):
+        tiny.trainer(replace(config, train=replace(config.train, steps=2))).run()
+
+
+def test_only_the_newest_checkpoints_are_kept_and_incomplete_ones_are_ignored(tmp_path: Path) -> None:
+    config = tiny.run_config(tmp_path / "run", train={"checkpoint_every": 1, "keep": 2, "steps": 4})
+    finish(config)
+    folder = tmp_path / "run" / "checkpoints"
+    assert [path.name for path in checkpoints(folder)] == ["step-00000003", "step-00000004"]
+    (folder / "step-00000009.incomplete").mkdir()
+    (folder / "step-00000009.incomplete" / "state.json").write_text("{", encoding="utf-8")
+    assert tiny.trainer(config).run()
+    expected = finish(tiny.run_config(tmp_path / "straight"))
+    assert_equal_bits(state_of(finish(replace(config, train=replace(config.train, steps=6)))), state_of(expected))
+
+
+def test_saving_and_resuming_warn_of_nothing(tmp_path: Path) -> None:
+    config = tiny.run_config(tmp_path / "run", train={"steps": 1})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        finish(config)
+        finish(replace(config, train=replace(config.train, steps=2)))
+
+
+def test_the_saved_configuration_is_the_run(tmp_path: Path) -> None:
+    from monoformer.config.run import load_config
+
+    config = tiny.run_config(tmp_path / "run", train={"steps": 1})
+    finish(config)
+    assert load_config(tmp_path / "run" / "config.json") == config
+    state = json.loads((checkpoints(tmp_path / "run" / "checkpoints")[0] / "state.json").read_text(encoding="utf-8"))
+    assert state["step"] == 1
+
+
+def test_training_lowers_the_loss_and_moves_every_weight(tmp_path: Path) -> None:
+    config = tiny.run_config(tmp_path / "run", train={"steps": 20})
+    trainer = tiny.trainer(config)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    assert trainer.run()
+    assert [name for name, p in trainer.model.named_parameters() if torch.equal(p, before[name])] == []
+    lines = metrics_of(tmp_path / "run")
+    assert sum(line["text_loss"] for line in lines[-5:]) < 0.9 * sum(line["text_loss"] for line in lines[:5])
+
+
+def test_the_average_of_the_weights_follows_the_formula(tmp_path: Path) -> None:
+    trainer = tiny.trainer(tiny.run_config(tmp_path / "run"))
+    expected = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    for n in range(3):
+        trainer.train_step([next(trainer.parts.loader)])
+        decay = min(0.9999, (1 + n) / (10 + n))
+        for name, p in trainer.model.named_parameters():
+            expected[name] = decay * expected[name] + (1 - decay) * p.detach()
+    trainer.parts.loader.close()
+    for name, value in trainer.state.ema.weights.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path) -> None:
+    first = finish(tiny.run_config(tmp_path / "a", train={"steps": 2}))
+    second = finish(tiny.run_config(tmp_path / "b", train={"steps": 2}))
+    other = finish(tiny.run_config(tmp_path / "c", train={"steps": 2}, seed=1))
+    assert_equal_bits(state_of(first), state_of(second))
+    assert not torch.equal(other.model.tokens.weight, first.model.tokens.weight)
+
+
+def test_building_and_training_leave_the_global_generator_alone(tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    precision = torch.get_float32_matmul_precision()
+    config = tiny.run_config(tmp_path / "run", train={"steps": 1, "rows": 2})
+    sequence = SequenceConfig(row=256, window=8)
+    model = replace(config.model, vocabulary=0, context=256, patch=8, image_sizes=((16, 16),))
+    config = replace(config, data=ScenesData(size=16, objects=(1, 1)), sequence=sequence, model=model)
+    try:
+        built = build_run(config)
+        assert Trainer(built.parts).run()
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert isinstance(built.parts.model, MonoFormer)
