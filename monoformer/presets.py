@@ -29,7 +29,7 @@ def scenes_quick() -> RunConfig:
         tokenizer=TokenizerConfig(vocabulary=512),
         data=ScenesData(size=32, objects=(1, 2), draw=6.0, describe=2.0, edit=1.0, question=0.5, story=0.5),
         sequence=SequenceConfig(row=256, window=512),
-        train=TrainConfig(steps=400, rows=32, warmup=40, optimizer=MuonConfig(), checkpoint_every=50),
+        train=TrainConfig(steps=400, rows=32, warmup=40, optimizer=MuonConfig(), checkpoint_every=1000),
     )
 
 

@@ -135,7 +135,9 @@ def documents(seed: int, count: int, **options: Any) -> list[Document]:
     return [document(Random(f"{seed} {number}"), **options) for number in range(count)]
 
 
-def layouts(mode: str, seed: int, count: int, *, sequence: dict[str, Any] | None = None, **options: Any) -> list[Layout]:
+def layouts(
+    mode: str, seed: int, count: int, *, sequence: dict[str, Any] | None = None, **options: Any
+) -> list[Layout]:
     """Random documents in training form, numbered from 10."""
     own = sequencer(mode, **(sequence or {}))
     return [own.document(item, 10 + number, seed=seed) for number, item in enumerate(documents(seed, count, **options))]

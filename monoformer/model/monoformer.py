@@ -59,16 +59,20 @@ class MonoFormer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw the weights: normal 0.02, residual outputs less by depth; modulation and image head output zero."""
-        residual = 0.02 / (2 * self.config.layers) ** 0.5
+        """Draw the weights: embeddings normal 0.02, matrices normal 1 / sqrt(fan-in), residual outputs less by depth.
+
+        Modulation and the image head's output start at zero, norms at one. (At LLaMA's widths 1 / sqrt(fan-in) is its
+        0.02; at small ones 0.02 hides the patches under their positions and slows the first hundred steps.)
+        """
         for name, parameter in self.named_parameters():
             if name.endswith(("modulation.linear.weight", "image_head.linear.weight", ".bias")):
                 parameter.zero_()
             elif parameter.ndim == 1:
                 parameter.fill_(1.0)
             else:
-                is_residual = name.endswith(("attention.output.weight", "mlp.down.weight"))
-                deviation = residual if is_residual else 0.02
+                deviation = 0.02 if name in ("tokens.weight", "text_head.weight") else parameter.shape[1] ** -0.5
+                if name.endswith(("attention.output.weight", "mlp.down.weight")):
+                    deviation /= (2 * self.config.layers) ** 0.5
                 noise = torch.randn(parameter.shape, generator=generator) * deviation
                 parameter.copy_(noise.to(parameter))
 

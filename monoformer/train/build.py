@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import assert_never
 
+import torch
+
 from monoformer.autoencoder import Pixels
 from monoformer.batch import Batch, Layout
 from monoformer.config.data import DataConfig, FolderData, MixtureData, ParquetData, ScenesData, SourceConfig, TextData
@@ -69,7 +71,9 @@ def build_model(config: RunConfig, tokenizer: Tokenizer, started: Pretrained | N
     if started:
         model = started.model.train()
         return model, f"started from {config.start}: all {len(list(model.parameters()))} tensors loaded, none new"
-    model = MonoFormer(replace(config.model, vocabulary=config.model.vocabulary or tokenizer.size))
+    with torch.device("meta"):  # no memory, and no draw from the global generator
+        model = MonoFormer(replace(config.model, vocabulary=config.model.vocabulary or tokenizer.size))
+    model.to_empty(device="cpu")
     model.initialize(generator(config.seed, "weights"))
     count = sum(p.numel() for p in model.parameters())
     return model, f"new weights: {count / 1e6:.1f}M parameters from seed {config.seed}"

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from monoformer.config.train import AdamWConfig, MuonConfig, TrainConfig
+from monoformer.device import has_bf16_units
 from monoformer.model.monoformer import MonoFormer
+from monoformer.train.muon import Muon
 
 
 def build_optimizers(model: MonoFormer, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -22,10 +24,11 @@ def build_optimizers(model: MonoFormer, config: TrainConfig) -> list[torch.optim
             return [torch.optim.AdamW(_by_decay([p for _, p in named], rate, decay), lr=rate, betas=betas)]
         case MuonConfig(rate=rate, momentum=momentum, adamw_rate=adamw_rate, betas=betas, weight_decay=decay):
             hidden = [p for name, p in named if is_hidden_matrix(name, p)]
+            iteration = torch.bfloat16 if has_bf16_units(hidden[0].device) else torch.float32
             rest = [p for name, p in named if not is_hidden_matrix(name, p)]
             muon = [{"params": hidden, "peak": rate}]
             return [
-                torch.optim.Muon(muon, lr=rate, momentum=momentum, weight_decay=decay),
+                Muon(muon, lr=rate, momentum=momentum, weight_decay=decay, dtype=iteration),
                 torch.optim.AdamW(_by_decay(rest, adamw_rate, decay), lr=adamw_rate, betas=betas),
             ]
         case _:

@@ -79,7 +79,7 @@ def states_of(made: Pretrained, layout: Layout, *, target: Tensor | None = None,
 
 
 def greedy(made: Pretrained, layout: Layout, count: int) -> list[int]:
-    """The likeliest `count` tokens, the whole sequence computed anew for each; eos ends, other special tokens are out."""
+    """The likeliest tokens, the whole sequence computed anew for each; eos ends, and no other special token comes."""
     banned = [token for token in (*T.special, *range(T.size, made.model.config.vocabulary)) if token != T.eos]
     tokens: list[int] = []
     while len(tokens) < count:
@@ -210,10 +210,9 @@ def test_after_drawing_the_cache_holds_the_clean_picture(mode: str, document: Do
 
 
 def test_writing_goes_on_after_drawing_as_from_a_fresh_prefill() -> None:
-    made = opens_a_picture(tiny.pretrained("adaln"), DRAW)
+    made = opens_a_picture(tiny.pretrained("adaln", context=48), DRAW)
     (answer,) = engine(made).run([request(made, DRAW, "any", max_tokens=6)])
     assert isinstance(answer.segments[0], Image)
-    # forbid further pictures in the reference by room: take the words up to the next picture
     following = [s.text if isinstance(s, Text) else None for s in answer.segments[1:]]
     first = following[0] if following else ""
     prompt = made.sequencer().prompt(Document((*DRAW.segments, answer.segments[0])))
@@ -235,7 +234,9 @@ def test_a_model_that_only_wants_to_draw_ends_when_no_room_is_left() -> None:
         made.model.transformer.norm.weight.fill_(0)
         made.model.text_head.weight.zero_()
     server = engine(made)
-    server._unwritable = torch.tensor([token for token in range(T.size) if token != T.boi])  # nothing else can be chosen
+    server._unwritable = torch.tensor(
+        [token for token in range(T.size) if token != T.boi]
+    )  # nothing else can be chosen
     made_up = [event.made for event in events_of(server, request(made, DRAW, "any", steps=1)) if event.kind == "end"]
     assert len(made_up) == 1
     assert made_up[0] is not None
@@ -344,9 +345,7 @@ def test_alone_is_in_a_batch(mode: str) -> None:
 
 def test_seeds_decide() -> None:
     made = tiny.pretrained()
-    drawn = [
-        engine(made).run([request(made, DRAW, "image", seed=seed)])[0].images[0].pixels for seed in (0, 0, 1)
-    ]
+    drawn = [engine(made).run([request(made, DRAW, "image", seed=seed)])[0].images[0].pixels for seed in (0, 0, 1)]
     assert torch.equal(drawn[0], drawn[1])
     assert (drawn[0].int() - drawn[2].int()).abs().float().mean() > 5
     written = [
@@ -399,7 +398,9 @@ def test_a_slot_used_before_changes_nothing() -> None:
     server = engine(made, slots=2)
     server.run([request(made, EDIT, "image", size=(12, 8)), request(made, CAPTION, "text")])
     again = server.run([request(made, DRAW, "image", seed=4)])[0].images[0]
-    assert torch.equal(again.pixels, engine(made, slots=2).run([request(made, DRAW, "image", seed=4)])[0].images[0].pixels)
+    assert torch.equal(
+        again.pixels, engine(made, slots=2).run([request(made, DRAW, "image", seed=4)])[0].images[0].pixels
+    )
 
 
 def test_an_engine_needs_two_slots() -> None:
@@ -411,7 +412,7 @@ def test_an_engine_needs_two_slots() -> None:
 
 
 def test_events_tell_the_whole_story() -> None:
-    made = opens_a_picture(tiny.pretrained(), DRAW)
+    made = opens_a_picture(tiny.pretrained(context=48), DRAW)
     for sampler, evaluations in (("euler", 4), ("heun", 7)):
         events = events_of(engine(made), request(made, DRAW, "any", max_tokens=3, sampler=sampler))
         end = events[-1]
@@ -474,7 +475,9 @@ def test_stop_strings_end_the_writing_and_are_left_out() -> None:
     for stop in (full[4:6], full[3:9], full[7]):
         text, reason = words_of(made, max_tokens=12, stop=("\u2603", stop))
         assert (text, reason) == (full[: full.index(stop)], "stop")
-    assert words_of(made, max_tokens=12, stop=(full[-3:] + "!", ""))[0] == full, "what was held back is given at the end"
+    assert words_of(made, max_tokens=12, stop=(full[-3:] + "!", ""))[0] == full, (
+        "what was held back is given at the end"
+    )
 
 
 def test_text_streams_hold_back_what_may_still_change() -> None:
@@ -557,7 +560,9 @@ def test_a_prompt_that_is_too_long_is_refused() -> None:
 @pytest.mark.parametrize("want", ["image", "any"])
 def test_a_size_that_was_not_trained_is_refused_at_once(want: str) -> None:
     made = tiny.pretrained()
-    refused(made, request(made, DRAW, want, size=(16, 16)), "not trained to draw 16x16 pictures; sizes are 8x8, 4x8, 12x8")
+    refused(
+        made, request(made, DRAW, want, size=(16, 16)), "not trained to draw 16x16 pictures; sizes are 8x8, 4x8, 12x8"
+    )
     shown = Document((picture(0, (16, 16), role="user"), Text("blue", "user")))
     refused(made, request(made, shown, want), "not trained to draw 16x16")
 

@@ -55,14 +55,21 @@ def test_accumulated_passes_are_one_big_batch(mode: str, tmp_path: Path) -> None
     one, whole_values = gradients(tmp_path / "one", [whole], mode)
     scale = max(float(gradient.abs().max()) for gradient in one.values())
     for name in one:
-        torch.testing.assert_close(many[name], one[name], rtol=1e-5, atol=1e-5 * scale, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            many[name], one[name], rtol=1e-5, atol=1e-5 * scale, msg=lambda m, n=name: f"{n}: {m}"
+        )
     assert values == pytest.approx(whole_values, rel=1e-5)
 
 
 def losses(batch: Batch, diffusion: DiffusionConfig, *, seed: int = 5) -> Tensor:
     return torch.stack(
         pass_losses(
-            tiny.model(), batch, dense_mask(batch), objective=build_objective(diffusion), autoencoder=Pixels(), seed=seed
+            tiny.model(),
+            batch,
+            dense_mask(batch),
+            objective=build_objective(diffusion),
+            autoencoder=Pixels(),
+            seed=seed,
         )
     ).detach()
 

@@ -40,7 +40,9 @@ def test_positions_are_distinct_and_tell_x_first() -> None:
     assert len(positions.view(15, 32).unique(dim=0)) == 15
 
 
-@pytest.mark.parametrize("changes", [{}, {"kv_heads": 1}, {"qk_norm": False}, {"patch": 2}, {"channels": 3, "layers": 1}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"kv_heads": 1}, {"qk_norm": False}, {"patch": 2}, {"channels": 3, "layers": 1}]
+)
 @pytest.mark.parametrize("mode", tiny.MODES)
 def test_every_mode_runs_and_predicts_images_of_the_right_shape(mode: str, changes: dict[str, Any]) -> None:
     network = tiny.model(mode, **changes)

@@ -40,7 +40,9 @@ def test_what_is_loaded_is_what_was_saved(mode: str, tmp_path: Path) -> None:
     text = "</s> red of <boi>"
     assert loaded.tokenizer.encode(text) == made.tokenizer.encode(text)
     assert loaded.tokenizer.special == made.tokenizer.special
-    document = Document((Text("what", "user"), tiny.image(Random(0), target=True, role="assistant"), Text("a", "assistant")))
+    document = Document(
+        (Text("what", "user"), tiny.image(Random(0), target=True, role="assistant"), Text("a", "assistant"))
+    )
     layout, again = made.sequencer().document(document), loaded.sequencer().document(document)
     assert (layout.ids, layout.labels, layout.end) == (again.ids, again.labels, again.end)
     batch = tiny.in_rows([layout], rows=1)
@@ -147,7 +149,9 @@ def test_a_truncated_file_is_named(name: str, share: float, tmp_path: Path) -> N
     save(tmp_path / "model")
     file = tmp_path / "model" / name
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    with pytest.raises(ValueError, match=name.replace(".", r"\.") if name != "tokenizer.json" else "tokenizer") as caught:
+    with pytest.raises(
+        ValueError, match=name.replace(".", r"\.") if name != "tokenizer.json" else "tokenizer"
+    ) as caught:
         load_pretrained(tmp_path / "model")
     assert "\n" not in str(caught.value).strip()
 

@@ -1,6 +1,7 @@
 """Training: a run stopped or killed at any moment goes on bit for bit; what would make it another run is refused."""
 
 import json
+import math
 import os
 import signal
 import warnings
@@ -18,9 +19,10 @@ from monoformer.config.data import ScenesData, SequenceConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import AdamWConfig, MuonConfig, OptimizerConfig
 from monoformer.model.monoformer import MonoFormer
-from monoformer.train.build import build_run
+from monoformer.train.build import build_model, build_run
 from monoformer.train.checkpoint import checkpoints
 from monoformer.train.metrics import read_metrics
+from monoformer.train.optim import rate_factor
 from monoformer.train.trainer import Trainer
 from tests import tiny
 
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 OPTIMIZERS = [AdamWConfig(rate=1e-2, weight_decay=0.1), MuonConfig(rate=0.02, adamw_rate=1e-2, weight_decay=0.1)]
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for kill -9: nothing is saved on the way out."""
 
 
@@ -83,10 +85,10 @@ def run_and_kill(config: RunConfig, step: int) -> None:
 
     def kill(now: int, weights: dict[str, Tensor]) -> None:
         if now == step:
-            raise Killed
+            raise KilledError
 
     trainer = tiny.trainer(replace(config, train=replace(config.train, sample_every=1)), sample=kill)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         trainer.run()
     trainer.parts.loader.close()
 
@@ -205,7 +207,7 @@ def test_a_damaged_checkpoint_is_a_value_error_that_names_it(what: str, tmp_path
     config = tiny.run_config(tmp_path / "run", train={"steps": 1})
     finish(config)
     (checkpoint,) = checkpoints(tmp_path / "run" / "checkpoints")
-    name = what.split()[0]
+    name = what.split(maxsplit=1)[0]
     files = sorted(checkpoint.glob("*.distcp")) if name == "weights" else [checkpoint / name]
     for file in files:
         if what.endswith("gone"):
@@ -217,15 +219,15 @@ def test_a_damaged_checkpoint_is_a_value_error_that_names_it(what: str, tmp_path
 
 
 def test_only_the_newest_checkpoints_are_kept_and_incomplete_ones_are_ignored(tmp_path: Path) -> None:
-    config = tiny.run_config(tmp_path / "run", train={"checkpoint_every": 1, "keep": 2, "steps": 4})
+    config = tiny.run_config(tmp_path / "run", train={"checkpoint_every": 1, "keep": 2, "steps": 3})
     finish(config)
     folder = tmp_path / "run" / "checkpoints"
-    assert [path.name for path in checkpoints(folder)] == ["step-00000003", "step-00000004"]
+    assert [path.name for path in checkpoints(folder)] == ["step-00000002", "step-00000003"]
     (folder / "step-00000009.incomplete").mkdir()
     (folder / "step-00000009.incomplete" / "state.json").write_text("{", encoding="utf-8")
     assert tiny.trainer(config).run()
-    expected = finish(tiny.run_config(tmp_path / "straight"))
-    assert_equal_bits(state_of(finish(replace(config, train=replace(config.train, steps=6)))), state_of(expected))
+    expected = finish(tiny.run_config(tmp_path / "straight", train={"steps": 4}))
+    assert_equal_bits(state_of(finish(replace(config, train=replace(config.train, steps=4)))), state_of(expected))
 
 
 def test_saving_and_resuming_warn_of_nothing(tmp_path: Path) -> None:
@@ -256,6 +258,27 @@ def test_training_lowers_the_loss_and_moves_every_weight(tmp_path: Path) -> None
     assert sum(line["text_loss"] for line in lines[-5:]) < 0.9 * sum(line["text_loss"] for line in lines[:5])
 
 
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 1]),
+        ("linear", [0.25, 0.5, 0.75, 1, 1, 1, 0.1 + 0.9 * 1.0, 0.1 + 0.9 * 0.75, 0.1 + 0.9 * 0.5, 0.1 + 0.9 * 0.25]),
+        ("cosine", [0.25, 0.5, 0.75, 1, *(0.1 + 0.45 * (1 + math.cos(math.pi * n / 6)) for n in range(6))]),
+    ],
+)
+def test_the_rate_warms_up_and_decays(schedule: Any, expected: list[float], tmp_path: Path) -> None:
+    train = {"steps": 10, "warmup": 4, "schedule": schedule, "decay": 0.4, "final_rate": 0.1, "optimizer": MuonConfig()}
+    config = tiny.run_config(tmp_path / "run", train=train)
+    assert [rate_factor(step, config.train) for step in range(10)] == pytest.approx(expected)
+    trainer = tiny.trainer(config)
+    for factor in expected[:2]:
+        trainer.train_step([next(trainer.parts.loader)])
+        rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in trainer.state.optimizers]
+        assert rates[0] == pytest.approx([0.02 * factor])
+        assert rates[1] == pytest.approx([2e-3 * factor] * len(rates[1]))
+    trainer.parts.loader.close()
+
+
 def test_the_average_of_the_weights_follows_the_formula(tmp_path: Path) -> None:
     trainer = tiny.trainer(tiny.run_config(tmp_path / "run"))
     expected = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
@@ -275,6 +298,13 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Pat
     other = finish(tiny.run_config(tmp_path / "c", train={"steps": 2}, seed=1))
     assert_equal_bits(state_of(first), state_of(second))
     assert not torch.equal(other.model.tokens.weight, first.model.tokens.weight)
+
+
+def test_a_built_model_keeps_its_tied_weights_one_parameter(tmp_path: Path) -> None:
+    for mode, tied in (("add", True), ("adaln", False)):
+        model, _ = build_model(tiny.run_config(tmp_path, mode=mode), tiny.tokenizer(), None)
+        assert (model.text_head.weight is model.tokens.weight) == tied
+        assert all(bool(p.isfinite().all()) for p in model.parameters())
 
 
 def test_building_and_training_leave_the_global_generator_alone(tmp_path: Path) -> None:

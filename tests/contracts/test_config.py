@@ -1,0 +1,195 @@
+"""Configurations: JSON round trips for every arm, nearest names, types, and contradictions refused."""
+
+import dataclasses
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monoformer.config.data import (
+    FolderData,
+    MixtureData,
+    ParquetData,
+    ScenesData,
+    SequenceConfig,
+    TextData,
+    TokenizerConfig,
+)
+from monoformer.config.diffusion import DDPMConfig, FlowConfig
+from monoformer.config.generate import GenerateConfig
+from monoformer.config.model import ModelConfig
+from monoformer.config.run import RunConfig, from_json, load_config, save_config, to_json
+from monoformer.config.train import AdamWConfig, MuonConfig, TrainConfig
+
+DDIM = GenerateConfig(sampler="ddim", stop=("a", "b"), seed=3)
+DATA = [
+    ScenesData(size=32, objects=(1, 2)),
+    FolderData(root="x", prompt="a {}", flip=True),
+    ParquetData(files=("a", "b"), edit=1.0, edit_group="g", edit_column="c"),
+    TextData(files=("a",), holdout=0.25),
+    MixtureData(sources=(ScenesData(), TextData(files=("b",))), weights=(1.0, 2.5)),
+]
+RUNS = [
+    RunConfig(),
+    *(RunConfig(data=data) for data in DATA),
+    RunConfig(diffusion=FlowConfig(prediction="velocity", time_mean=-0.5)),
+    RunConfig(diffusion=DDPMConfig(betas="cosine", steps=500), generate=DDIM),
+    RunConfig(train=TrainConfig(optimizer=AdamWConfig(rate=1e-5, betas=(0.5, 0.6)), schedule="cosine")),
+    RunConfig(train=TrainConfig(optimizer=MuonConfig(momentum=0.9), pass_rows=4)),
+    RunConfig(model=ModelConfig(image_sizes=((32, 64), (64, 32)), time="token"), tokenizer=TokenizerConfig(path="x")),
+]
+
+
+@pytest.mark.parametrize("config", RUNS, ids=range(len(RUNS)))
+def test_json_round_trip(config: RunConfig, tmp_path: Path) -> None:
+    again = from_json(RunConfig, json.loads(json.dumps(to_json(config))))
+    assert again == config
+    assert hash(again) == hash(config), "lists must come back as tuples"
+    save_config(config, tmp_path / "run.json")
+    assert load_config(tmp_path / "run.json") == config
+
+
+def test_every_preset_makes_a_round_trip() -> None:
+    from monoformer.presets import PRESETS
+
+    for name, preset in PRESETS.items():
+        assert from_json(RunConfig, json.loads(json.dumps(to_json(preset())))) == preset(), name
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The default run's JSON with one value changed, or a field added."""
+    data: dict[str, Any] = to_json(RunConfig())
+    *outer, last = path.split(".")
+    inner = data
+    for name in outer:
+        inner = inner[name]
+    inner[last] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("trian", {}, r"config has no field 'trian'; did you mean 'train'\?"),
+        ("train.step", 5, r"config\.train has no field 'step'; did you mean 'steps'\?"),
+        ("model.zzz", 5, r"config\.model has no field 'zzz'; fields are width"),
+        ("train.steps", "5", r"config\.train\.steps must be int, but is '5'"),
+        ("train.steps", 5.5, r"config\.train\.steps must be int, but is 5\.5"),
+        ("train.steps", True, r"config\.train\.steps must be int, but is True"),
+        ("train.steps", None, r"config\.train\.steps must be int, but is None"),
+        ("train.compile", 1, r"config\.train\.compile must be bool, but is 1"),
+        ("train.clip", "x", r"config\.train\.clip must be float, but is 'x'"),
+        ("name", 3, r"config\.name must be str, but is 3"),
+        ("model", [], r"config\.model must be an object, but is \[\]"),
+        ("model.time", "tokn", r"config\.model\.time must be one of 'token', 'add', 'adaln', but is 'tokn'"),
+        ("model.image_sizes", 64, r"config\.model\.image_sizes must be a list, but is 64"),
+        ("model.image_sizes", [[64]], r"config\.model\.image_sizes\[0\] must have 2 entries, but has 1"),
+        ("model.image_sizes", [[64, "x"]], r"config\.model\.image_sizes\[0\]\[1\] must be int"),
+        (
+            "diffusion",
+            {"kind": "Flow"},
+            r'config\.diffusion needs a "kind" among FlowConfig, DDPMConfig, but has \'Flow\'',
+        ),
+        ("diffusion", {}, r'needs a "kind" among'),
+        ("diffusion.betas", "linear", r"config\.diffusion has no field 'betas'"),
+        ("data.kind", "TextData", r"config\.data has no field 'size'"),
+    ],
+)
+def test_wrong_json_is_a_value_error_that_says_where(path: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_json(RunConfig, changed(path, value))
+
+
+def test_an_object_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"config\.model"):
+        from_json(RunConfig, changed("model", {"kind": "TrainConfig"}))
+
+
+def test_a_missing_field_without_default_is_named() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Needy:
+        name: str
+        size: int = 3
+
+    assert from_json(Needy, {"name": "x"}) == Needy(name="x")
+    with pytest.raises(ValueError, match="name"):
+        from_json(Needy, {"size": 2})
+
+
+def test_whole_numbers_serve_as_floats() -> None:
+    assert from_json(RunConfig, changed("train.clip", 2)).train.clip == 2.0
+    assert isinstance(from_json(RunConfig, changed("train.clip", 2)).train.clip, float)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "not valid JSON"), ("[]", "must be an object"), (None, "does not exist")]
+)
+def test_a_file_that_is_no_configuration(text: str | None, message: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "run.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"run\.json.*{message}"):
+        load_config(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (ModelConfig, {"width": 100, "heads": 3}, "even whole number, but 100 / 3"),
+        (ModelConfig, {"width": 36, "heads": 12}, "even whole number"),
+        (ModelConfig, {"heads": 4, "kv_heads": 3}, "3 does not divide 4"),
+        (ModelConfig, {"heads": 0}, "heads"),
+        (ModelConfig, {"kv_heads": 0}, "kv_heads"),
+        (ModelConfig, {"width": 0}, "width"),
+        (ModelConfig, {"layers": 0}, "layers must be at least 1"),
+        (ModelConfig, {"width": 6, "heads": 3, "kv_heads": 3}, "divisible by 4"),
+        (ModelConfig, {"image_sizes": ()}, "image_sizes is empty"),
+        (ModelConfig, {"image_sizes": ((0, 64),)}, "image_sizes"),
+        (ModelConfig, {"patch": 8, "image_sizes": ((64, 60),)}, "60"),
+        (FlowConfig, {"time_deviation": 0.0}, "above 0"),
+        (DDPMConfig, {"steps": 1}, "at least 2"),
+        (SequenceConfig, {"drop_text": 1.5}, "drop_text"),
+        (SequenceConfig, {"drop_context": 0.4}, "drop_context"),
+        (SequenceConfig, {"row": 1}, "row"),
+        (TokenizerConfig, {"vocabulary": 200}, "at least 300"),
+        (GenerateConfig, {"steps": 0}, "at least 1"),
+        (GenerateConfig, {"temperature": -1.0}, "temperature"),
+        (GenerateConfig, {"top_p": 0.0}, "top_p"),
+        (TrainConfig, {"rows": 6, "pass_rows": 4}, "4 does not divide 6"),
+        (TrainConfig, {"rows": 6, "pass_rows": -2}, "pass_rows"),
+        (TrainConfig, {"steps": 0}, "steps must be at least 1"),
+        (TrainConfig, {"decay": 0.0}, "decay"),
+        (TrainConfig, {"warmup": -1}, "warmup"),
+        (TrainConfig, {"clip": -1.0}, "clip"),
+        (ScenesData, {"objects": (2, 1)}, "objects"),
+        (FolderData, {"prompt": "no place"}, "hold {} once"),
+        (ParquetData, {"edit": 1.0}, "edit_group"),
+        (TextData, {"holdout": 1.0}, "holdout"),
+        (MixtureData, {"sources": (ScenesData(),), "weights": ()}, "as long as each other"),
+        (MixtureData, {"sources": (ScenesData(),), "weights": (0.0,)}, "above 0"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else None,
+)
+def test_contradictions_are_refused(kind: type, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(**values)
+
+
+def test_a_run_that_contradicts_itself_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"sequence\.row = 512 is longer than model\.context = 256"):
+        RunConfig(model=ModelConfig(context=256))
+    with pytest.raises(ValueError, match="'euler' needs flow diffusion"):
+        RunConfig(diffusion=DDPMConfig())
+    with pytest.raises(ValueError, match="heun"):
+        RunConfig(diffusion=DDPMConfig(), generate=replace(DDIM, sampler="heun"))
+    with pytest.raises(ValueError, match=r"100|steps"):
+        RunConfig(diffusion=DDPMConfig(steps=100), generate=replace(DDIM, steps=200))
+
+
+def test_fields_are_keyword_only_frozen_and_documented() -> None:
+    for kind in (RunConfig, ModelConfig, TrainConfig, GenerateConfig, FlowConfig, DDPMConfig, *map(type, DATA)):
+        for field in dataclasses.fields(kind):
+            assert field.kw_only, f"{kind.__name__}.{field.name}"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().seed = 1  # type: ignore[misc]
