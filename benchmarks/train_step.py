@@ -1,6 +1,6 @@
 """How fast one training step is, as a share of what this machine's matrix products could do.
 
-python benchmarks/train_step.py                        # width 512, 8 layers, four sequences of 17 text + 256 image tokens
+python benchmarks/train_step.py                   # width 512, 8 layers, four sequences of 17 text + 256 image tokens
 python benchmarks/train_step.py --width 256 --layers 6 --precision fp32
 
 A step is everything: noising, forward, backward, clipping, AdamW, EMA. The floating-point operations counted are those

@@ -16,7 +16,7 @@ from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
+from matplotlib import pyplot as plt
 
 
 def picture(*, target: bool, role: str) -> Image:
@@ -27,7 +27,9 @@ def picture(*, target: bool, role: str) -> Image:
 def main(path: str) -> None:
     """Two documents in one row: "draw, then make it blue", and "what is this?"."""
     tokenizer = Tokenizer.train(["red cat now blue a"] * 8, vocabulary=300)
-    sequencer = Sequencer(tokenizer=tokenizer, time_token=True, cell=8, config=SequenceConfig(drop_text=0, drop_context=0))
+    sequencer = Sequencer(
+        tokenizer=tokenizer, time_token=True, cell=8, config=SequenceConfig(drop_text=0, drop_context=0)
+    )
     first = Document(
         (
             Text("red cat", "user"),
@@ -49,8 +51,12 @@ def main(path: str) -> None:
     def kind(index: int) -> str:
         if names[index] not in ("<image>", "<time>"):
             return "text"
-        owners = [slots for slots in batch.images for s, n in zip(slots.start.tolist(), slots.noised.tolist(), strict=True)
-                  if n and s - 1 <= index < s + slots.tokens]  # fmt: skip
+        owners = [
+            slots
+            for slots in batch.images
+            for start, noised in zip(slots.start.tolist(), slots.noised.tolist(), strict=True)
+            if noised and start - 1 <= index < start + slots.tokens
+        ]
         return "noised" if private[index] or owners else "clean"
 
     figure, axis = plt.subplots(figsize=(8.5, 8.5), constrained_layout=True)
@@ -58,7 +64,9 @@ def main(path: str) -> None:
         for k in range(length):
             if visible[q, k]:
                 two_way = end[q] > q + 1 and k > q
-                axis.add_patch(plt.Rectangle((k, q), 0.92, 0.92, color=colours[kind(k)], alpha=1.0 if two_way else 0.75))
+                axis.add_patch(
+                    plt.Rectangle((k, q), 0.92, 0.92, color=colours[kind(k)], alpha=1.0 if two_way else 0.75)
+                )
     axis.set(xlim=(0, length), ylim=(length, 0), aspect="equal")
     ticks = [i + 0.5 for i in range(length)]
     axis.set_xticks(ticks, names, rotation=90, fontsize=7, family="monospace")

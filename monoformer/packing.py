@@ -48,28 +48,29 @@ def pack(layouts: Sequence[Layout], *, length: int, seed: int = 0) -> list[Row]:
 def collate(rows: Sequence[Row], *, length: int, pad: int) -> Batch:
     """Rows as tensors (B, T = length), images grouped by size."""
     blocks: list[tuple[Block, int, int, int]] = []  # block, row, offset, global document number
-    ids, positions, document, end, private, labels = ([] for _ in range(6))  # type: tuple[list[list[int]], ...]
+    columns: list[list[list[int]]] = [[] for _ in range(6)]  # ids, positions, document, end, private, labels
     for row, layouts in enumerate(rows):
-        joined: tuple[list[int], ...] = tuple([] for _ in range(6))
+        joined: list[list[int]] = [[] for _ in columns]
         for number, layout in enumerate(layouts):
-            offset = len(joined[0])
+            size, offset = len(layout), len(joined[0])
             blocks += [(block, row, offset, layout.document) for block in layout.blocks]
             ends = [offset + e for e in layout.end]
-            parts = (layout.ids, layout.positions, [number] * len(layout), ends, layout.private, layout.labels)
-            for column, part in zip(joined, parts, strict=True):
-                column += part
-        left = length - len(joined[0])
-        padding = ([pad] * left, [0] * left, [-1] * left, range(length - left + 1, length + 1), [0] * left, [IGNORED] * left)
-        columns = (ids, positions, document, end, private, labels)
-        for column_rows, column, filler in zip(columns, joined, padding, strict=True):
-            column_rows.append([*column, *filler])
+            parts = (layout.ids, layout.positions, [number] * size, ends, layout.private, layout.labels)
+            for values, part in zip(joined, parts, strict=True):
+                values += part
+        filled = len(joined[0])
+        left, ends = length - filled, list(range(filled + 1, length + 1))
+        padding = ([pad] * left, [0] * left, [-1] * left, ends, [0] * left, [IGNORED] * left)
+        for column, values, filler in zip(columns, joined, padding, strict=True):
+            column.append([*values, *filler])
+    ids, positions, document, end, private, labels = (torch.tensor(column) for column in columns)
     return Batch(
-        ids=torch.tensor(ids),
-        positions=torch.tensor(positions),
-        document=torch.tensor(document),
-        end=torch.tensor(end),
-        private=torch.tensor(private),
-        labels=torch.tensor(labels),
+        ids=ids,
+        positions=positions,
+        document=document,
+        end=end,
+        private=private,
+        labels=labels,
         images=group_blocks(blocks),
     )
 

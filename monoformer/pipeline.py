@@ -20,7 +20,8 @@ from monoformer.autoencoder import Pixels
 from monoformer.config.generate import GenerateConfig
 from monoformer.device import choose, has_bf16_units
 from monoformer.document import Document, Image, Segment, Text
-from monoformer.generate.engine import Engine, Request
+from monoformer.generate.engine import Engine
+from monoformer.generate.session import Request
 from monoformer.pretrained import Pretrained, load_pretrained, save_pretrained
 
 Size: TypeAlias = tuple[int, int]

@@ -71,6 +71,8 @@ def save_pretrained(
     from huggingface_hub import save_torch_state_dict
 
     folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        read_folder_config(folder)  # only a model folder is replaced: a mistyped path must not cost anybody their files
     temporary = folder.with_name(folder.name + ".incomplete")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -106,6 +108,7 @@ def load_pretrained(
         raise ValueError(
             f"the weights in {folder} do not fit its config.json: {str(error).splitlines()[1].strip()}"
         ) from None
+    model.tie()
     tokenizer = Tokenizer.from_folder(folder)
     if tokenizer.size > config.model.vocabulary:
         raise ValueError(
@@ -143,7 +146,10 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{index} is damaged ({error}); copy or download it again") from None
     state: dict[str, Tensor] = {}
     for name in names:
         path = folder / Path(name).name

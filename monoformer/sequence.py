@@ -33,6 +33,7 @@ class _Token:
 
 
 _Element = _Token | Image
+_Pieces = list[list[_Token] | int]  # a rendered template: its own tokens, and the numbers of segments between them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Sequencer:
     two_way: bool = True
     """Whether tokens of one image see each other in both directions."""
     config: SequenceConfig = field(default_factory=SequenceConfig)
-    _templates: dict[tuple[tuple[str, ...], bool], list[list[_Token] | int]] = field(default_factory=dict, compare=False)
+    _templates: dict[tuple[tuple[str, ...], bool], _Pieces] = field(default_factory=dict, compare=False)
     """Rendered chat templates by roles."""
 
     def document(self, document: Document, number: int = 0, *, seed: int = 0) -> Layout:
@@ -65,7 +66,8 @@ class Sequencer:
                 continue
             image_number += 1
             layout.add_token(self.tokenizer.boi, labelled=labels and _is_ours(element, document))
-            copied = element.target and self.config.context == "clean_copy" and _is_read(elements[index + 1 :])
+            read_later = _is_read(elements[index + 1 :], labels=labels)
+            copied = element.target and read_later and self.config.context == "clean_copy"
             if element.target:
                 self._add_block(
                     layout, element.pixels, image_number, noised=True, private=image_number if copied else 0
@@ -152,7 +154,7 @@ class Sequencer:
                 elements += piece
         return elements
 
-    def _render(self, roles: tuple[str, ...], *, answer: bool) -> list[list[_Token] | int]:
+    def _render(self, roles: tuple[str, ...], *, answer: bool) -> _Pieces:
         """The template for segments of these roles: its own tokens, and the numbers of the segments between them."""
         speaking = roles[-1] == "assistant"  # an unfinished answer is continued, not answered
         messages = [
@@ -163,7 +165,7 @@ class Sequencer:
         pieces = _SENTINELS.split(rendered)
         if answer and speaking:
             pieces = pieces[:-1]  # what closes the assistant's turn
-        found: list[list[_Token] | int] = []
+        found: _Pieces = []
         for index, piece in enumerate(pieces):
             if index % 2:
                 found.append(ord(piece) - _SENTINEL)
@@ -217,7 +219,7 @@ def _is_ours(image: Image, document: Document) -> bool:
     return image.role == "assistant" if document.is_chat else image.target
 
 
-def _is_read(following: list[_Element]) -> bool:
+def _is_read(following: list[_Element], *, labels: bool) -> bool:
     """Whether anything after an image learns from it: another image, or a labelled token beyond a closing one."""
-    labelled = [element for element in following if isinstance(element, Image) or element.labelled]
+    labelled = [element for element in following if isinstance(element, Image) or (labels and element.labelled)]
     return len(labelled) > 1 or (len(labelled) == 1 and isinstance(labelled[0], Image))

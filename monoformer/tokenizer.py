@@ -50,11 +50,13 @@ class Tokenizer:
     @classmethod
     def from_folder(cls, path: str | Path) -> "Tokenizer":
         """Load from a folder or a hub name. Raises ValueError when there is none."""
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+        # AutoTokenizer would read config.json as well, and warn of a model that transformers does not know
+        own = (Path(path) / "tokenizer.json").is_file()
         try:
-            return cls(AutoTokenizer.from_pretrained(str(path)))
-        except (OSError, KeyError) as error:
+            return cls((PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained(str(path)))
+        except Exception as error:  # a damaged tokenizer.json raises whatever its reader raises
             raise ValueError(f"no tokenizer could be loaded from {path}: {str(error).splitlines()[0]}") from None
 
     @classmethod

@@ -14,9 +14,9 @@ PACKAGE = "monoformer"
 
 LEVELS = {
     0: ["config"],
-    1: ["presets", "tokenizer", "document", "autoencoder", "diffusion", "batch", "randomness", "device"],
-    2: ["sequence"],
-    3: ["packing", "model"],
+    1: ["presets", "tokenizer", "document", "autoencoder", "diffusion", "batch", "randomness", "device", "card"],
+    2: ["sequence", "packing", "gallery"],
+    3: ["model"],
     4: ["pretrained", "data"],
     5: ["train", "generate"],
     6: ["pipeline"],

@@ -1,5 +1,9 @@
 """Shared pieces of the commands: parsing dataclasses with tyro, pictures in and out."""
 
+import contextlib
+import io
+import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,13 +15,32 @@ T = TypeVar("T")
 
 
 def parse(kind: type[T], arguments: list[str], *, command: str, default: T | None = None) -> T:
-    """A dataclass from command-line arguments; its docstrings are the help."""
+    """A dataclass from command-line arguments; its docstrings are the help.
+
+    A misspelt option ends the program with the nearest right ones. Raises ValueError for values that contradict.
+    """
     import tyro
 
     options: dict[str, Any] = {} if default is None else {"default": default}
-    program = f"monoformer {command}"
-    result: T = tyro.cli(kind, args=arguments, prog=program, config=(tyro.conf.AvoidSubcommands,), **options)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            result: T = tyro.cli(
+                kind, args=arguments, prog=f"monoformer {command}", config=(tyro.conf.AvoidSubcommands,), **options
+            )
+    except SystemExit:
+        text = said.getvalue()
+        contradiction = re.search(r"Error parsing \w+: (.*?)\s*[\u2500-]{8}", _without_frame(text), flags=re.DOTALL)
+        if contradiction:
+            raise ValueError(contradiction.group(1)) from None
+        sys.stderr.write(text)
+        raise
     return result
+
+
+def _without_frame(text: str) -> str:
+    """What stands in a box drawn around wrapped lines, as one line."""
+    return " ".join(line.strip("\u2502| ").strip() for line in text.splitlines())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,8 @@ class DDPMConfig:
     def __post_init__(self) -> None:
         if self.steps < 2:
             raise ValueError(f"diffusion.steps must be at least 2, but is {self.steps}")
+        if self.betas == "linear" and self.steps <= 20:  # 2e-2 * 1000 / steps is the last beta; at 1 nothing is left
+            raise ValueError(f"diffusion.steps must be above 20 with linear betas, but is {self.steps}")
 
 
 DiffusionConfig: TypeAlias = FlowConfig | DDPMConfig

@@ -44,6 +44,9 @@ class ModelConfig:
     """Heights and widths in pixels that the model is trained to draw; the first is the default."""
 
     def __post_init__(self) -> None:
+        for name in ("width", "heads", "kv_heads", "layers", "mlp_width", "context", "patch", "channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must be at least 1, but is {getattr(self, name)}")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(
                 f"model.width / model.heads must be an even whole number, but {self.width} / {self.heads} is not; "
@@ -55,11 +58,14 @@ class ModelConfig:
             )
         if self.width % 4:
             raise ValueError(f"model.width must be divisible by 4 for 2-D positions, but is {self.width}")
-        for name in ("layers", "mlp_width", "context", "patch", "channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be at least 1, but is {getattr(self, name)}")
         if not self.image_sizes:
             raise ValueError("model.image_sizes is empty; give at least one height and width, such as 64 64")
+        for height, width in self.image_sizes:
+            if min(height, width) < 1 or height % self.patch or width % self.patch:
+                raise ValueError(
+                    f"model.image_sizes holds {height}x{width}, which does not divide into patches of {self.patch}; "
+                    f"choose multiples of {self.patch}"
+                )
 
     @property
     def head_width(self) -> int:

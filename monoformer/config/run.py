@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from monoformer.config.data import DataConfig, ScenesData, SequenceConfig, TokenizerConfig
-from monoformer.config.diffusion import DiffusionConfig, FlowConfig
+from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig
 from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.train import TrainConfig
@@ -54,10 +54,13 @@ class RunConfig:
                 f"sequence.row = {self.sequence.row} is longer than model.context = {self.model.context}; "
                 f"raise --model.context or lower --sequence.row"
             )
-        flow = isinstance(self.diffusion, FlowConfig)
-        if not flow and self.generate.sampler != "ddim":
+        if isinstance(self.diffusion, DDPMConfig) and self.generate.sampler != "ddim":
             raise ValueError(
                 f"sampler {self.generate.sampler!r} needs flow diffusion; with DDPM use --generate.sampler ddim"
+            )
+        if isinstance(self.diffusion, DDPMConfig) and self.generate.steps > self.diffusion.steps:
+            raise ValueError(
+                f"generate.steps = {self.generate.steps} exceeds diffusion.steps = {self.diffusion.steps}; lower it"
             )
 
     @property
@@ -120,12 +123,18 @@ def _decode_union(members: tuple[type, ...], data: Any, where: str) -> Any:
 def _decode_dataclass(kind: type, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise ValueError(f"{where} must be an object, but is {data!r}")
+    if data.get("kind", kind.__name__) != kind.__name__:
+        raise ValueError(f"{where} must be of kind {kind.__name__}, but is {data['kind']!r}")
     hints = typing.get_type_hints(kind)
     for name in data:
         if name != "kind" and name not in hints:
             near = difflib.get_close_matches(name, hints, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; fields are {', '.join(hints)}"
             raise ValueError(f"{where} has no field {name!r}{hint}")
+    for own in dataclasses.fields(kind):
+        needed = own.default is dataclasses.MISSING and own.default_factory is dataclasses.MISSING
+        if needed and own.name not in data:
+            raise ValueError(f"{where} lacks {own.name!r}")
     return kind(**{name: _decode(hints[name], data[name], f"{where}.{name}") for name in data if name != "kind"})
 
 

@@ -81,6 +81,9 @@ class TrainConfig:
         for name in ("steps", "rows", "log_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, but is {getattr(self, name)}")
+        for name in ("pass_rows", "warmup", "clip", "sample_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"train.{name} must be 0 or more, but is {getattr(self, name)}")
         if not 0 < self.decay <= 1:
             raise ValueError(f"train.decay must be in (0, 1], but is {self.decay}")
         if self.pass_rows and self.rows % self.pass_rows:

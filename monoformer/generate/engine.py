@@ -11,85 +11,20 @@ the last bits of matrix products); a half-noisy picture is never in the cache.
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from monoformer.autoencoder import Autoencoder
 from monoformer.batch import Layout
-from monoformer.config.generate import GenerateConfig
 from monoformer.diffusion.objectives import build_objective
-from monoformer.document import Document, Image, Role, Text
+from monoformer.document import Document, Image, Text
 from monoformer.generate.image import Drawing, null_document
 from monoformer.generate.passes import Context, Network, denoise, read
+from monoformer.generate.session import Event, Reason, Request, Session, check_sampler, picture_size
 from monoformer.generate.text import TextStream, choose_token
 from monoformer.pretrained import Pretrained
 from monoformer.randomness import generator
-
-Reason: TypeAlias = Literal["stop", "length", "image"]
-"""Why a session ended: the model or a stop string said so, no room was left, or the one picture is done."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """A document so far, and what is wanted next."""
-
-    document: Document
-    want: Literal["text", "image", "any"] = "any"
-    """"text": no pictures; "image": one picture and nothing else; "any": whatever the model decides."""
-    settings: GenerateConfig
-    """Sampler, steps, guidance, temperature, ...; `settings.seed` is the request's own."""
-    size: tuple[int, int] | None = None
-    """Height and width of a drawn picture; None: the last context image's, else the model's default."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """Something that happened in a session."""
-
-    session: int
-    kind: Literal["text", "progress", "image", "end"]
-    text: str = ""
-    """New text."""
-    image: Image | None = None
-    """The finished picture."""
-    step: int = 0
-    """Evaluations done of the picture in progress."""
-    steps: int = 0
-    """Evaluations that it takes."""
-    reason: Reason | None = None
-    """Why the session ended."""
-    made: Document | None = None
-    """At the end: everything that the session made."""
-
-
-@dataclass
-class _Session:
-    number: int
-    request: Request
-    layout: Layout
-    """What is to be read next: the prompt, then one token or one picture at a time."""
-    random: torch.Generator
-    stream: TextStream
-    slots: list[int] = field(default_factory=list)
-    context: Context | None = None
-    drawing: Drawing | None = None
-    made: list[Text | Image] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    """Text tokens since the last picture."""
-    written: int = 0
-    pictures: int = 0
-
-    @property
-    def role(self) -> Role | None:
-        """Whose words and pictures these are."""
-        return "assistant" if self.request.document.is_chat else None
-
-    def so_far(self) -> Document:
-        """The request's document and what was made since."""
-        return Document((*self.request.document.segments, *self.made))
 
 
 class Engine:
@@ -108,8 +43,8 @@ class Engine:
             cache=pretrained.model.cache(slots, self.config.context),
         )
         self.free = list(range(slots))
-        self.waiting: deque[_Session] = deque()
-        self.active: list[_Session] = []
+        self.waiting: deque[Session] = deque()
+        self.active: list[Session] = []
         self._count = 0
         self._events: list[Event] = []
         special = torch.tensor([*self.tokenizer.special, *range(self.tokenizer.size, self.config.vocabulary)])
@@ -117,6 +52,9 @@ class Engine:
 
     def add(self, request: Request) -> int:
         """Queue a request; its session number. Raises ValueError for one that cannot be served."""
+        if request.want != "text":  # refuse now what would otherwise stop every session when the drawing begins
+            picture_size(request.document, request.size, self.config)
+            check_sampler(request.settings, self.network.objective.config)
         layout = self.sequencer.prompt(request.document, opening="image" if request.want == "image" else None)
         picture = self._picture_tokens(request.document, request) if request.want == "image" else 0
         if len(layout) + picture + 1 > self.config.context:
@@ -124,7 +62,7 @@ class Engine:
                 f"the prompt has {len(layout)} tokens, too many for the model's context of {self.config.context}"
                 f"{f' and a picture of {picture}' if picture else ''}; shorten it"
             )
-        session = _Session(
+        session = Session(
             self._count, request, layout, generator(request.settings.seed, "text"), TextStream(request.settings.stop)
         )
         self._count += 1
@@ -140,11 +78,18 @@ class Engine:
         self._draw(drawing)
         self._write(writing)
         self.active = [session for session in self.active if session.context is not None]
+        assert self.active or not self.waiting or self.free, "a slot of the cache was lost"
         return self._events
 
     def run(self, requests: Sequence[Request]) -> list[Document]:
         """Serve all requests; what each one made, in order, as documents of the new segments."""
-        sessions = {self.add(request): request for request in requests}
+        waiting = len(self.waiting)
+        try:
+            sessions = {self.add(request): request for request in requests}
+        except ValueError:
+            while len(self.waiting) > waiting:  # all or none
+                self.waiting.pop()
+            raise
         made: dict[int, Document] = {}
         while len(made) < len(sessions):
             for event in self.step():
@@ -152,8 +97,8 @@ class Engine:
                     made[event.session] = event.made
         return [made[number] for number in sessions]
 
-    def _admit(self) -> list[_Session]:
-        admitted: list[_Session] = []
+    def _admit(self) -> list[Session]:
+        admitted: list[Session] = []
         while self.waiting:
             request = self.waiting[0].request
             needed = 1 if request.want == "text" or request.settings.guidance == 1 else 2
@@ -166,7 +111,7 @@ class Engine:
         self.active += admitted
         return admitted
 
-    def _write(self, sessions: list[_Session]) -> None:
+    def _write(self, sessions: list[Session]) -> None:
         """Read what each session has next; then it opens a picture or chooses its next token."""
         if not sessions:
             return
@@ -179,7 +124,7 @@ class Engine:
             for row, index in zip(logits, writing, strict=True):
                 self._choose(sessions[index], row)
 
-    def _choose(self, session: _Session, logits: Tensor) -> None:
+    def _choose(self, session: Session, logits: Tensor) -> None:
         settings, context = session.request.settings, _open(session)
         room = self.config.context - context.length
         if session.written >= settings.max_tokens or room < 1:
@@ -203,7 +148,7 @@ class Engine:
         session.layout.add_token(token)
         return None
 
-    def _say(self, session: _Session, delta: str) -> None:
+    def _say(self, session: Session, delta: str) -> None:
         if not delta:
             return
         last = session.made[-1] if session.made else None
@@ -213,7 +158,7 @@ class Engine:
             session.made.append(Text(delta, session.role))
         self._events.append(Event(session=session.number, kind="text", text=delta))
 
-    def _start_drawings(self, sessions: list[_Session]) -> None:
+    def _start_drawings(self, sessions: list[Session]) -> None:
         """Give every session its noise, and its null context where guidance asks for one."""
         guided = [s for s in sessions if s.request.settings.guidance != 1]
         null = {s.number: Context(s.slots[1]) for s in guided}
@@ -221,7 +166,7 @@ class Engine:
             layouts = [self.sequencer.prompt(null_document(s.so_far()), opening="image") for s in guided]
             read(self.network, list(null.values()), layouts)
         for session in sessions:
-            settings, size = session.request.settings, self._size(session.so_far(), session.request)
+            settings, size = session.request.settings, picture_size(session.so_far(), session.request.size, self.config)
             autoencoder = self.network.autoencoder
             shape = (autoencoder.channels, size[0] // autoencoder.down, size[1] // autoencoder.down)
             random = generator(settings.seed, session.pictures, "picture")
@@ -230,7 +175,7 @@ class Engine:
             levels = self.network.objective.path.levels(settings.steps)
             session.drawing = Drawing.start(contexts, noise, levels, settings, self.sequencer.grid(*size))
 
-    def _draw(self, sessions: list[_Session]) -> None:
+    def _draw(self, sessions: list[Session]) -> None:
         """One evaluation of every picture in progress; one pass a picture size."""
         for grid in sorted({s.drawing.grid for s in sessions if s.drawing}):
             group = [(s, s.drawing) for s in sessions if s.drawing and s.drawing.grid == grid]
@@ -246,7 +191,7 @@ class Engine:
                 if latent is not None:
                     self._finish_drawing(session, latent)
 
-    def _finish_drawing(self, session: _Session, latent: Tensor) -> None:
+    def _finish_drawing(self, session: Session, latent: Tensor) -> None:
         """Hand the picture over; unless it was all, it is read clean, as training read it, and writing goes on."""
         pixels = self.network.autoencoder.decode(latent[None])[0].cpu()
         image = Image(pixels=pixels, target=True, role=session.role)
@@ -259,7 +204,7 @@ class Engine:
         session.layout = self.sequencer.image(pixels, position=_open(session).position)
         return None
 
-    def _end(self, session: _Session, reason: Reason, *, flush: bool = True) -> None:
+    def _end(self, session: Session, reason: Reason, *, flush: bool = True) -> None:
         if flush:
             self._say(session, session.stream.finish(self.tokenizer.decode(session.tokens)))
         self.free += session.slots
@@ -267,24 +212,11 @@ class Engine:
         made = Document(tuple(session.made))
         self._events.append(Event(session=session.number, kind="end", reason=reason, made=made))
 
-    def _size(self, document: Document, request: Request) -> tuple[int, int]:
-        """The request's size, else the last image's, else the model's default; refused where it was not trained."""
-        sizes = self.config.image_sizes
-        size = request.size
-        if size is None and document.images:
-            height, width = document.images[-1].pixels.shape[-2:]
-            size = (height, width)
-        size = sizes[0] if size is None else size
-        if size not in sizes:
-            known = ", ".join(f"{h}x{w}" for h, w in sizes)
-            raise ValueError(f"the model was not trained to draw {size[0]}x{size[1]} pictures; sizes are {known}")
-        return size
-
     def _picture_tokens(self, document: Document, request: Request) -> int:
-        height, width = self.sequencer.grid(*self._size(document, request))
+        height, width = self.sequencer.grid(*picture_size(document, request.size, self.config))
         return height * width + self.sequencer.time_token
 
 
-def _open(session: _Session) -> Context:
+def _open(session: Session) -> Context:
     assert session.context is not None, "the session has ended"
     return session.context

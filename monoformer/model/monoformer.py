@@ -54,7 +54,11 @@ class MonoFormer(nn.Module):
         self.transformer = Transformer(config)
         self.text_head = nn.Linear(config.width, config.vocabulary, bias=False)
         self.image_head = ImageHead(config)
-        if config.tie_embeddings:
+        self.tie()
+
+    def tie(self) -> None:
+        """Make the text head share the embedding; again after weights were replaced (to_empty, assign)."""
+        if self.config.tie_embeddings:
             self.text_head.weight = self.tokens.weight
 
     @torch.no_grad()

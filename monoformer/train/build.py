@@ -74,6 +74,7 @@ def build_model(config: RunConfig, tokenizer: Tokenizer, started: Pretrained | N
     with torch.device("meta"):  # no memory, and no draw from the global generator
         model = MonoFormer(replace(config.model, vocabulary=config.model.vocabulary or tokenizer.size))
     model.to_empty(device="cpu")
+    model.tie()
     model.initialize(generator(config.seed, "weights"))
     count = sum(p.numel() for p in model.parameters())
     return model, f"new weights: {count / 1e6:.1f}M parameters from seed {config.seed}"

@@ -8,6 +8,7 @@ complete, so a killed run leaves only whole ones.
 import json
 import re
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from monoformer.train.optim import EMA
@@ -37,7 +39,9 @@ def save_checkpoint(folder: Path, state: TrainState, *, step: int, progress: dic
     temporary = folder / f"{path.name}.incomplete"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    dcp.save(_tensors(state), checkpoint_id=temporary, no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is what we mean
+        dcp.save(_tensors(state), checkpoint_id=temporary, no_dist=True)
     saved = {"step": step, "ema_updates": state.ema.updates, **progress}
     (temporary / "state.json").write_text(json.dumps(saved, indent=2), encoding="utf-8")
     shutil.rmtree(path, ignore_errors=True)
@@ -47,13 +51,26 @@ def save_checkpoint(folder: Path, state: TrainState, *, step: int, progress: dic
     return path
 
 
-def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
-    """Restore in place; returns the progress that was saved. Raises ValueError when the checkpoint is damaged."""
+def read_progress(path: Path) -> dict[str, Any]:
+    """The progress saved in a checkpoint. Raises ValueError when it is damaged."""
     try:
         progress: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint {path} is damaged ({error}); delete that folder and the run resumes from the one before"
+        ) from error
+    return progress
+
+
+def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
+    """Restore in place; returns the progress that was saved. Raises ValueError when the checkpoint is damaged."""
+    progress = read_progress(path)
+    try:
         tensors = _tensors(state)
-        dcp.load(tensors, checkpoint_id=path, no_dist=True)
-    except Exception as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            dcp.load(tensors, checkpoint_id=path, no_dist=True)
+    except (Exception, CheckpointException) as error:  # the latter is a BaseException
         cause = str(error).strip().splitlines()
         raise ValueError(
             f"checkpoint {path} is damaged ({cause[0] if cause else type(error).__name__}); "

@@ -28,6 +28,14 @@ class Metrics:
             kept = [line for line in lines if json.loads(line)["step"] <= step]
             self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
+    def state_dict(self) -> dict[str, Any]:
+        """Sums since the last line."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the sums of a checkpoint."""
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+
     def add(self, values: dict[str, float], *, totals: dict[str, float]) -> None:
         """Note one step: `values` are averaged, `totals` (tokens, images) become rates a second."""
         for name, value in values.items():

@@ -4,7 +4,6 @@ Knows nothing of sampling: `sample`, called now and then with the averaged weigh
 passes in. Invariant: a run killed at any moment and started again ends with the same bits (DESIGN 4).
 """
 
-import json
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from monoformer.device import has_bf16_units, keep_freed_memory
 from monoformer.diffusion.objectives import Objective
 from monoformer.model.attention import build_mask
 from monoformer.model.monoformer import MonoFormer
-from monoformer.train.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
+from monoformer.train.checkpoint import TrainState, checkpoints, load_checkpoint, read_progress, save_checkpoint
 from monoformer.train.loss import pass_losses
 from monoformer.train.metrics import Metrics, draw_curves, progress_bar
 from monoformer.train.optim import EMA, build_optimizers, rate_factor, set_rates
@@ -68,6 +67,7 @@ class Trainer:
         self.sample = sample
         self.step = 0
         self._stopping = False
+        self._saved = 0
 
     def train_step(self, passes: list[Batch]) -> dict[str, float]:
         """One optimiser step over one or more passes of packed rows; the losses."""
@@ -122,6 +122,8 @@ class Trainer:
                 )
                 self._write_down(bar, task)
         self.parts.loader.close()
+        if self._saved != self.step:
+            self.save()
         return not self._stopping
 
     def _write_down(self, bar: Any, task: Any) -> None:
@@ -141,18 +143,24 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a checkpoint."""
-        progress = {"loader": self.parts.loader.state_dict(), "config": to_json(self.config)}
+        progress = {
+            "loader": self.parts.loader.state_dict(),
+            "config": to_json(self.config),
+            "metrics": self.metrics.state_dict(),
+        }
         folder = self.folder / "checkpoints"
+        self._saved = self.step
         return save_checkpoint(folder, self.state, step=self.step, progress=progress, keep=self.train.keep)
 
     def _open_folder(self) -> None:
         """Resume from the newest checkpoint, or begin; refuses a folder that holds another run."""
         found = checkpoints(self.folder / "checkpoints")
         if found:
-            saved = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
+            saved = read_progress(found[-1])
             _check_same_run(saved["config"], to_json(self.config), self.folder)
             progress = load_checkpoint(found[-1], self.state)
-            self.step = int(progress["step"])
+            self.step = self._saved = int(progress["step"])
+            self.metrics.load_state_dict(progress["metrics"])
             self.parts.loader.load_state_dict(progress["loader"])
             self.metrics.forget_after(self.step)
         else:

@@ -1,4 +1,4 @@
-"""The commands as a user types them, on real (tiny) runs: train, go on, fine-tune, draw, describe, edit, write, chat."""
+"""The commands as a user types them, on real (tiny) runs: train, resume, fine-tune, draw, describe, edit, chat."""
 
 import json
 from pathlib import Path
@@ -40,6 +40,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def load(path: Path | str) -> PILImage.Image:
+    """A picture, its file closed again."""
+    with PILImage.open(path) as picture:
+        picture.load()
+        return picture
+
+
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Run a command that must end with exit code 2 and one line on stderr; the line."""
     capsys.readouterr()
@@ -48,16 +55,23 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     error = capsys.readouterr().err
     assert stop.value.code == 2
     assert "Traceback" not in error
-    assert error.startswith("monoformer: error: ")
-    assert len(error.strip().splitlines()) == 1
-    return error
+    *progress, last = error.strip().splitlines()  # reading parquet for the first time shows a bar
+    assert last.startswith("monoformer: error: ")
+    assert not any("error" in line for line in progress)
+    return last
 
 
 def test_a_run_leaves_everything(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert all(line["image_loss"] > 0 and line["text_loss"] > 0 for line in lines)
-    for name in ("config.json", "curves.png", "samples/step-00000004.png", "model/model.safetensors", "model/README.md"):
+    for name in (
+        "config.json",
+        "curves.png",
+        "samples/step-00000004.png",
+        "model/model.safetensors",
+        "model/README.md",
+    ):
         assert (run / name).is_file(), name
     assert not list(run.rglob("*.incomplete"))
 
@@ -77,10 +91,10 @@ def test_generate_draws_what_it_is_told(run: Path, tmp_path: Path, capsys: pytes
     out = tmp_path / "a.png"
     main(["generate", str(run / "model"), "a large red circle", "--num=2", f"--out={out}", "--gallery"])
     first, second, gallery = capsys.readouterr().out.split()
-    one, two = (np.array(PILImage.open(path)) for path in (first, second))
+    one, two = (np.array(load(path)) for path in (first, second))
     assert one.shape == two.shape == (32, 32, 3)
     assert not np.array_equal(one, two), "two seeds, two pictures"
-    assert PILImage.open(gallery).width > 32
+    assert load(gallery).width > 32
 
 
 def test_caption_edit_and_write(run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +103,7 @@ def test_caption_edit_and_write(run: Path, pictures: Path, tmp_path: Path, capsy
     assert capsys.readouterr().out.startswith(f"{picture}: ")
     main(["caption", model, picture, "--question", "how many things are there?"])
     main(["edit", model, picture, "remove the red circle", f"--out={out}"])
-    assert PILImage.open(out).size == (32, 32)
+    assert load(out).size == (32, 32)
     capsys.readouterr()
     main(["write", model, "The red circle", "A dog"])
     assert "The red circle" in capsys.readouterr().out
@@ -133,7 +147,7 @@ def test_misspelt_names_are_answered_with_the_nearest(capsys: pytest.CaptureFixt
 
 
 def test_bad_data_is_a_one_line_error(tmp_path: Path, capsys: pytest.CaptureFixture[str], shared_data: Path) -> None:
-    assert "does not exist" in fails(capsys, "train", "folder", f"--data.root={tmp_path / 'nowhere'}")
+    assert "is not a folder" in fails(capsys, "train", "folder", f"--data.root={tmp_path / 'nowhere'}")
     assert str(tmp_path) in fails(capsys, "train", "folder", f"--data.root={tmp_path}")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     (tmp_path / "broken.txt").write_text("a thing")

@@ -22,8 +22,7 @@ PROMPT = "a large red circle"
 def made(pipeline: Pipeline) -> dict[str, Any]:
     """What the folder writes and draws."""
     picture = pipeline.generate_images(PROMPT, size=(8, 8), seed=3)[0]
-    flat = [channel for pixel in picture.getdata() for channel in pixel]
-    return {"text": pipeline.generate_text("the", seed=3, max_tokens=12)[0], "picture": flat}
+    return {"text": pipeline.generate_text("the", seed=3, max_tokens=12)[0], "picture": list(picture.tobytes())}
 
 
 def losses(folder: Path) -> list[dict[str, float]]:

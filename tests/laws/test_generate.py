@@ -16,9 +16,10 @@ from monoformer.config.generate import GenerateConfig
 from monoformer.diffusion.objectives import Estimate, build_objective
 from monoformer.diffusion.samplers import build_sampler, drive
 from monoformer.document import Document, Image, Text
-from monoformer.generate.engine import Engine, Event, Request
+from monoformer.generate.engine import Engine
 from monoformer.generate.image import null_document
 from monoformer.generate.passes import Context, Network, denoise, read
+from monoformer.generate.session import Event, Request
 from monoformer.generate.text import TextStream, choose_token, nucleus
 from monoformer.model.attention import dense_mask
 from monoformer.model.monoformer import Place
