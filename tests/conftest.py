@@ -8,7 +8,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two busy programs on two cores would otherwise crawl
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # two busy programs on two cores would otherwise crawl
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
 
 import pytest

@@ -108,7 +108,10 @@ def build_sample(built: Built) -> Sample:
 
 def sample_prompts(config: RunConfig) -> list[Document]:
     """What precedes the drawn picture in the first documents of the held-out split that draw one from text."""
-    source = build_source(config.data, split="test", seed=config.seed)
+    try:
+        source = build_source(config.data, split="test", seed=config.seed)
+    except ValueError:  # nothing was held out: show what training shows
+        source = build_source(config.data, split="train", seed=config.seed)
     prompts: list[Document] = []
     for document in islice(source, 100 * SAMPLES):
         kinds = [type(segment) for segment in document.segments]

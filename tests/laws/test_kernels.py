@@ -1,0 +1,33 @@
+"""The hand-written gradients are the true ones."""
+
+import torch
+import torch.nn.functional as F
+
+from monoformer.model.kernels import NormFunction, RotateFunction
+from monoformer.model.transformer import rotary, rotate
+from monoformer.randomness import generator
+
+
+def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=generator(seed, "kernels"), dtype=torch.float64)
+
+
+def test_rms_norm_and_its_gradient() -> None:
+    x, weight = numbers(3, 2, 8).requires_grad_(), numbers(8, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: NormFunction.apply(a, b, 1e-5), (x, weight))
+    torch.testing.assert_close(NormFunction.apply(x, weight, 1e-5), F.rms_norm(x, (8,), weight, 1e-5))
+
+
+def test_rotation_and_its_gradient() -> None:
+    x, angles = numbers(2, 5, 3, 8).requires_grad_(), numbers(2, 5, 1, 4, seed=1)
+    assert torch.autograd.gradcheck(lambda a: RotateFunction.apply(a, angles.cos(), angles.sin()), (x,))
+
+
+def test_rotation_is_that_of_hugging_face_llama() -> None:
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    x, positions = numbers(2, 7, 3, 8).float(), torch.arange(7).repeat(2, 1)
+    cosine, sine = rotary(positions, 8, 10_000.0)
+    whole_cosine, whole_sine = (torch.cat([table, table], dim=-1)[:, :, 0] for table in (cosine, sine))
+    theirs, _ = apply_rotary_pos_emb(x.transpose(1, 2), x.transpose(1, 2), whole_cosine, whole_sine)
+    torch.testing.assert_close(rotate(x, cosine, sine).transpose(1, 2), theirs)
