@@ -21,7 +21,7 @@ def scenes_quick() -> RunConfig:
     """Little drawn scenes at 32x32 from nothing, so that minutes suffice.
 
     monoformer train scenes-quick    (the same run as `monoformer demo`)
-    Two CPU cores, about five and a half minutes. Of 256 held-out captions: DEMO_LINE
+    Two CPU cores, about five and a half minutes. DEMO_LINE
     """
     return RunConfig(
         name="scenes-quick",

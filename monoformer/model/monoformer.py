@@ -40,6 +40,10 @@ class Place(NamedTuple):
         return self.start[:, None] + torch.arange(self.tokens, device=self.start.device)
 
 
+_EMBEDDINGS = {"tokens.weight": 1.0, "text_head.weight": 0.02}
+"""Standard deviations at the start where they are not 1 / sqrt(fan-in)."""
+
+
 class MonoFormer(nn.Module):
     """One set of weights that writes and draws (MonoFormer, section 3; Transfusion, section 3)."""
 
@@ -63,10 +67,10 @@ class MonoFormer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw the weights: embeddings normal 0.02, matrices normal 1 / sqrt(fan-in), residual outputs less by depth.
+        """Draw the weights: token embedding normal 1, text head 0.02, matrices 1 / sqrt(fan-in), residual outputs less.
 
-        Modulation and the image head's output start at zero, norms at one. (At LLaMA's widths 1 / sqrt(fan-in) is its
-        0.02; at small ones 0.02 hides the patches under their positions and slows the first hundred steps.)
+        Modulation and the image head's output start at zero, norms at one. An embedding of 0.02 would drown in what the
+        first block adds to it: drawn objects got the wrong colour for their shape (docs/log.md).
         """
         for name, parameter in self.named_parameters():
             if name.endswith(("modulation.linear.weight", "image_head.linear.weight", ".bias")):
@@ -74,7 +78,7 @@ class MonoFormer(nn.Module):
             elif parameter.ndim == 1:
                 parameter.fill_(1.0)
             else:
-                deviation = 0.02 if name in ("tokens.weight", "text_head.weight") else parameter.shape[1] ** -0.5
+                deviation = _EMBEDDINGS.get(name, parameter.shape[1] ** -0.5)
                 if name.endswith(("attention.output.weight", "mlp.down.weight")):
                     deviation /= (2 * self.config.layers) ** 0.5
                 noise = torch.randn(parameter.shape, generator=generator) * deviation
