@@ -40,10 +40,6 @@ class Place(NamedTuple):
         return self.start[:, None] + torch.arange(self.tokens, device=self.start.device)
 
 
-_EMBEDDINGS = {"tokens.weight": 1.0, "text_head.weight": 0.02}
-"""Standard deviations at the start where they are not 1 / sqrt(fan-in)."""
-
-
 class MonoFormer(nn.Module):
     """One set of weights that writes and draws (MonoFormer, section 3; Transfusion, section 3)."""
 
@@ -72,13 +68,15 @@ class MonoFormer(nn.Module):
         Modulation and the image head's output start at zero, norms at one. An embedding of 0.02 would drown in what the
         first block adds to it: drawn objects got the wrong colour for their shape (docs/log.md).
         """
+        tied = self.config.tie_embeddings  # then it is a head as well, and its logits must start small
+        deviations = {"tokens.weight": 0.02 if tied else 1.0, "text_head.weight": 0.02}
         for name, parameter in self.named_parameters():
             if name.endswith(("modulation.linear.weight", "image_head.linear.weight", ".bias")):
                 parameter.zero_()
             elif parameter.ndim == 1:
                 parameter.fill_(1.0)
             else:
-                deviation = _EMBEDDINGS.get(name, parameter.shape[1] ** -0.5)
+                deviation = deviations.get(name, parameter.shape[1] ** -0.5)
                 if name.endswith(("attention.output.weight", "mlp.down.weight")):
                     deviation /= (2 * self.config.layers) ** 0.5
                 noise = torch.randn(parameter.shape, generator=generator) * deviation
