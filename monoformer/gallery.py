@@ -47,8 +47,7 @@ def draw_gallery(sections: Sequence[Section], *, columns: int = 6) -> PILImage.I
 
 def _strip(title: str, cells: Sequence[Cell], columns: int) -> PILImage.Image:
     texts = [_wrap(cell) for cell in cells]
-    heights = [_span(cell) * CELL // max(1, len(cell.pictures)) if cell.pictures else 0 for cell in cells]
-    tall = max(heights, default=0)
+    tall = max((CELL // len(cell.pictures) for cell in cells if cell.pictures), default=0)
     height = GAP + (28 if title else 0) + tall + LINE * max((len(t) for t in texts), default=0) + GAP
     strip = PILImage.new("RGB", (columns * (CELL + GAP) + GAP, height), "white")
     pen = ImageDraw.Draw(strip)
@@ -70,10 +69,6 @@ def _strip(title: str, cells: Sequence[Cell], columns: int) -> PILImage.Image:
         for number, line in enumerate(lines):
             pen.text((left, below + number * LINE), line, fill="#333", font=font)
     return strip
-
-
-def _span(cell: Cell) -> int:
-    return 1 if cell.pictures else 0
 
 
 def _wrap(cell: Cell) -> list[str]:

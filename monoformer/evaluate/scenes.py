@@ -13,6 +13,7 @@ from PIL import Image as PILImage
 
 from monoformer.config.data import ScenesData
 from monoformer.data.scenes import Scenes, agreement, answer, caption_is_exact, draw, edit_is_exact, matches, parse
+from monoformer.document import Image
 from monoformer.pipeline import Pipeline
 
 Watch = Callable[[int], None]
@@ -48,7 +49,7 @@ class SceneEvaluator:
             asked = [self.scenes.drawing(i) for i in indices]
             pictures = self.pipeline.generate_images([a.caption for a in asked], seed=indices)
             for example, picture in zip(asked, pictures, strict=True):
-                pixels = to_pixels(picture)
+                pixels = Image.from_pil(picture).pixels
                 strict, lenient = parse(pixels), parse(pixels, strict=False)
                 exact.append(strict is not None and matches(example.description, strict))
                 share = agreement(example.description, lenient)
@@ -77,7 +78,7 @@ class SceneEvaluator:
             pictures = [to_picture(draw(example.before, self.data.size)) for example in asked]
             edited = self.pipeline.edit(pictures, [example.text for example in asked], seed=indices)
             for example, picture in zip(asked, edited, strict=True):
-                seen = parse(to_pixels(picture))
+                seen = parse(Image.from_pil(picture).pixels)
                 exact.append(seen is not None and edit_is_exact(example.before, example.instruction, seen))
         yield "edit_exact", _mean(exact)
 
@@ -98,14 +99,9 @@ class SceneEvaluator:
             self.watch(len(indices))
 
 
-def to_pixels(picture: PILImage.Image) -> torch.Tensor:
-    """PIL -> uint8 (3, H, W)."""
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
-
-
 def to_picture(pixels: torch.Tensor) -> PILImage.Image:
     """uint8 (3, H, W) -> PIL."""
-    return PILImage.fromarray(pixels.permute(1, 2, 0).numpy())
+    return Image(pixels=pixels).to_pil()
 
 
 def _mean(values: list[float] | list[bool]) -> float:
