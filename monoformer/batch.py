@@ -30,6 +30,8 @@ class Block:
     """Height and width in patches."""
     noised: bool
     """A target's noised block; else clean."""
+    draw: int = 0
+    """Which of the target's noised blocks."""
 
 
 @dataclass
@@ -77,7 +79,8 @@ class Layout:
 class ImageSlots:
     """Images of one size: M distinct pictures, and the N blocks of patch tokens that show them.
 
-    A target shows its picture noised; with `clean_copy` a second block shows it clean. Context images show it clean.
+    A target shows its picture noised, in as many blocks as there are noise draws; with `clean_copy` one more block
+    shows it clean. Context images show it clean.
     """
 
     pixels: Tensor
@@ -94,6 +97,8 @@ class ImageSlots:
     """(N,) index in the row of the block's first patch token."""
     noised: Tensor
     """(N,) bool: a target, noised, with its own time; else clean, at time 0."""
+    draw: Tensor
+    """(N,) which of its picture's noised blocks; with document and number it keys the randomness."""
     grid: tuple[int, int]
     """Height and width of the block in patches."""
 
@@ -104,7 +109,7 @@ class ImageSlots:
 
     @property
     def targets(self) -> int:
-        """Number of target images."""
+        """Number of noised blocks."""
         return int(self.noised.sum())
 
     def to(self, device: torch.device) -> "ImageSlots":
@@ -125,7 +130,7 @@ class Batch:
     end: Tensor
     """int64 (B, T) first index that a token cannot see: its own + 1 for text, the block's end for patches."""
     private: Tensor
-    """int64 (B, T) 0, or the image's number for a noised block that has a clean copy."""
+    """int64 (B, T) 0, or a number of its own for a noised block that has a clean copy or stands beside others."""
     labels: Tensor
     """int64 (B, T) the token to be predicted from this position, or IGNORED."""
     images: tuple[ImageSlots, ...]
@@ -138,7 +143,7 @@ class Batch:
 
     @property
     def targets(self) -> int:
-        """Number of target images."""
+        """Number of noised blocks: target images, times the noise draws of each."""
         return sum(slots.targets for slots in self.images)
 
     @property

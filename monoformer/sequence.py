@@ -2,6 +2,7 @@
 
     bos ... boi [time] patches eoi ... eos
     clean_copy:  boi [time] noised patches [time] clean patches eoi    (both blocks share rotary positions)
+    noise_draws: boi [time] noised patches [time] noised patches ... eoi    (none sees another)
 
 Knows nothing of networks. Invariant: a document read back after drawing has the layout that it had in training, since
 `Sequencer.document` and `Sequencer.prompt` build both with the same lines.
@@ -69,13 +70,11 @@ class Sequencer:
             read_later = _is_read(elements[index + 1 :], labels=labels)
             copied = element.target and read_later and self.config.context == "clean_copy"
             if element.target:
-                self._add_block(
-                    layout, element.pixels, image_number, noised=True, private=image_number if copied else 0
-                )
+                self._add_noised(layout, element.pixels, image_number, copied=copied)
             if copied:
                 layout.next_position -= self._length(element.pixels)
             if copied or not element.target:
-                self._add_block(layout, element.pixels, image_number, noised=False)
+                self._add_block(layout, element.pixels, image_number)
             layout.add_token(self.tokenizer.eoi)
         return layout
 
@@ -89,7 +88,7 @@ class Sequencer:
                 continue
             number += 1
             layout.add_token(self.tokenizer.boi)
-            self._add_block(layout, element.pixels, number, noised=False)
+            self._add_block(layout, element.pixels, number)
             layout.add_token(self.tokenizer.eoi)
         if opening == "image":
             layout.add_token(self.tokenizer.boi)
@@ -98,7 +97,7 @@ class Sequencer:
     def image(self, pixels: Tensor, *, position: int) -> Layout:
         """[time] patches eoi of a drawn picture, to be read clean after the boi at rotary `position - 1`."""
         layout = Layout(next_position=position)
-        self._add_block(layout, pixels, 1, noised=False)
+        self._add_block(layout, pixels, 1)
         layout.add_token(self.tokenizer.eoi)
         return layout
 
@@ -115,12 +114,24 @@ class Sequencer:
         height, width = self.grid(*pixels.shape[-2:])
         return height * width + self.time_token
 
-    def _add_block(self, layout: Layout, pixels: Tensor, number: int, *, noised: bool, private: int = 0) -> None:
+    def _add_noised(self, layout: Layout, pixels: Tensor, number: int, *, copied: bool) -> None:
+        """The noised block of a target, or several: private where there are others or a clean copy is read instead."""
+        draws = self.config.noise_draws
+        for draw in range(draws):
+            if draw:
+                layout.next_position -= self._length(pixels)
+            private = (number - 1) * draws + draw + 1 if copied or draws > 1 else 0
+            self._add_block(layout, pixels, number, noised=True, draw=draw, private=private)
+
+    def _add_block(
+        self, layout: Layout, pixels: Tensor, number: int, *, noised: bool = False, draw: int = 0, private: int = 0
+    ) -> None:
         if self.time_token:
             layout.add_token(self.tokenizer.time, private=private)
         grid = self.grid(*pixels.shape[-2:])
         start, count = len(layout), grid[0] * grid[1]
-        layout.blocks.append(Block(pixels=pixels, number=number, start=start, grid=grid, noised=noised))
+        block = Block(pixels=pixels, number=number, start=start, grid=grid, noised=noised, draw=draw)
+        layout.blocks.append(block)
         ends = [start + count] * count if self.two_way else None
         layout.add_tokens(self.tokenizer.patch, count, ends=ends, private=private)
 

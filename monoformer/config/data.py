@@ -148,6 +148,9 @@ class SequenceConfig:
     """Documents that are packed together; the unit of order and resume."""
     context: Literal["noised", "clean_copy"] = "clean_copy"
     """What later tokens see of an earlier drawn image: its noised tokens (Transfusion) or a clean copy."""
+    noise_draws: int = 1
+    """Noised blocks of each target image side by side, each with its own time and noise; the text before them is read
+    once for all. More than 1 needs context = clean_copy."""
     drop_text: float = 0.1
     """Probability, per target image without context images, of dropping everything before it (guidance)."""
     drop_context: float = 0.05
@@ -160,6 +163,13 @@ class SequenceConfig:
             raise ValueError("sequence.drop_text must be in [0, 1] and sequence.drop_context in [0, 1/3]")
         if self.row < 2 or self.window < 1:
             raise ValueError("sequence.row must be at least 2 and sequence.window at least 1")
+        if self.noise_draws < 1:
+            raise ValueError(f"sequence.noise_draws must be at least 1, but is {self.noise_draws}")
+        if self.noise_draws > 1 and self.context == "noised":
+            raise ValueError(
+                f"sequence.noise_draws is {self.noise_draws}, but with sequence.context = noised later text would see "
+                f"them all; use context = clean_copy or noise_draws = 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,9 @@ from monoformer.model.attention import CacheView, Mask, attend
 from monoformer.model.kernels import NormFunction, RotateFunction
 from monoformer.model.timestep import Modulation
 
+_NEUTRAL = (0.0, 1.0, 1.0, 0.0, 1.0, 1.0)
+"""What shifts, scales and gates start from: attention's three, then the MLP's."""
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -132,9 +135,12 @@ class Block(nn.Module):
     def _modulate(self, condition: Condition, x: Tensor) -> tuple[Tensor, ...]:
         """Shifts, scales and gates of every token, six times (B, T, D): 0 and 1 where a token has no time."""
         assert self.modulation is not None
-        table = F.pad(self.modulation(condition.vectors), (0, 0, 1, 0)).unflatten(1, (6, -1))  # (1 + N, 6, D)
-        neutral = table.new_tensor([0.0, 1.0, 1.0, 0.0, 1.0, 1.0])[:, None]
-        return F.embedding(condition.index, (table + neutral).flatten(1).to(x.dtype)).chunk(6, dim=-1)
+        tables = F.pad(self.modulation(condition.vectors), (0, 0, 1, 0)).chunk(6, dim=1)  # (1 + N, D) each
+        # looked up one by one: gradients of parts of one wide lookup would be copied together first
+        return tuple(
+            F.embedding(condition.index, (table + kept).to(x.dtype))
+            for table, kept in zip(tables, _NEUTRAL, strict=True)
+        )
 
 
 class Transformer(nn.Module):

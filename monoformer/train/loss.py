@@ -54,14 +54,20 @@ def pass_losses(
 
 
 def times_of(slots: ImageSlots, targets: Tensor, objective: Objective, seed: int) -> Tensor:
-    """Training times (N,) of the targets, keyed by document and image."""
-    numbers = [uniform(seed, *key, "time") for key in _keys(slots, targets)]
+    """Training times (N,) of the targets, keyed by document and image; its draws are spread evenly from the first."""
+    keys, draws = _keys(slots, targets), slots.draw[targets].tolist()
+    count = max(draws, default=0) + 1
+    numbers = [(uniform(seed, *key, "time") + draw / count) % 1 for key, draw in zip(keys, draws, strict=True)]
     return objective.path.training_times(torch.tensor(numbers, dtype=torch.float64)).to(slots.pixels.device)
 
 
 def noise_of(slots: ImageSlots, targets: Tensor, like: Tensor, seed: int) -> Tensor:
-    """Normal noise shaped as `like` (N, C, h, w), keyed by document and image."""
-    noise = [torch.randn(like.shape[1:], generator=generator(seed, *key, "noise")) for key in _keys(slots, targets)]
+    """Normal noise shaped as `like` (N, C, h, w), keyed by document, image and draw."""
+    keys, draws = _keys(slots, targets), slots.draw[targets].tolist()
+    noise = [
+        torch.randn(like.shape[1:], generator=generator(seed, *key, f"noise {draw}" if draw else "noise"))
+        for key, draw in zip(keys, draws, strict=True)
+    ]
     return torch.stack(noise).to(like) if noise else like
 
 

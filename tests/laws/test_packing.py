@@ -10,7 +10,7 @@ from monoformer.diffusion.objectives import build_objective
 from monoformer.model.attention import dense_mask
 from monoformer.model.monoformer import MonoFormer
 from monoformer.packing import collate, pack
-from monoformer.train.loss import pass_losses
+from monoformer.train.loss import noise_of, pass_losses, times_of
 from tests import tiny
 
 
@@ -100,3 +100,43 @@ def test_a_document_longer_than_a_row_is_refused_by_number() -> None:
     with pytest.raises(ValueError, match="document 7 has 11 tokens, more than a row of 10"):
         pack([text_layout(7, 11)], length=10)
     assert pack([], length=10) == []
+
+
+@pytest.mark.parametrize("mode", tiny.MODES)
+def test_noise_draws_side_by_side_are_documents_apart(mode: str) -> None:
+    network = tiny.model(mode)
+    drawn = 0
+    for one, many in zip(
+        tiny.layouts(mode, 4, 12), tiny.layouts(mode, 4, 12, sequence={"noise_draws": 3}), strict=True
+    ):
+        batches = [tiny.in_rows([layout], rows=1, padding=0) for layout in (one, many)]
+        assert batches[1].targets == 3 * batches[0].targets
+        alone, beside = (tiny.hidden_of(network, batch)[0] for batch in batches)  # all draws take the same noise here
+        blocks = {(block.number, block.noised): block for block in one.blocks}
+        for block in many.blocks:
+            tokens = block.grid[0] * block.grid[1]
+            single = blocks[block.number, block.noised]
+            torch.testing.assert_close(
+                beside[block.start : block.start + tokens],
+                alone[single.start : single.start + tokens],
+                rtol=1e-5,
+                atol=1e-5,
+            )
+            drawn += block.draw > 0
+    assert drawn > 10
+
+
+def test_noise_draws_have_noise_of_their_own_and_times_spread_evenly() -> None:
+    objective = build_objective(FlowConfig())
+    for seed in range(3):
+        batch = tiny.in_rows(tiny.layouts("add", seed, 6, sequence={"noise_draws": 4}))
+        for slots in batch.images:
+            targets = slots.noised.nonzero()[:, 0]
+            like = torch.zeros(len(targets), 3, 2, 2)
+            times, noise = times_of(slots, targets, objective, seed), noise_of(slots, targets, like, seed)
+            for picture in slots.picture[targets].unique():
+                mine = slots.picture[targets] == picture
+                assert sorted(slots.draw[targets][mine].tolist()) == [0, 1, 2, 3]
+                share = torch.distributions.Normal(0.4, 1.0).cdf(torch.logit(times[mine])).sort().values
+                torch.testing.assert_close(share.diff(), torch.full((3,), 0.25), rtol=0, atol=1e-3)
+                assert len({tuple(one.flatten().tolist()) for one in noise[mine]}) == 4
