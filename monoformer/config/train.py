@@ -74,8 +74,6 @@ class TrainConfig:
     """Checkpoints kept."""
     sample_every: int = 0
     """Steps between two grids of sample pictures; 0 draws none."""
-    compile: bool = False
-    """Whether torch.compile is used (slow start, faster steps)."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "rows", "log_every", "checkpoint_every", "keep"):

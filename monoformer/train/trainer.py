@@ -33,7 +33,7 @@ Sample = Callable[[int, dict[str, Tensor]], None]
 """sample(step, averaged weights): draws whatever somebody wants to see while the run goes on."""
 
 MAY_CHANGE = ("name", "folder", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep",
-              "train.sample_every", "train.device", "train.compile", "generate")  # fmt: skip
+              "train.sample_every", "train.device", "generate")  # fmt: skip
 """Fields that may differ when a run is resumed; everything else would make it another run."""
 
 

@@ -79,7 +79,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("train.steps", 5.5, r"config\.train\.steps must be int, but is 5\.5"),
         ("train.steps", True, r"config\.train\.steps must be int, but is True"),
         ("train.steps", None, r"config\.train\.steps must be int, but is None"),
-        ("train.compile", 1, r"config\.train\.compile must be bool, but is 1"),
+        ("model.qk_norm", 1, r"config\.model\.qk_norm must be bool, but is 1"),
         ("train.clip", "x", r"config\.train\.clip must be float, but is 'x'"),
         ("name", 3, r"config\.name must be str, but is 3"),
         ("model", [], r"config\.model must be an object, but is \[\]"),
