@@ -96,10 +96,15 @@ def test_ddim(betas: Any, prediction: Any, eta: float, steps: int) -> None:
     assert_same(ours(config, "ddim", theirs.timesteps.tolist(), start, eta), expected)
 
 
-@pytest.mark.parametrize("steps", [10, 50, 1000])
-@pytest.mark.parametrize("variance", VARIANCES)
+CHAINS = [("linear", "eps"), ("cosine", "v"), ("linear", "x_0"), ("cosine", "eps")]
+
+
 @pytest.mark.parametrize(
-    ("betas", "prediction"), [("linear", "eps"), ("cosine", "v"), ("linear", "x_0"), ("cosine", "eps")]
+    ("betas", "prediction", "variance", "steps"),
+    [
+        *((*chain, variance, steps) for chain in CHAINS for variance in VARIANCES for steps in (10, 50)),
+        *(("linear", "eps", "learned", 1000), ("cosine", "v", "fixed_small", 1000)),
+    ],
 )
 def test_ddpm(betas: Any, prediction: Any, variance: Any, steps: int) -> None:
     config = DDPMConfig(betas=betas, prediction=prediction, variance=variance)
