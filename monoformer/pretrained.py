@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from monoformer.config.data import SequenceConfig
-from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig
+from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig, check_variance
 from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import from_json, to_json
@@ -37,6 +37,9 @@ class FolderConfig:
     """How it was trained to denoise."""
     generate: GenerateConfig
     """Defaults of writing and drawing."""
+
+    def __post_init__(self) -> None:
+        check_variance(self.diffusion, learned=self.model.learned_variance)
 
 
 @dataclass(frozen=True, kw_only=True)

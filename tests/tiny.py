@@ -17,7 +17,7 @@ from torch import Tensor
 from monoformer.autoencoder import Pixels
 from monoformer.batch import Batch, Layout
 from monoformer.config.data import SequenceConfig, TokenizerConfig
-from monoformer.config.diffusion import DiffusionConfig, FlowConfig
+from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig
 from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig
@@ -86,13 +86,22 @@ def model(mode: str = "adaln", *, seed: int = 0, **changes: Any) -> MonoFormer:
 
 
 def pretrained(mode: str = "adaln", *, diffusion: DiffusionConfig | None = None, **changes: Any) -> Pretrained:
-    """A network with its tokenizer, four steps of Euler, guidance 2."""
+    """A network with its tokenizer, four steps of Euler (DDIM on a chain), guidance 2."""
+    diffusion = diffusion or FlowConfig()
+    learned = learns_variance(diffusion)
     return Pretrained(
-        model=model(mode, **changes),
+        model=model(mode, learned_variance=learned, **changes),
         tokenizer=tokenizer(),
-        diffusion=diffusion or FlowConfig(),
-        generate=GenerateConfig(steps=4, guidance=2.0, max_tokens=8),
+        diffusion=diffusion,
+        generate=GenerateConfig(
+            sampler="euler" if isinstance(diffusion, FlowConfig) else "ddim", steps=4, guidance=2.0, max_tokens=8
+        ),
     )
+
+
+def learns_variance(diffusion: DiffusionConfig) -> bool:
+    """Whether the image head must return one."""
+    return isinstance(diffusion, DDPMConfig) and diffusion.variance == "learned"
 
 
 def sequencer(mode: str = "adaln", **sequence: Any) -> Sequencer:

@@ -49,10 +49,14 @@ class Sampling:
 
     steps: int | None = None
     """Denoising steps of a picture."""
+    spacing: str | None = None
+    """Where the steps lie in time: uniform, or quadratic with more of them near the clean picture."""
+    eta: float | None = None
+    """Noise that ddim adds in every step, from 0 to 1."""
     guidance: float | None = None
     """Classifier-free guidance; 1 means none."""
     sampler: str | None = None
-    """euler, heun or ddim."""
+    """euler, heun (flow), ddpm (DDPM), ddim or dpm++2m (both)."""
     temperature: float | None = None
     """0 takes the likeliest token."""
     top_k: int | None = None

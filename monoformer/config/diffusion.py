@@ -3,6 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+SamplerName: TypeAlias = Literal["euler", "heun", "ddim", "ddpm", "dpm++2m"]
+"""Ways to take the noise away; `monoformer.config.generate.check_sampler` says which goes with which path."""
+
+Spacing: TypeAlias = Literal["uniform", "quadratic"]
+"""Where a sampler's steps lie in time; quadratic puts more of them near the clean image (DDIM, appendix D.2)."""
+
+Variance: TypeAlias = Literal["fixed_small", "fixed_large", "learned"]
+"""Variance of one step back along the chain: its lower bound, its upper bound, or what the network says between."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
@@ -14,10 +23,15 @@ class FlowConfig:
     """Mean of the logit-normal training times; above 0 leans toward noise."""
     time_deviation: float = 1.0
     """Standard deviation of the logit-normal training times."""
+    shift_base: int = 0
+    """Latent height times width at which times are not shifted; larger images are trained and drawn at times nearer
+    noise, smaller ones at times nearer the clean image (SD3, equation 23). 0: never shifted."""
 
     def __post_init__(self) -> None:
         if self.time_deviation <= 0:
             raise ValueError(f"diffusion.time_deviation must be above 0, but is {self.time_deviation}")
+        if self.shift_base < 0:
+            raise ValueError(f"diffusion.shift_base must be 0 or more, but is {self.shift_base}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +42,11 @@ class DDPMConfig:
     """Number of noise levels."""
     betas: Literal["linear", "cosine"] = "linear"
     """Noise schedule: linear betas 1e-4 to 2e-2 (MonoFormer) or cosine (Transfusion)."""
-    prediction: Literal["eps"] = "eps"
-    """What the image head returns."""
+    prediction: Literal["eps", "v", "x_0"] = "eps"
+    """What the image head returns: the noise, v = alpha noise - sigma x_0 (arXiv 2202.00512), or the clean image."""
+    variance: Variance = "fixed_small"
+    """Variance of the steps of the sampler ddpm. `learned` adds its variational bound to the loss and needs
+    `model.learned_variance` (improved DDPM, arXiv 2102.09672)."""
 
     def __post_init__(self) -> None:
         if self.steps < 2:
@@ -39,3 +56,12 @@ class DDPMConfig:
 
 
 DiffusionConfig: TypeAlias = FlowConfig | DDPMConfig
+
+
+def check_variance(diffusion: DiffusionConfig, *, learned: bool) -> None:
+    """Refuse an image head that returns a variance (`learned`) which is not trained, or lacks one that is."""
+    trained = isinstance(diffusion, DDPMConfig) and diffusion.variance == "learned"
+    if trained and not learned:
+        raise ValueError("diffusion.variance = learned needs an image head that returns it; set model.learned_variance")
+    if learned and not trained:
+        raise ValueError("model.learned_variance needs diffusion.variance = learned (DDPM); set that, or leave it out")

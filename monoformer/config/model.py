@@ -38,6 +38,9 @@ class ModelConfig:
     """How the time enters: a token before the patches, a vector added to every patch, or modulation of every layer."""
     image_head: Literal["linear", "dit"] = "dit"
     """What turns hidden states into patches: norm and linear, or DiT's final layer, which is modulated by the time."""
+    learned_variance: bool = False
+    """Whether the image head returns 2 C channels: the prediction, and where the variance of a step lies between its
+    bounds (DDPM with learned variance)."""
     image_attention: Literal["two-way", "causal"] = "two-way"
     """Whether tokens of one image see each other in both directions (both papers) or causally (their ablation)."""
     image_sizes: tuple[tuple[int, int], ...] = ((64, 64),)

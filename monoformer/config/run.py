@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from monoformer.config.data import DataConfig, ScenesData, SequenceConfig, TokenizerConfig
-from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig
-from monoformer.config.generate import GenerateConfig
+from monoformer.config.diffusion import DiffusionConfig, FlowConfig, check_variance
+from monoformer.config.generate import GenerateConfig, check_sampler
 from monoformer.config.model import ModelConfig
 from monoformer.config.train import TrainConfig
 
@@ -54,14 +54,8 @@ class RunConfig:
                 f"sequence.row = {self.sequence.row} is longer than model.context = {self.model.context}; "
                 f"raise --model.context or lower --sequence.row"
             )
-        if isinstance(self.diffusion, DDPMConfig) and self.generate.sampler != "ddim":
-            raise ValueError(
-                f"sampler {self.generate.sampler!r} needs flow diffusion; with DDPM use --generate.sampler ddim"
-            )
-        if isinstance(self.diffusion, DDPMConfig) and self.generate.steps > self.diffusion.steps:
-            raise ValueError(
-                f"generate.steps = {self.generate.steps} exceeds diffusion.steps = {self.diffusion.steps}; lower it"
-            )
+        check_variance(self.diffusion, learned=self.model.learned_variance)
+        check_sampler(self.generate, self.diffusion)
 
     @property
     def path(self) -> Path:

@@ -4,16 +4,23 @@ The only place that converts time. Everywhere else t runs from 0 (clean) to 1 (n
 sigma(t) noise, and both are fp32.
 """
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, assert_never
+from typing import NamedTuple, Protocol, TypeVar, assert_never
 
 import torch
 from torch import Tensor
 
-from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig
+from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig, Spacing
+
+Number = TypeVar("Number", Tensor, float)
 
 T_MIN = 0.05
 """Smallest t by which an x_0 error is divided to become a velocity error, in the loss and in the samplers."""
+
+ALPHA_MIN = 0.015
+"""Smallest share of the image at which a sampler reads eps on a cosine chain, which ends at 0.00005 (the linear one at
+0.006): x_0 = (x_t - sigma eps) / alpha multiplies an error of eps by 1 / alpha (measured in docs/decisions.md)."""
 
 
 class Level(NamedTuple):
@@ -43,12 +50,15 @@ class Path(Protocol):
         """What the network's time embedding receives for t."""
         ...
 
-    def training_times(self, uniform: Tensor) -> Tensor:
-        """Training times from uniform numbers in [0, 1)."""
+    def training_times(self, uniform: Tensor, *, positions: int = 0, maximum: Tensor | float = 1.0) -> Tensor:
+        """Training times (N,) up to `maximum` ((N,) or one for all) from uniform numbers (N,) in [0, 1)."""
         ...
 
-    def levels(self, steps: int) -> list[Level]:
-        """A sampling grid of `steps` evaluations, from noise down, closed by CLEAN."""
+    def levels(self, steps: int, *, spacing: Spacing = "uniform", positions: int = 0) -> list[Level]:
+        """A sampling grid of `steps` evaluations, from noise down, closed by CLEAN.
+
+        `positions` is the latent's height times width; only a path that shifts times by resolution needs it.
+        """
         ...
 
 
@@ -70,15 +80,26 @@ class FlowPath:
         """1000 t: a sinusoid of numbers in [0, 1] is nearly constant."""
         return 1000 * t
 
-    def training_times(self, uniform: Tensor) -> Tensor:
-        """sigmoid of a normal with the configured mean and deviation, by inverse transform."""
-        normal = torch.special.ndtri(uniform.double().clamp(1e-6, 1 - 1e-6)).float()
-        return torch.sigmoid(self.config.time_mean + self.config.time_deviation * normal)
+    def training_times(self, uniform: Tensor, *, positions: int = 0, maximum: Tensor | float = 1.0) -> Tensor:
+        """sigmoid of a normal with the configured mean and deviation, by inverse transform, cut off at `maximum`."""
+        mean, deviation = self.config.time_mean, self.config.time_deviation
+        limit, shift = torch.as_tensor(maximum, dtype=torch.float64, device=uniform.device), self._shift(positions)
+        share = torch.special.ndtr((torch.logit(_shifted(limit, 1 / shift)) - mean) / deviation)
+        normal = torch.special.ndtri(share * uniform.double().clamp(1e-6, 1 - 1e-6)).float()
+        return torch.minimum(_shifted(torch.sigmoid(mean + deviation * normal), shift), limit.float())
 
-    def levels(self, steps: int) -> list[Level]:
-        """Evenly spaced from 1 down; the last evaluation is at 1 / steps."""
-        times = [1 - i / steps for i in range(steps)]
+    def levels(self, steps: int, *, spacing: Spacing = "uniform", positions: int = 0) -> list[Level]:
+        """From 1 down, spaced and then shifted; the last evaluation of a uniform grid is at 1 / steps."""
+        power, shift = 1 if spacing == "uniform" else 2, self._shift(positions)
+        times = [_shifted((1 - i / steps) ** power, shift) for i in range(steps)]
         return [Level(t, 1 - t, t) for t in times] + [CLEAN]
+
+    def _shift(self, positions: int) -> float:
+        """sqrt(m / n) of SD3, equation 23."""
+        if self.config.shift_base == 0:
+            return 1.0
+        assert positions > 0, "a path with shift_base needs the latent's height times width"
+        return math.sqrt(positions / self.config.shift_base)
 
 
 class DDPMPath:
@@ -97,7 +118,7 @@ class DDPMPath:
                 betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
             case _:
                 assert_never(config.betas)
-        self.alpha_bar = torch.cumprod(1 - betas, dim=0).float()  # (steps,)
+        self.alpha_bar = torch.cumprod(1 - betas, dim=0)  # (steps,) fp64: in fp32, 1 - alpha_bar loses four digits
 
     def index(self, t: Tensor) -> Tensor:
         """The chain's integer index of t, same shape."""
@@ -105,28 +126,42 @@ class DDPMPath:
 
     def alpha(self, t: Tensor) -> Tensor:
         """Square root of the cumulative product of 1 - beta."""
-        return self.alpha_bar.to(t.device)[self.index(t)].sqrt()
+        return gather(self.alpha_bar.sqrt(), self.index(t))
 
     def sigma(self, t: Tensor) -> Tensor:
         """Square root of one minus that product."""
-        return (1 - self.alpha_bar.to(t.device)[self.index(t)]).sqrt()
+        return gather((1 - self.alpha_bar).sqrt(), self.index(t))
 
     def network_time(self, t: Tensor) -> Tensor:
         """The integer index, as a float."""
         return self.index(t).float()
 
-    def training_times(self, uniform: Tensor) -> Tensor:
-        """Every index equally often."""
-        index = (uniform.double() * self.config.steps).long().clamp(max=self.config.steps - 1)
-        return (index / (self.config.steps - 1)).float()
+    def training_times(self, uniform: Tensor, *, positions: int = 0, maximum: Tensor | float = 1.0) -> Tensor:
+        """Every index whose time is at most `maximum` equally often; the size of the image has no effect."""
+        last = self.config.steps - 1
+        limit = torch.as_tensor(maximum, dtype=torch.float64, device=uniform.device)
+        count = (limit * last + 1e-9).floor() + 1
+        index = torch.minimum((uniform.double() * count).floor(), count - 1)
+        return (index / last).float()
 
-    def levels(self, steps: int) -> list[Level]:
-        """Indices evenly spaced from the last down to 0, both evaluated."""
+    def levels(self, steps: int, *, spacing: Spacing = "uniform", positions: int = 0) -> list[Level]:
+        """Indices from the first that a sampler should see down to 0, both evaluated; the size has no effect."""
         if steps > self.config.steps:
             raise ValueError(f"a DDPM chain of {self.config.steps} levels cannot be sampled in {steps} steps")
-        t = torch.linspace(1, 0, steps) if steps > 1 else torch.ones(1)
-        t = self.index(t).double() / (self.config.steps - 1)
-        return [*map(Level, t.tolist(), self.alpha(t).tolist(), self.sigma(t).tolist()), CLEAN]
+        first, power = self._first(steps), 1 if spacing == "uniform" else 2
+        indices = [first]
+        for i in reversed(range(steps - 1)):  # a crowded quadratic grid takes every index below where it crowds
+            indices.append(max(i, round(first * i**power / (steps - 1) ** power)))
+        bars = [float(self.alpha_bar[index]) for index in indices]
+        times = [index / (self.config.steps - 1) for index in indices]
+        return [Level(t, bar**0.5, (1 - bar) ** 0.5) for t, bar in zip(times, bars, strict=True)] + [CLEAN]
+
+    def _first(self, steps: int) -> int:
+        """Index at which sampling starts: the last one, but see ALPHA_MIN. So many steps as need them take all."""
+        if self.config.betas != "cosine" or self.config.prediction != "eps":
+            return self.config.steps - 1
+        usable = int((self.alpha_bar >= ALPHA_MIN**2).sum())
+        return max(usable, steps) - 1
 
 
 def build_path(config: DiffusionConfig) -> Path:
@@ -143,3 +178,13 @@ def build_path(config: DiffusionConfig) -> Path:
 def expand(t: Tensor, like: Tensor) -> Tensor:
     """t (N,) with trailing axes, so that it multiplies `like` (N, ...)."""
     return t.view(-1, *([1] * (like.ndim - 1)))
+
+
+def gather(table: Tensor, index: Tensor) -> Tensor:
+    """The entries of an fp64 table (steps,) at integer indices, same shape as these, fp32 on their device."""
+    return table.float().to(index.device)[index]
+
+
+def _shifted(t: Number, shift: float) -> Number:
+    """Times of an image whose noise hides sqrt(m / n) = `shift` times less of it; `1 / shift` is the way back."""
+    return t if shift == 1 else shift * t / (1 + (shift - 1) * t)

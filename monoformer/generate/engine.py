@@ -17,11 +17,12 @@ from torch import Tensor
 
 from monoformer.autoencoder import Autoencoder
 from monoformer.batch import Layout
+from monoformer.config.generate import check_sampler
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Document, Image, Text
 from monoformer.generate.image import Drawing, null_document
 from monoformer.generate.passes import Context, Network, denoise, read
-from monoformer.generate.session import Event, Reason, Request, Session, check_sampler, picture_size
+from monoformer.generate.session import Event, Reason, Request, Session, picture_size
 from monoformer.generate.text import TextStream, choose_token
 from monoformer.pretrained import Pretrained
 from monoformer.randomness import generator
@@ -172,8 +173,8 @@ class Engine:
             random = generator(settings.seed, session.pictures, "picture")
             noise = torch.randn(shape, generator=random).to(self.network.device)
             contexts = [_open(session), *([null[session.number]] if session.number in null else [])]
-            levels = self.network.objective.path.levels(settings.steps)
-            session.drawing = Drawing.start(contexts, noise, levels, settings, self.sequencer.grid(*size))
+            grid, objective = self.sequencer.grid(*size), self.network.objective
+            session.drawing = Drawing.start(contexts, noise, objective, settings, grid, random)
 
     def _draw(self, sessions: list[Session]) -> None:
         """One evaluation of every picture in progress; one pass a picture size."""

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from monoformer.config.generate import GenerateConfig
-from monoformer.diffusion.objectives import Estimate
+from monoformer.diffusion.objectives import Estimate, Objective
 from monoformer.diffusion.samplers import Sampler, build_sampler
-from monoformer.diffusion.schedules import Level
 from monoformer.document import Document
 from monoformer.generate.passes import Context
 from monoformer.sequence import unconditional
@@ -54,14 +54,18 @@ class Drawing:
         cls,
         contexts: list[Context],
         noise: Tensor,
-        levels: Sequence[Level],
+        objective: Objective,
         settings: GenerateConfig,
         grid: tuple[int, int],
+        random: torch.Generator,
     ) -> "Drawing":
-        """Begin from noise (C, h, w)."""
-        sampler = build_sampler(settings.sampler, noise, levels)
+        """Begin from noise (C, h, w); what the sampler adds comes from `random`, the picture's own generator."""
+        steps = settings.steps
+        levels = objective.path.levels(steps, spacing=settings.spacing, positions=noise[0].numel())
+        sampler = build_sampler(
+            settings.sampler, noise, levels, eta=settings.eta, variance=objective.variance, random=random
+        )
         x, t = next(sampler)
-        steps = len(levels) - 1
         evaluations = 2 * steps - 1 if settings.sampler == "heun" else steps
         return cls(contexts, sampler, settings.guidance, grid, evaluations, x, t)
 

@@ -105,7 +105,8 @@ def denoise(
     )
     prediction = model.image(hidden, time, place)
     estimate = network.objective.estimate(prediction, x, t)
-    return [Estimate(x_0) for x_0 in estimate.x_0]
+    fractions = [None] * rows if estimate.variance_fraction is None else list(estimate.variance_fraction)
+    return list(map(Estimate, estimate.x_0, fractions))
 
 
 def _view(network: Network, contexts: Sequence[Context], counts: Tensor, *, write: bool) -> CacheView:

@@ -9,7 +9,6 @@ from typing import Literal, TypeAlias
 import torch
 
 from monoformer.batch import Layout
-from monoformer.config.diffusion import DDPMConfig, DiffusionConfig
 from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.document import Document, Image, Role, Text
@@ -93,15 +92,3 @@ def picture_size(document: Document, size: tuple[int, int] | None, model: ModelC
         known = ", ".join(f"{h}x{w}" for h, w in model.image_sizes)
         raise ValueError(f"the model was not trained to draw {size[0]}x{size[1]} pictures; sizes are {known}")
     return size
-
-
-def check_sampler(settings: GenerateConfig, diffusion: DiffusionConfig) -> None:
-    """Refuse a sampler that does not fit how the model was trained."""
-    if not isinstance(diffusion, DDPMConfig):
-        return
-    if settings.sampler != "ddim":
-        raise ValueError(
-            f"sampler {settings.sampler!r} needs flow diffusion; this model was trained with DDPM, use ddim"
-        )
-    if settings.steps > diffusion.steps:
-        raise ValueError(f"a DDPM chain of {diffusion.steps} levels cannot be sampled in {settings.steps} steps")

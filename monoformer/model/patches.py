@@ -60,10 +60,11 @@ class ImageHead(nn.Module):
         self.patch, self.modulated = config.patch, config.image_head == "dit"
         self.norm = nn.LayerNorm(config.width, eps=1e-6, elementwise_affine=not self.modulated, bias=False)
         self.modulation = Modulation(config.width, 2) if self.modulated else None
-        self.linear = nn.Linear(config.width, config.patch**2 * config.channels)
+        channels = config.channels * (2 if config.learned_variance else 1)
+        self.linear = nn.Linear(config.width, config.patch**2 * channels)
 
     def forward(self, hidden: Tensor, time: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Hidden states (N, P, D), time embeddings (N, D) -> predictions (N, C, h, w)."""
+        """Hidden states (N, P, D), time embeddings (N, D) -> predictions (N, C, h, w), or 2 C (variance)."""
         y = self.norm(hidden)
         if self.modulation is not None:
             shift, scale = self.modulation(time)[:, None].to(y.dtype).chunk(2, dim=-1)

@@ -25,7 +25,10 @@ def pass_losses(
         clean = [autoencoder.encode(slots.pixels)[slots.picture] for slots in batch.images]
     targets = [slots.noised.nonzero()[:, 0] for slots in batch.images]
     x_0 = [x[where] for x, where in zip(clean, targets, strict=True)]
-    t = [times_of(slots, where, objective, seed) for slots, where in zip(batch.images, targets, strict=True)]
+    t = [
+        times_of(slots, where, objective, seed, positions=x.shape[-2] * x.shape[-1])
+        for slots, where, x in zip(batch.images, targets, clean, strict=True)
+    ]
     noise = [noise_of(slots, where, x, seed) for slots, where, x in zip(batch.images, targets, x_0, strict=True)]
     hidden: list[Tensor] = []
 
@@ -53,12 +56,16 @@ def pass_losses(
     return text_loss, image_loss
 
 
-def times_of(slots: ImageSlots, targets: Tensor, objective: Objective, seed: int) -> Tensor:
-    """Training times (N,) of the targets, keyed by document and image; its draws are spread evenly from the first."""
+def times_of(slots: ImageSlots, targets: Tensor, objective: Objective, seed: int, *, positions: int) -> Tensor:
+    """Training times (N,) of the targets, latents of `positions` = h w, keyed by document and image.
+
+    The draws of one image are spread evenly from its first.
+    """
     keys, draws = _keys(slots, targets), slots.draw[targets].tolist()
     count = max(draws, default=0) + 1
     numbers = [(uniform(seed, *key, "time") + draw / count) % 1 for key, draw in zip(keys, draws, strict=True)]
-    return objective.path.training_times(torch.tensor(numbers, dtype=torch.float64)).to(slots.pixels.device)
+    drawn = torch.tensor(numbers, dtype=torch.float64)
+    return objective.path.training_times(drawn, positions=positions).to(slots.pixels.device)
 
 
 def noise_of(slots: ImageSlots, targets: Tensor, like: Tensor, seed: int) -> Tensor:

@@ -36,6 +36,12 @@ RUNS = [
     *(RunConfig(data=data) for data in DATA),
     RunConfig(diffusion=FlowConfig(prediction="velocity", time_mean=-0.5)),
     RunConfig(diffusion=DDPMConfig(betas="cosine", steps=500), generate=DDIM),
+    RunConfig(
+        model=ModelConfig(learned_variance=True),
+        diffusion=DDPMConfig(prediction="v", variance="learned"),
+        generate=replace(DDIM, sampler="ddpm", spacing="quadratic"),
+    ),
+    RunConfig(diffusion=FlowConfig(shift_base=256), generate=replace(DDIM, eta=0.5)),
     RunConfig(train=TrainConfig(optimizer=AdamWConfig(rate=1e-5, betas=(0.5, 0.6)), schedule="cosine")),
     RunConfig(train=TrainConfig(optimizer=MuonConfig(momentum=0.9), pass_rows=4)),
     RunConfig(model=ModelConfig(image_sizes=((32, 64), (64, 32)), time="token"), tokenizer=TokenizerConfig(path="x")),
@@ -148,7 +154,12 @@ def test_a_file_that_is_no_configuration(text: str | None, message: str, tmp_pat
         (ModelConfig, {"image_sizes": ((0, 64),)}, "image_sizes"),
         (ModelConfig, {"patch": 8, "image_sizes": ((64, 60),)}, "60"),
         (FlowConfig, {"time_deviation": 0.0}, "above 0"),
+        (FlowConfig, {"shift_base": -1}, "shift_base must be 0 or more"),
         (DDPMConfig, {"steps": 1}, "at least 2"),
+        (GenerateConfig, {"sampler": "ddmp"}, "sampler must be one of euler, heun, ddim, ddpm"),
+        (GenerateConfig, {"spacing": "even"}, "spacing must be one of uniform, quadratic"),
+        (GenerateConfig, {"sampler": "ddim", "eta": 1.5}, r"eta must be in \[0, 1\]"),
+        (GenerateConfig, {"sampler": "ddpm", "eta": 0.5}, "eta = 0.5 has no effect on ddpm"),
         (SequenceConfig, {"drop_text": 1.5}, "drop_text"),
         (SequenceConfig, {"drop_context": 0.4}, "drop_context"),
         (SequenceConfig, {"row": 1}, "row"),
@@ -183,7 +194,14 @@ def test_a_run_that_contradicts_itself_is_refused() -> None:
         RunConfig(diffusion=DDPMConfig())
     with pytest.raises(ValueError, match="heun"):
         RunConfig(diffusion=DDPMConfig(), generate=replace(DDIM, sampler="heun"))
-    with pytest.raises(ValueError, match=r"100|steps"):
+    with pytest.raises(ValueError, match="'ddpm' needs DDPM diffusion"):
+        RunConfig(generate=replace(DDIM, sampler="ddpm"))
+    with pytest.raises(ValueError, match=r"needs an image head that returns it; set model\.learned_variance"):
+        RunConfig(diffusion=DDPMConfig(variance="learned"), generate=DDIM)
+    for diffusion in (FlowConfig(), DDPMConfig(variance="fixed_large")):
+        with pytest.raises(ValueError, match=r"model\.learned_variance needs diffusion\.variance = learned"):
+            RunConfig(model=ModelConfig(learned_variance=True), diffusion=diffusion, generate=DDIM)
+    with pytest.raises(ValueError, match=r"chain of 100 levels cannot be sampled"):
         RunConfig(diffusion=DDPMConfig(steps=100), generate=replace(DDIM, steps=200))
 
 

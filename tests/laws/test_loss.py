@@ -15,7 +15,13 @@ from monoformer.packing import collate, pack
 from monoformer.train.loss import noise_of, pass_losses, times_of
 from tests import tiny
 
-DIFFUSIONS = [FlowConfig(prediction="x_0"), FlowConfig(prediction="velocity"), DDPMConfig()]
+DIFFUSIONS = [
+    FlowConfig(prediction="x_0"),
+    FlowConfig(prediction="velocity"),
+    FlowConfig(shift_base=64),
+    DDPMConfig(),
+    DDPMConfig(prediction="v", variance="learned"),
+]
 
 
 def gradients(folder: Path, passes: list[Batch], mode: str) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -64,7 +70,7 @@ def test_accumulated_passes_are_one_big_batch(mode: str, tmp_path: Path) -> None
 def losses(batch: Batch, diffusion: DiffusionConfig, *, seed: int = 5) -> Tensor:
     return torch.stack(
         pass_losses(
-            tiny.model(),
+            tiny.model(learned_variance=tiny.learns_variance(diffusion)),
             batch,
             dense_mask(batch),
             objective=build_objective(diffusion),
@@ -94,7 +100,10 @@ def drawn(batch: Batch, seed: int = 5) -> dict[tuple[int, int], tuple[float, Ten
     for slots in batch.images:
         targets = slots.noised.nonzero()[:, 0]
         clean = Pixels().encode(slots.pixels)[slots.picture][targets]
-        times, noise = times_of(slots, targets, objective, seed), noise_of(slots, targets, clean, seed)
+        times, noise = (
+            times_of(slots, targets, objective, seed, positions=clean[0, 0].numel()),
+            noise_of(slots, targets, clean, seed),
+        )
         for n, target in enumerate(targets):
             m = slots.picture[target]
             found[int(slots.document[m]), int(slots.number[m])] = (float(times[n]), noise[n])

@@ -133,7 +133,10 @@ def test_noise_draws_have_noise_of_their_own_and_times_spread_evenly() -> None:
         for slots in batch.images:
             targets = slots.noised.nonzero()[:, 0]
             like = torch.zeros(len(targets), 3, 2, 2)
-            times, noise = times_of(slots, targets, objective, seed), noise_of(slots, targets, like, seed)
+            times, noise = (
+                times_of(slots, targets, objective, seed, positions=4),
+                noise_of(slots, targets, like, seed),
+            )
             for picture in slots.picture[targets].unique():
                 mine = slots.picture[targets] == picture
                 assert sorted(slots.draw[targets][mine].tolist()) == [0, 1, 2, 3]
