@@ -30,6 +30,8 @@ class Block:
     """Height and width in patches."""
     noised: bool
     """A target's noised block; else clean."""
+    noise_limit: float = 1.0
+    """Share of the noise levels that a target's time is drawn from, the lowest ones."""
 
 
 @dataclass
@@ -94,6 +96,8 @@ class ImageSlots:
     """(N,) index in the row of the block's first patch token."""
     noised: Tensor
     """(N,) bool: a target, noised, with its own time; else clean, at time 0."""
+    noise_limit: Tensor
+    """(N,) float64: share of the noise levels that the time of a target is drawn from, the lowest ones."""
     grid: tuple[int, int]
     """Height and width of the block in patches."""
 

@@ -8,8 +8,8 @@ Knows nothing of networks. Invariant: a document read back after drawing has the
 """
 
 import re
-from dataclasses import dataclass, field
-from itertools import groupby
+from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise
 from typing import Literal
 
 from torch import Tensor
@@ -54,10 +54,12 @@ class Sequencer:
     def document(self, document: Document, number: int = 0, *, seed: int = 0) -> Layout:
         """The training layout of global document `number`: dropping, labels, noised and clean blocks."""
         document, dropped = drop(document, number, seed=seed, config=self.config)
-        elements = self._elements(document, answer=False)
         labels = not dropped and (
             self.config.text_loss_in_image_documents or not any(image.target for image in document.images)
         )
+        if labels:
+            document = limit_noise(document, config=self.config)
+        elements = self._elements(document, answer=False)
         layout = Layout(document=number)
         image_number = 0
         for index, element in enumerate(elements):
@@ -69,9 +71,9 @@ class Sequencer:
             read_later = _is_read(elements[index + 1 :], labels=labels)
             copied = element.target and read_later and self.config.context == "clean_copy"
             if element.target:
-                self._add_block(
-                    layout, element.pixels, image_number, noised=True, private=image_number if copied else 0
-                )
+                private = image_number if copied else 0
+                self._add_block(layout, element.pixels, image_number, noised=True, private=private)
+                layout.blocks[-1] = replace(layout.blocks[-1], noise_limit=element.noise_limit)
             if copied:
                 layout.next_position -= self._length(element.pixels)
             if copied or not element.target:
@@ -198,6 +200,22 @@ def drop(document: Document, number: int, *, seed: int, config: SequenceConfig) 
     return document, False
 
 
+def limit_noise(document: Document, *, config: SequenceConfig) -> Document:
+    """Make pictures that come directly before labelled text, their caption, noised targets (Transfusion, section 3.2).
+
+    The caption reads the noised picture, so its noise is limited. Pictures with the user's words after them stay
+    context, and so does every picture where `sequence.noise_limit` is 0.
+    """
+    if not config.noise_limit:
+        return document
+    segments = list(document.segments)
+    for index, (segment, after) in enumerate(pairwise(document.segments)):
+        ours = isinstance(after, Text) and after.role in (None, "assistant")
+        if isinstance(segment, Image) and not segment.target and ours:
+            segments[index] = replace(segment, target=True, noise_limit=config.noise_limit)
+    return Document(tuple(segments))
+
+
 def unconditional(document: Document, index: int, *, keep: Literal["nothing", "images", "text"]) -> Document:
     """The context without text, without images, or without both before segment `index`; a plain document.
 
@@ -209,9 +227,7 @@ def unconditional(document: Document, index: int, *, keep: Literal["nothing", "i
 
 
 def _without_role(segment: Segment) -> Segment:
-    if isinstance(segment, Image):
-        return Image(pixels=segment.pixels, target=segment.target)
-    return Text(segment.text)
+    return replace(segment, role=None)
 
 
 def _is_ours(image: Image, document: Document) -> bool:

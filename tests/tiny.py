@@ -44,6 +44,8 @@ MODES: dict[str, dict[str, Any]] = {
     "token": {"time": "token", "image_head": "dit", "kv_heads": 2, "qk_norm": False},
     "add": {"time": "add", "image_head": "linear", "tie_embeddings": True},
     "causal": {"time": "token", "image_head": "linear", "image_attention": "causal"},
+    "unet": {"time": "add", "image_head": "linear", "image_patches": "unet", "unet_width": 8},
+    "experts": {"time": "adaln", "experts": "modality", "kv_heads": 2},
 }
 """Together they take every value of every alternative of `ModelConfig`."""
 
@@ -74,7 +76,7 @@ def randomize(model: MonoFormer, seed: int = 0) -> MonoFormer:
         if parameter.ndim == 1:
             parameter.copy_(1 + 0.2 * noise)
         else:
-            parameter.copy_(noise / parameter.shape[1] ** 0.5)
+            parameter.copy_(noise / parameter[0].numel() ** 0.5)
     return model
 
 

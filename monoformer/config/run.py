@@ -54,6 +54,8 @@ class RunConfig:
                 f"sequence.row = {self.sequence.row} is longer than model.context = {self.model.context}; "
                 f"raise --model.context or lower --sequence.row"
             )
+        if self.train.freeze == "text" and not self.start:
+            raise ValueError("train.freeze = text keeps the text path of a model to start from; give one with --from")
         if isinstance(self.diffusion, DDPMConfig) and self.generate.sampler != "ddim":
             raise ValueError(
                 f"sampler {self.generate.sampler!r} needs flow diffusion; with DDPM use --generate.sampler ddim"

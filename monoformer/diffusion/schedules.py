@@ -43,8 +43,12 @@ class Path(Protocol):
         """What the network's time embedding receives for t."""
         ...
 
-    def training_times(self, uniform: Tensor) -> Tensor:
-        """Training times from uniform numbers in [0, 1)."""
+    def training_times(self, uniform: Tensor, *, maximum: Tensor | float = 1.0) -> Tensor:
+        """Training times (N,) up to `maximum` ((N,) or one for all) from uniform numbers (N,) in [0, 1)."""
+        ...
+
+    def latest(self, share: Tensor) -> Tensor:
+        """The last time within a share of the noise levels, same shape."""
         ...
 
     def levels(self, steps: int) -> list[Level]:
@@ -70,10 +74,17 @@ class FlowPath:
         """1000 t: a sinusoid of numbers in [0, 1] is nearly constant."""
         return 1000 * t
 
-    def training_times(self, uniform: Tensor) -> Tensor:
-        """sigmoid of a normal with the configured mean and deviation, by inverse transform."""
-        normal = torch.special.ndtri(uniform.double().clamp(1e-6, 1 - 1e-6)).float()
-        return torch.sigmoid(self.config.time_mean + self.config.time_deviation * normal)
+    def training_times(self, uniform: Tensor, *, maximum: Tensor | float = 1.0) -> Tensor:
+        """sigmoid of a normal with the configured mean and deviation, by inverse transform, cut off at `maximum`."""
+        mean, deviation = self.config.time_mean, self.config.time_deviation
+        limit = torch.as_tensor(maximum, dtype=torch.float64, device=uniform.device)
+        share = torch.special.ndtr((torch.logit(limit) - mean) / deviation)
+        normal = torch.special.ndtri(share * uniform.double().clamp(1e-6, 1 - 1e-6)).float()
+        return torch.minimum(torch.sigmoid(mean + deviation * normal), limit.float())
+
+    def latest(self, share: Tensor) -> Tensor:
+        """t itself."""
+        return share
 
     def levels(self, steps: int) -> list[Level]:
         """Evenly spaced from 1 down; the last evaluation is at 1 / steps."""
@@ -115,10 +126,18 @@ class DDPMPath:
         """The integer index, as a float."""
         return self.index(t).float()
 
-    def training_times(self, uniform: Tensor) -> Tensor:
-        """Every index equally often."""
-        index = (uniform.double() * self.config.steps).long().clamp(max=self.config.steps - 1)
-        return (index / (self.config.steps - 1)).float()
+    def training_times(self, uniform: Tensor, *, maximum: Tensor | float = 1.0) -> Tensor:
+        """Every index whose time is at most `maximum` equally often."""
+        last = self.config.steps - 1
+        limit = torch.as_tensor(maximum, dtype=torch.float64, device=uniform.device)
+        count = (limit * last + 1e-9).floor() + 1
+        index = torch.minimum((uniform.double() * count).floor(), count - 1)
+        return (index / last).float()
+
+    def latest(self, share: Tensor) -> Tensor:
+        """Index 500 of 1000 for one half: the papers' t <= 500 is the chain's index, ours is index / 999."""
+        steps = self.config.steps
+        return (share.double() * steps).round().clamp(max=steps - 1) / (steps - 1)
 
     def levels(self, steps: int) -> list[Level]:
         """Indices evenly spaced from the last down to 0, both evaluated."""

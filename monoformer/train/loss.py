@@ -14,6 +14,7 @@ from monoformer.batch import IGNORED, Batch, ImageSlots
 from monoformer.diffusion.objectives import Objective, flatten_losses
 from monoformer.model.attention import Mask
 from monoformer.model.monoformer import MonoFormer, Place
+from monoformer.model.unet import Skips
 from monoformer.randomness import generator, uniform
 
 
@@ -28,6 +29,7 @@ def pass_losses(
     t = [times_of(slots, where, objective, seed) for slots, where in zip(batch.images, targets, strict=True)]
     noise = [noise_of(slots, where, x, seed) for slots, where, x in zip(batch.images, targets, x_0, strict=True)]
     hidden: list[Tensor] = []
+    skips: list[Skips] = []
 
     def predict(x_t: list[Tensor], t: list[Tensor]) -> list[Tensor]:
         """Run the network once over text and images together; the image head on targets only."""
@@ -37,10 +39,15 @@ def pass_losses(
             for x, where, time in zip(clean, targets, t, strict=True)
         ]
         places = [Place(slots.row, slots.start, slots.grid) for slots in batch.images]
-        hidden.append(model(batch.ids, batch.positions, mask, images=images, times=times, places=places))
+        hidden.append(model(batch.ids, batch.positions, mask, images=images, times=times, places=places, skips=skips))
         return [
-            model.image(hidden[0], time[where], Place(place.row[where], place.start[where], place.grid))
-            for time, where, place in zip(times, targets, places, strict=True)
+            model.image(
+                hidden[0],
+                time[where],
+                Place(place.row[where], place.start[where], place.grid),
+                tuple(kept[where] for kept in own),
+            )
+            for time, where, place, own in zip(times, targets, places, skips, strict=True)
         ]
 
     image_losses = flatten_losses(objective.loss(predict, x_0, t, noise), batch.ids.device)
@@ -54,9 +61,11 @@ def pass_losses(
 
 
 def times_of(slots: ImageSlots, targets: Tensor, objective: Objective, seed: int) -> Tensor:
-    """Training times (N,) of the targets, keyed by document and image."""
+    """Training times (N,) of the targets within their noise limits, keyed by document and image."""
     numbers = [uniform(seed, *key, "time") for key in _keys(slots, targets)]
-    return objective.path.training_times(torch.tensor(numbers, dtype=torch.float64)).to(slots.pixels.device)
+    maximum = objective.path.latest(slots.noise_limit[targets].cpu())
+    times = objective.path.training_times(torch.tensor(numbers, dtype=torch.float64), maximum=maximum)
+    return times.to(slots.pixels.device)
 
 
 def noise_of(slots: ImageSlots, targets: Tensor, like: Tensor, seed: int) -> Tensor:
