@@ -17,9 +17,9 @@ def with_experts(model: MonoFormer) -> MonoFormer:
     with torch.device("meta"):
         grown = MonoFormer(replace(model.config, experts="modality"))
     state = model.state_dict()
-    copies = {name: state[_text_name(name)] for name in grown.state_dict() if name not in state}
-    state = {name: value for name, value in state.items() if ".modulation." not in name}  # image tokens' own
-    grown.load_state_dict(state | {name: value.clone() for name, value in copies.items()}, assign=True)
+    copied = {name: state.get(name, state[_text_name(name)]) for name in grown.state_dict()}
+    moved = {name: value if name in state else value.clone() for name, value in copied.items()}
+    grown.load_state_dict(moved, assign=True)
     grown.tie()
     return grown.train(model.training)
 

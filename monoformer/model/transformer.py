@@ -46,8 +46,8 @@ class Route:
     def join(self, text: Tensor, image: Tensor, like: Tensor) -> Tensor:
         """(M, ...) and (J, ...) -> (B, T, ...) with the B and T of `like`."""
         flat = text.new_empty((like.shape[0] * like.shape[1], *text.shape[1:]))
-        flat = flat.index_copy_(0, self.text, text).index_copy_(0, self.image, image.to(text.dtype))
-        return flat.unflatten(0, like.shape[:2])
+        flat.index_copy_(0, self.text, text).index_copy_(0, self.image, image.to(text.dtype))
+        return flat.view(*like.shape[:2], *text.shape[1:])
 
 
 class RMSNorm(nn.Module):

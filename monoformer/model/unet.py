@@ -60,6 +60,20 @@ class ResidualBlock(nn.Module):
         return result
 
 
+class Level(nn.Module):
+    """The residual blocks at one resolution."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ResidualBlock(width if number else inputs, width) for number in range(BLOCKS))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """(N, inputs, h, w), time (N, TIME) -> (N, width, h, w)."""
+        for block in self.blocks:
+            x = block(x, condition)
+        return x
+
+
 class UNetEncoder(nn.Module):
     """Down: residual blocks and halvings, from the latent to a vector per patch."""
 
@@ -68,9 +82,7 @@ class UNetEncoder(nn.Module):
         widths = unet_widths(config)
         self.time = nn.Linear(config.width, TIME)
         self.input = convolution(config.channels, widths[0])
-        self.levels = nn.ModuleList(
-            nn.ModuleList(ResidualBlock(width, width) for _ in range(BLOCKS)) for width in widths
-        )
+        self.levels = nn.ModuleList(Level(width, width) for width in widths)
         self.downs = nn.ModuleList(convolution(a, b, stride=2) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor, time: Tensor) -> tuple[Tensor, Skips]:
@@ -78,10 +90,8 @@ class UNetEncoder(nn.Module):
         condition = self.time(time.to(self.time.weight.dtype))
         x = self.input(x.to(self.input.weight.dtype))
         skips: list[Tensor] = []
-        for number, blocks in enumerate(self.levels):
-            x = self.downs[number - 1](x) if number else x
-            for block in blocks:
-                x = block(x, condition)
+        for number, level in enumerate(self.levels):
+            x = level(self.downs[number - 1](x) if number else x, condition)
             skips.append(x)
         return x, tuple(skips)
 
@@ -93,10 +103,7 @@ class UNetDecoder(nn.Module):
         super().__init__()
         widths = unet_widths(config)
         self.time = nn.Linear(config.width, TIME)
-        self.levels = nn.ModuleList(
-            nn.ModuleList(ResidualBlock(width if number else 2 * width, width) for number in range(BLOCKS))
-            for width in widths
-        )
+        self.levels = nn.ModuleList(Level(2 * width, width) for width in widths)
         self.ups = nn.ModuleList(convolution(b, a) for a, b in pairwise(widths))
         self.norm, self.output = norm(widths[0]), convolution(widths[0], config.channels)
 
@@ -105,9 +112,7 @@ class UNetDecoder(nn.Module):
         assert len(skips) == len(self.levels), "the U-Net decoder needs the skips that its encoder made of the images"
         condition = self.time(time.to(self.time.weight.dtype))
         for number in reversed(range(len(skips))):
-            y = torch.cat([y.to(skips[number].dtype), skips[number]], dim=1)
-            for block in self.levels[number]:
-                y = block(y, condition)
+            y = self.levels[number](torch.cat([y.to(skips[number].dtype), skips[number]], dim=1), condition)
             if number:  # einops, since the gradient of F.interpolate is not deterministic on CUDA
                 y = self.ups[number - 1](repeat(y, "N C h w -> N C (h a) (w b)", a=2, b=2))
         result: Tensor = self.output(F.silu(self.norm(y)))
