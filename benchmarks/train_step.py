@@ -97,7 +97,7 @@ def make_batch(case: Case) -> Batch:
         row=torch.arange(case.sequences),
         start=torch.full((case.sequences,), before),
         noised=torch.ones(case.sequences, dtype=torch.bool),
-        noise_limit=torch.ones(case.sequences, dtype=torch.float64),
+        noise_limit=torch.ones(case.sequences),
         grid=(side, side),
     )
     positions = torch.arange(length).repeat(case.sequences, 1)

@@ -97,7 +97,7 @@ class ImageSlots:
     noised: Tensor
     """(N,) bool: a target, noised, with its own time; else clean, at time 0."""
     noise_limit: Tensor
-    """(N,) float64: share of the noise levels that the time of a target is drawn from, the lowest ones."""
+    """(N,) float: share of the noise levels that the time of a target is drawn from, the lowest ones."""
     grid: tuple[int, int]
     """Height and width of the block in patches."""
 

@@ -201,7 +201,7 @@ def drop(document: Document, number: int, *, seed: int, config: SequenceConfig) 
 
 
 def limit_noise(document: Document, *, config: SequenceConfig) -> Document:
-    """Make pictures that come directly before labelled text, their caption, noised targets (Transfusion, section 3.2).
+    """Make pictures that come directly before labelled text, their caption, noised targets (Transfusion).
 
     The caption reads the noised picture, so its noise is limited. Pictures with the user's words after them stay
     context, and so does every picture where `sequence.noise_limit` is 0.

@@ -38,7 +38,7 @@ class ModelConfig:
     """How the time enters: a token before the patches, a vector added to every patch, or modulation of every layer."""
     image_patches: Literal["linear", "unet"] = "linear"
     """How latents become tokens and hidden tokens predictions: one linear layer a patch, or the halves of a U-Net of
-    log2(patch) steps down, whose residual blocks see the time (Transfusion, section 3.1)."""
+    log2(patch) steps down, whose residual blocks see the time (Transfusion)."""
     unet_width: int = 0
     """Channels of the U-Net at the latent's resolution, a multiple of 4; twice that at every coarser level."""
     experts: Literal["shared", "modality"] = "shared"

@@ -1,4 +1,4 @@
-"""Modality experts from a text model (LMFusion, arXiv 2412.15188, section 3).
+"""Modality experts from a text model (LMFusion, arXiv 2412.15188).
 
 Knows nothing of files or training. Invariant: the network with experts computes what the one without computed, text to
 the last bit, until one of them is trained.
@@ -17,8 +17,8 @@ def with_experts(model: MonoFormer) -> MonoFormer:
     with torch.device("meta"):
         grown = MonoFormer(replace(model.config, experts="modality"))
     state = model.state_dict()
-    copied = {name: state.get(name, state[_text_name(name)]) for name in grown.state_dict()}
-    moved = {name: value if name in state else value.clone() for name, value in copied.items()}
+    names = grown.state_dict()
+    moved = {name: state[name] if name in state else state[_text_name(name)].clone() for name in names}
     grown.load_state_dict(moved, assign=True)
     grown.tie()
     return grown.train(model.training)

@@ -1,7 +1,7 @@
 """A small residual U-Net around the transformer: latents to one token per patch, and hidden tokens back to latents.
 
 The halves of the U-Net of DDPM and Saharia et al. (arXiv 2205.11487) without attention; the transformer is its middle
-(Transfusion, section 3.1). A patch of side 2, 4 or 8 is 1, 2 or 3 steps down. Knows nothing of tokens or noise.
+(Transfusion). A patch of side 2, 4 or 8 is 1, 2 or 3 steps down. Knows nothing of tokens or noise.
 Invariant: images never mix, since every statistic is of one image.
 """
 

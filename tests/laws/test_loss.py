@@ -127,7 +127,7 @@ def limited_times(diffusion: DiffusionConfig, limit: float, *, count: int = 20_0
     shape, number = torch.zeros(count, dtype=torch.long), torch.arange(count)
     slots = ImageSlots(
         pixels=torch.zeros(count, 3, 1, 1, dtype=torch.uint8), document=number, number=shape, picture=number, row=shape,
-        start=shape, noised=shape == 0, noise_limit=torch.full((count,), limit, dtype=torch.float64), grid=(1, 1),
+        start=shape, noised=shape == 0, noise_limit=torch.full((count,), limit), grid=(1, 1),
     )  # fmt: skip
     return times_of(slots, number, build_objective(diffusion), 3)
 
