@@ -98,6 +98,7 @@ def make_batch(case: Case) -> Batch:
         start=torch.full((case.sequences,), before),
         noised=torch.ones(case.sequences, dtype=torch.bool),
         draw=torch.zeros(case.sequences, dtype=torch.long),
+        noise_limit=torch.ones(case.sequences),
         grid=(side, side),
     )
     positions = torch.arange(length).repeat(case.sequences, 1)

@@ -32,6 +32,8 @@ class Block:
     """A target's noised block; else clean."""
     draw: int = 0
     """Which of the target's noised blocks."""
+    noise_limit: float = 1.0
+    """Share of the noise levels that a target's time is drawn from, the lowest ones."""
 
 
 @dataclass
@@ -99,6 +101,8 @@ class ImageSlots:
     """(N,) bool: a target, noised, with its own time; else clean, at time 0."""
     draw: Tensor
     """(N,) which of its picture's noised blocks; with document and number it keys the randomness."""
+    noise_limit: Tensor
+    """(N,) float: share of the noise levels that the time of a target is drawn from, the lowest ones."""
     grid: tuple[int, int]
     """Height and width of the block in patches."""
 

@@ -32,8 +32,14 @@ class Image:
     """uint8 (3, height, width)."""
     target: bool = False
     role: Role | None = None
+    noise_limit: float = 1.0
+    """Share of the noise levels at which a target is trained; below 1 the text after it still recognises it."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.noise_limit <= 1 or (self.noise_limit != 1 and not self.target):
+            raise ValueError(
+                f"Image.noise_limit must be in (0, 1], and below 1 only for a target, but is {self.noise_limit}"
+            )
         if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 3 or self.pixels.shape[0] != 3:
             raise ValueError(
                 f"Image.pixels must be uint8 of shape (3, height, width), but is {self.pixels.dtype} of "

@@ -105,5 +105,6 @@ def _slots(entries: Sequence[tuple[Block, int, int, int]]) -> ImageSlots:
         start=torch.tensor([block.start + offset for block, _, offset, _ in entries]),
         noised=torch.tensor([block.noised for block, _, _, _ in entries]),
         draw=torch.tensor([block.draw for block, _, _, _ in entries]),
+        noise_limit=torch.tensor([block.noise_limit for block, _, _, _ in entries]),
         grid=entries[0][0].grid,
     )

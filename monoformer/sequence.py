@@ -9,8 +9,8 @@ Knows nothing of networks. Invariant: a document read back after drawing has the
 """
 
 import re
-from dataclasses import dataclass, field
-from itertools import groupby
+from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise
 from typing import Literal
 
 from torch import Tensor
@@ -55,10 +55,12 @@ class Sequencer:
     def document(self, document: Document, number: int = 0, *, seed: int = 0) -> Layout:
         """The training layout of global document `number`: dropping, labels, noised and clean blocks."""
         document, dropped = drop(document, number, seed=seed, config=self.config)
-        elements = self._elements(document, answer=False)
         labels = not dropped and (
             self.config.text_loss_in_image_documents or not any(image.target for image in document.images)
         )
+        if labels:
+            document = limit_noise(document, config=self.config)
+        elements = self._elements(document, answer=False)
         layout = Layout(document=number)
         image_number = 0
         for index, element in enumerate(elements):
@@ -70,7 +72,7 @@ class Sequencer:
             read_later = _is_read(elements[index + 1 :], labels=labels)
             copied = element.target and read_later and self.config.context == "clean_copy"
             if element.target:
-                self._add_noised(layout, element.pixels, image_number, copied=copied)
+                self._add_noised(layout, element, image_number, copied=copied)
             if copied:
                 layout.next_position -= self._length(element.pixels)
             if copied or not element.target:
@@ -114,24 +116,24 @@ class Sequencer:
         height, width = self.grid(*pixels.shape[-2:])
         return height * width + self.time_token
 
-    def _add_noised(self, layout: Layout, pixels: Tensor, number: int, *, copied: bool) -> None:
+    def _add_noised(self, layout: Layout, image: Image, number: int, *, copied: bool) -> None:
         """The noised block of a target, or several: private where there are others or a clean copy is read instead."""
         draws = self.config.noise_draws
         for draw in range(draws):
             if draw:
-                layout.next_position -= self._length(pixels)
+                layout.next_position -= self._length(image.pixels)
             private = (number - 1) * draws + draw + 1 if copied or draws > 1 else 0
-            self._add_block(layout, pixels, number, noised=True, draw=draw, private=private)
+            self._add_block(layout, image.pixels, number, noised=True, private=private)
+            layout.blocks[-1] = replace(layout.blocks[-1], draw=draw, noise_limit=image.noise_limit)
 
     def _add_block(
-        self, layout: Layout, pixels: Tensor, number: int, *, noised: bool = False, draw: int = 0, private: int = 0
+        self, layout: Layout, pixels: Tensor, number: int, *, noised: bool = False, private: int = 0
     ) -> None:
         if self.time_token:
             layout.add_token(self.tokenizer.time, private=private)
         grid = self.grid(*pixels.shape[-2:])
         start, count = len(layout), grid[0] * grid[1]
-        block = Block(pixels=pixels, number=number, start=start, grid=grid, noised=noised, draw=draw)
-        layout.blocks.append(block)
+        layout.blocks.append(Block(pixels=pixels, number=number, start=start, grid=grid, noised=noised))
         ends = [start + count] * count if self.two_way else None
         layout.add_tokens(self.tokenizer.patch, count, ends=ends, private=private)
 
@@ -209,6 +211,22 @@ def drop(document: Document, number: int, *, seed: int, config: SequenceConfig) 
     return document, False
 
 
+def limit_noise(document: Document, *, config: SequenceConfig) -> Document:
+    """Make pictures that come directly before labelled text, their caption, noised targets (Transfusion).
+
+    The caption reads the noised picture, so its noise is limited. Pictures with the user's words after them stay
+    context, and so does every picture where `sequence.noise_limit` is 0.
+    """
+    if not config.noise_limit:
+        return document
+    segments = list(document.segments)
+    for index, (segment, after) in enumerate(pairwise(document.segments)):
+        ours = isinstance(after, Text) and after.role in (None, "assistant")
+        if isinstance(segment, Image) and not segment.target and ours:
+            segments[index] = replace(segment, target=True, noise_limit=config.noise_limit)
+    return Document(tuple(segments))
+
+
 def unconditional(document: Document, index: int, *, keep: Literal["nothing", "images", "text"]) -> Document:
     """The context without text, without images, or without both before segment `index`; a plain document.
 
@@ -220,9 +238,7 @@ def unconditional(document: Document, index: int, *, keep: Literal["nothing", "i
 
 
 def _without_role(segment: Segment) -> Segment:
-    if isinstance(segment, Image):
-        return Image(pixels=segment.pixels, target=segment.target)
-    return Text(segment.text)
+    return replace(segment, role=None)
 
 
 def _is_ours(image: Image, document: Document) -> bool:

@@ -22,7 +22,7 @@ from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import AdamWConfig, TrainConfig
-from monoformer.data.source import Indexed
+from monoformer.data.source import Indexed, Source
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Document, Image, Role, Segment, Text
 from monoformer.model.attention import dense_mask
@@ -33,6 +33,7 @@ from monoformer.randomness import generator
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.build import build_loader
+from monoformer.train.freeze import freeze_text, new_rows
 from monoformer.train.trainer import Parts, Sample, Trainer
 
 WORDS = ("red", "blue", "circle", "square", "left", "of", "a", "the", "large", "small", "is", "what", "moves", "seen")
@@ -44,6 +45,8 @@ MODES: dict[str, dict[str, Any]] = {
     "token": {"time": "token", "image_head": "dit", "kv_heads": 2, "qk_norm": False},
     "add": {"time": "add", "image_head": "linear", "tie_embeddings": True},
     "causal": {"time": "token", "image_head": "linear", "image_attention": "causal"},
+    "unet": {"time": "add", "image_head": "linear", "image_patches": "unet", "unet_width": 8},
+    "experts": {"time": "adaln", "experts": "modality", "kv_heads": 2},
 }
 """Together they take every value of every alternative of `ModelConfig`."""
 
@@ -74,7 +77,7 @@ def randomize(model: MonoFormer, seed: int = 0) -> MonoFormer:
         if parameter.ndim == 1:
             parameter.copy_(1 + 0.2 * noise)
         else:
-            parameter.copy_(noise / parameter.shape[1] ** 0.5)
+            parameter.copy_(noise / parameter[0].numel() ** 0.5)
     return model
 
 
@@ -192,27 +195,29 @@ def run_config(folder: Path, *, mode: str = "adaln", train: dict[str, Any] | Non
         "steps": 6, "rows": 4, "pass_rows": 2, "warmup": 2, "schedule": "constant", "log_every": 1,
         "checkpoint_every": 100, "precision": "fp32", "device": "cpu", "optimizer": AdamWConfig(rate=1e-2),
     }  # fmt: skip
-    config = RunConfig(
-        name="tiny",
-        folder=str(folder),
-        model=model_config(mode),
-        tokenizer=TokenizerConfig(vocabulary=300),
-        sequence=SequenceConfig(row=96, window=12),
-        train=TrainConfig(**{**settings, **(train or {})}),
-    )
-    return replace(config, **changes)
+    parts: dict[str, Any] = {
+        "name": "tiny",
+        "folder": str(folder),
+        "model": model_config(mode),
+        "tokenizer": TokenizerConfig(vocabulary=300),
+        "sequence": SequenceConfig(row=96, window=12),
+        "train": TrainConfig(**{**settings, **(train or {})}),
+    }
+    return RunConfig(**{**parts, **changes})
 
 
-def trainer(config: RunConfig, *, sample: Sample | None = None) -> Trainer:
-    """A trainer built anew: random weights from the seed, the stream from its start."""
+def trainer(config: RunConfig, *, sample: Sample | None = None, stream: Source | None = None) -> Trainer:
+    """A trainer built anew: random weights from the seed, the stream from its start, frozen where the run says so."""
     with torch.random.fork_rng(devices=[]):
         network = randomize(MonoFormer(config.model), config.seed)
+    if config.train.freeze == "text":
+        freeze_text(network, rows=new_rows(config.model, tokenizer()))
     parts = Parts(
         config=config,
         model=network,
         objective=build_objective(config.diffusion),
         autoencoder=Pixels(),
-        loader=build_loader(config, source(config.seed), tokenizer()),
+        loader=build_loader(config, stream or source(config.seed), tokenizer()),
         device=torch.device("cpu"),
     )
     return Trainer(parts, sample=sample)

@@ -36,8 +36,20 @@ class ModelConfig:
     """Channels C of the latent (3 when images are drawn in pixels)."""
     time: Literal["token", "add", "adaln"] = "adaln"
     """How the time enters: a token before the patches, a vector added to every patch, or modulation of every layer."""
+    image_patches: Literal["linear", "unet"] = "linear"
+    """How latents become tokens and hidden tokens predictions: one linear layer a patch, or the halves of a U-Net of
+    log2(patch) steps down, whose residual blocks see the time (Transfusion)."""
+    unet_width: int = 0
+    """Channels of the U-Net at the latent's resolution, a multiple of 4; twice that at every coarser level."""
+    experts: Literal["shared", "modality"] = "shared"
+    """Whether image tokens pass through the text tokens' weights, or through projections, MLPs and norms of their own
+    under the same attention (LMFusion, arXiv 2412.15188)."""
+    text_vocabulary: int = 0
+    """Rows of the token embedding that a text model had before its vocabulary grew; 0: the vocabulary did not grow.
+    `train.freeze = text` keeps these rows, but for the image tokens among them."""
     image_head: Literal["linear", "dit"] = "dit"
-    """What turns hidden states into patches: norm and linear, or DiT's final layer, which is modulated by the time."""
+    """What turns hidden states into patches, or into what a U-Net decodes: norm and linear, or DiT's final layer,
+    which is modulated by the time."""
     learned_variance: bool = False
     """Whether the image head returns 2 C channels: the prediction, and where the variance of a step lies between its
     bounds (DDPM with learned variance)."""
@@ -59,6 +71,12 @@ class ModelConfig:
             raise ValueError(
                 f"model.kv_heads must divide model.heads, but {self.kv_heads} does not divide {self.heads}"
             )
+        if not 0 <= self.text_vocabulary <= self.vocabulary:
+            raise ValueError(
+                f"model.text_vocabulary must be between 0 and model.vocabulary, but is {self.text_vocabulary} of "
+                f"{self.vocabulary}"
+            )
+        self._check_patches()
         if self.width % 4:
             raise ValueError(f"model.width must be divisible by 4 for 2-D positions, but is {self.width}")
         if not self.image_sizes:
@@ -70,7 +88,24 @@ class ModelConfig:
                     f"choose multiples of {self.patch}"
                 )
 
+    def _check_patches(self) -> None:
+        unet = self.image_patches == "unet"
+        if unet and (self.patch < 2 or self.patch & (self.patch - 1)):
+            raise ValueError(f"model.patch must be 2, 4, 8, ... for a U-Net, which halves, but is {self.patch}")
+        if unet and (self.unet_width < 4 or self.unet_width % 4):
+            raise ValueError(f"model.unet_width must be a multiple of 4 above 0, but is {self.unet_width}")
+        if not unet and self.unet_width:
+            raise ValueError(
+                f"model.unet_width = {self.unet_width} has no effect with linear patches; add "
+                f"--model.image-patches unet, or leave it 0"
+            )
+
     @property
     def head_width(self) -> int:
         """Width K of one attention head."""
         return self.width // self.heads
+
+    @property
+    def predicted_channels(self) -> int:
+        """Channels of what the image head returns: those of the latent, twice as many with learned variance."""
+        return 2 * self.channels if self.learned_variance else self.channels

@@ -56,6 +56,8 @@ class RunConfig:
             )
         check_variance(self.diffusion, learned=self.model.learned_variance)
         check_sampler(self.generate, self.diffusion)
+        if self.train.freeze == "text" and not self.start:
+            raise ValueError("train.freeze = text keeps the text path of a model to start from; give one with --from")
 
     @property
     def path(self) -> Path:

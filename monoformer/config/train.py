@@ -61,6 +61,9 @@ class TrainConfig:
     """Weight of the text loss."""
     image_weight: float = 1.0
     """Weight of the image loss."""
+    freeze: Literal["none", "text"] = "none"
+    """text: what text passes through keeps the bits of the model the run started from, embedding and head but for new
+    tokens included; needs `model.experts = modality`. The embedding and the head then have no weight decay."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16: matrix products in bfloat16 by autocast; weights, norms, loss and optimiser stay fp32. auto: bf16 where the
     device has matrix units for it (CUDA, CPUs with AMX), else fp32."""

@@ -54,6 +54,10 @@ class Path(Protocol):
         """Training times (N,) up to `maximum` ((N,) or one for all) from uniform numbers (N,) in [0, 1)."""
         ...
 
+    def latest(self, share: Tensor) -> Tensor:
+        """The last time within a share of the noise levels, same shape."""
+        ...
+
     def levels(self, steps: int, *, spacing: Spacing = "uniform", positions: int = 0) -> list[Level]:
         """A sampling grid of `steps` evaluations, from noise down, closed by CLEAN.
 
@@ -87,6 +91,10 @@ class FlowPath:
         share = torch.special.ndtr((torch.logit(_shifted(limit, 1 / shift)) - mean) / deviation)
         normal = torch.special.ndtri(share * uniform.double().clamp(1e-6, 1 - 1e-6)).float()
         return torch.minimum(_shifted(torch.sigmoid(mean + deviation * normal), shift), limit.float())
+
+    def latest(self, share: Tensor) -> Tensor:
+        """t itself."""
+        return share
 
     def levels(self, steps: int, *, spacing: Spacing = "uniform", positions: int = 0) -> list[Level]:
         """From 1 down, spaced and then shifted; the last evaluation of a uniform grid is at 1 / steps."""
@@ -143,6 +151,11 @@ class DDPMPath:
         count = (limit * last + 1e-9).floor() + 1
         index = torch.minimum((uniform.double() * count).floor(), count - 1)
         return (index / last).float()
+
+    def latest(self, share: Tensor) -> Tensor:
+        """Index 500 of 1000 for one half: the papers' t <= 500 is the chain's index, ours is index / 999."""
+        steps = self.config.steps
+        return (share.double() * steps).round().clamp(max=steps - 1) / (steps - 1)
 
     def levels(self, steps: int, *, spacing: Spacing = "uniform", positions: int = 0) -> list[Level]:
         """Indices from the first that a sampler should see down to 0, both evaluated; the size has no effect."""

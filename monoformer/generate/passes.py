@@ -14,6 +14,7 @@ from monoformer.batch import Layout
 from monoformer.diffusion.objectives import Estimate, Objective
 from monoformer.model.attention import CacheView, KVCache
 from monoformer.model.monoformer import MonoFormer, Place
+from monoformer.model.unet import Skips
 from monoformer.packing import group_blocks
 
 
@@ -94,6 +95,7 @@ def denoise(
     place = Place(torch.arange(rows, device=device), torch.full((rows,), first, device=device), grid)
     view = _view(network, contexts, torch.full((rows,), tokens, device=device), write=False)
     time = network.objective.path.network_time(t)
+    skips: list[Skips] = []
     hidden = model(
         torch.zeros((rows, tokens), dtype=torch.long, device=device),
         positions,
@@ -102,8 +104,9 @@ def denoise(
         times=[time],
         places=[place],
         view=view,
+        skips=skips,
     )
-    prediction = model.image(hidden, time, place)
+    prediction = model.image(hidden, time, place, skips[0])
     estimate = network.objective.estimate(prediction, x, t)
     fractions = [None] * rows if estimate.variance_fraction is None else list(estimate.variance_fraction)
     return list(map(Estimate, estimate.x_0, fractions))

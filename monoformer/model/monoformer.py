@@ -2,7 +2,7 @@
 
     hidden = model(batch, images, times, mask)            # one pass over text and images together
     logits = model.text(hidden[...])                      # only where a label or a sampled token needs them
-    predictions = model.image(hidden, targets, times)     # only for target images
+    predictions = model.image(hidden, targets, times)     # only for target images; a U-Net's needs `skips` too
 
 Knows nothing of noise, losses or sampling: times are what `Path.network_time` returns.
 """
@@ -17,7 +17,8 @@ from monoformer.config.model import ModelConfig
 from monoformer.model.attention import CacheView, KVCache, Mask
 from monoformer.model.patches import ImageHead, PatchEmbedding
 from monoformer.model.timestep import TimeEmbedding
-from monoformer.model.transformer import Condition, Transformer
+from monoformer.model.transformer import Condition, Route, Transformer
+from monoformer.model.unet import Skips
 
 
 class Place(NamedTuple):
@@ -65,18 +66,20 @@ class MonoFormer(nn.Module):
     def initialize(self, generator: torch.Generator) -> None:
         """Draw the weights: token embedding normal 1, text head 0.02, matrices 1 / sqrt(fan-in), residual outputs less.
 
-        Modulation and the image head's output start at zero, norms at one. An embedding of 0.02 would drown in what the
-        first block adds to it: drawn objects got the wrong colour for their shape (docs/log.md).
+        Modulation, the image head's output and a U-Net's residual branches start at zero, norms at one. An embedding of
+        0.02 would drown in what the first block adds: objects got the wrong colour for their shape (docs/log.md).
         """
         tied = self.config.tie_embeddings  # then it is a head as well, and its logits must start small
         deviations = {"tokens.weight": 0.02 if tied else 1.0, "text_head.weight": 0.02}
+        output = "linear" if self.config.image_patches == "linear" else "decoder.output"
+        zero = ("modulation.linear.weight", f"image_head.{output}.weight", ".second.weight", ".bias")
         for name, parameter in self.named_parameters():
-            if name.endswith(("modulation.linear.weight", "image_head.linear.weight", ".bias")):
+            if name.endswith(zero):
                 parameter.zero_()
             elif parameter.ndim == 1:
                 parameter.fill_(1.0)
             else:
-                deviation = deviations.get(name, parameter.shape[1] ** -0.5)
+                deviation = deviations.get(name, parameter[0].numel() ** -0.5)
                 if name.endswith(("attention.output.weight", "mlp.down.weight")):
                     deviation /= (2 * self.config.layers) ** 0.5
                 noise = torch.randn(parameter.shape, generator=generator) * deviation
@@ -84,16 +87,18 @@ class MonoFormer(nn.Module):
 
     def embed(
         self, ids: Tensor, images: Sequence[Tensor], times: Sequence[Tensor], places: Sequence[Place]
-    ) -> tuple[Tensor, Condition | None]:
-        """Ids (B, T), latents (N, C, h, w) and network times (N,) a size -> (B, T, D) and who is modulated by what."""
+    ) -> tuple[Tensor, Condition | None, list[Skips]]:
+        """Ids (B, T), latents (N, C, h, w), network times (N,) a size -> (B, T, D), who is modulated by what, skips."""
         x = self.tokens(ids)
+        skips: list[Skips] = []
         vectors: list[Tensor] = []
         index = torch.zeros_like(ids)
         flat = x.flatten(0, 1)
         for latents, time, place in zip(images, times, places, strict=True):
             vector = self.time(time)  # (N, D)
             where = place.row[:, None] * ids.shape[1] + place.columns()  # (N, P)
-            tokens = self.patches(latents, vector)
+            tokens, kept = self.patches(latents, vector)
+            skips.append(kept)
             flat = flat.index_copy(0, where.flatten(), tokens.flatten(0, 1).to(flat.dtype))
             if self.config.time == "token":
                 flat = flat.index_copy(0, where[:, 0] - 1, vector.to(flat.dtype))
@@ -101,7 +106,7 @@ class MonoFormer(nn.Module):
             index.view(-1)[where] = number[:, None]
             vectors.append(vector)
         condition = Condition(torch.cat(vectors), index) if vectors and self.config.time == "adaln" else None
-        return flat.view_as(x), condition
+        return flat.view_as(x), condition, skips
 
     def forward(
         self,
@@ -113,21 +118,38 @@ class MonoFormer(nn.Module):
         times: Sequence[Tensor] = (),
         places: Sequence[Place] = (),
         view: CacheView | None = None,
+        skips: list[Skips] | None = None,
     ) -> Tensor:
-        """Hidden states (B, T, D) of one pass over text and images together."""
-        x, condition = self.embed(ids, images, times, places)
-        hidden: Tensor = self.transformer(x, positions, mask, condition=condition, view=view)
+        """Hidden states (B, T, D) of one pass over text and images together.
+
+        A list given as `skips` receives, a size, what a U-Net's image head needs of its encoder.
+        """
+        x, condition, kept = self.embed(ids, images, times, places)
+        if skips is not None:
+            skips += kept
+        route = self._route(ids, places) if self.config.experts == "modality" and places else None
+        hidden: Tensor = self.transformer(x, positions, mask, condition=condition, view=view, route=route)
         return hidden
+
+    def _route(self, ids: Tensor, places: Sequence[Place]) -> Route:
+        """Patches and time tokens go to the image experts."""
+        is_image = torch.zeros_like(ids, dtype=torch.bool)
+        for place in places:
+            is_image[place.row[:, None], place.columns()] = True
+            if self.config.time == "token":
+                is_image[place.row, place.start - 1] = True
+        flat = is_image.flatten()
+        return Route(text=(~flat).nonzero()[:, 0], image=flat.nonzero()[:, 0])
 
     def text(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) of hidden states (..., D)."""
         logits: Tensor = self.text_head(hidden)
         return logits
 
-    def image(self, hidden: Tensor, time: Tensor, place: Place) -> Tensor:
-        """Predictions (N, C, h, w) for images of one size at their network times (N,)."""
+    def image(self, hidden: Tensor, time: Tensor, place: Place, skips: Skips = ()) -> Tensor:
+        """Predictions (N, C, h, w) for images of one size at their network times (N,), with their own skips."""
         tokens = hidden[place.row[:, None], place.columns()]  # (N, P, D)
-        prediction: Tensor = self.image_head(tokens, self.time(time), place.grid)
+        prediction: Tensor = self.image_head(tokens, self.time(time), place.grid, skips)
         return prediction
 
     def cache(self, slots: int, capacity: int, *, dtype: torch.dtype | None = None) -> KVCache:
@@ -140,6 +162,12 @@ class MonoFormer(nn.Module):
 
     def image_parameters(self) -> list[nn.Parameter]:
         """What only images touch; a pass without images still gives them a zero gradient (DESIGN 4)."""
-        own = [*self.time.parameters(), *self.patches.parameters(), *self.image_head.parameters()]
-        modulations = [p for name, p in self.transformer.named_parameters() if ".modulation." in name]
-        return own + modulations
+        return [p for name, p in self.named_parameters() if not is_text(name)]
+
+
+def is_text(name: str) -> bool:
+    """Whether the parameter of that name is one that text passes through."""
+    inside = name.startswith("transformer.") and not any(
+        part in name for part in (".modulation.", ".image.", "image_norm")
+    )
+    return inside or name in ("tokens.weight", "text_head.weight")

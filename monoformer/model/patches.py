@@ -1,4 +1,4 @@
-"""Images in and out of the transformer: linear patches, two-dimensional positions, the image head.
+"""Images in and out of the transformer: patches (linear or by a U-Net), two-dimensional positions, the image head.
 
 Knows nothing of noise schedules or tokens. Invariant: `unpatchify(patchify(x)) == x`.
 """
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from monoformer.config.model import ModelConfig
 from monoformer.model.timestep import Modulation
+from monoformer.model.unet import Skips, UNetDecoder, UNetEncoder, unet_widths
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
@@ -36,20 +37,38 @@ def positions_2d(grid: tuple[int, int], width: int, device: torch.device) -> Ten
     return torch.cat(halves, dim=1).float()
 
 
+def features(config: ModelConfig, *, predicted: bool = False) -> int:
+    """Numbers that stand for one patch outside the transformer: its latent (or prediction), or the U-Net's."""
+    if config.image_patches == "unet":
+        return unet_widths(config)[-1]
+    return config.patch**2 * (config.predicted_channels if predicted else config.channels)
+
+
 class PatchEmbedding(nn.Module):
-    """Linear patches plus 2-D positions, plus the time where the model adds it (Transfusion, section 3.1)."""
+    """Patches plus 2-D positions, plus the time where the model adds it (Transfusion, section 3.1).
+
+    Transfusion adds an embedding e(t) to the patch before the linear layer: W (x + e(t)) = W x + W e(t). Ours is added
+    after it, so it can be any vector of width D, not only one of the p p C dimensions that W reaches.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.patch, self.adds_time = config.patch, config.time == "add"
-        self.linear = nn.Linear(config.patch**2 * config.channels, config.width)
+        self.encoder = UNetEncoder(config) if config.image_patches == "unet" else None
+        self.linear = nn.Linear(features(config), config.width)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Latents (N, C, h, w), time embeddings (N, D) -> (N, P, D)."""
+    def forward(self, x: Tensor, time: Tensor) -> tuple[Tensor, Skips]:
+        """Latents (N, C, h, w), time embeddings (N, D) -> tokens (N, P, D), and what the image head needs of them."""
         grid = x.shape[-2] // self.patch, x.shape[-1] // self.patch
-        tokens: Tensor = self.linear(patchify(x, self.patch).to(self.linear.weight.dtype))
+        skips: Skips = ()
+        if self.encoder is None:
+            patches = patchify(x, self.patch)
+        else:
+            seen, skips = self.encoder(x, time)
+            patches = patchify(seen, 1)
+        tokens: Tensor = self.linear(patches.to(self.linear.weight.dtype))
         tokens = tokens + positions_2d(grid, tokens.shape[-1], x.device).to(tokens.dtype)
-        return tokens + time[:, None].to(tokens.dtype) if self.adds_time else tokens
+        return (tokens + time[:, None].to(tokens.dtype) if self.adds_time else tokens), skips
 
 
 class ImageHead(nn.Module):
@@ -60,13 +79,19 @@ class ImageHead(nn.Module):
         self.patch, self.modulated = config.patch, config.image_head == "dit"
         self.norm = nn.LayerNorm(config.width, eps=1e-6, elementwise_affine=not self.modulated, bias=False)
         self.modulation = Modulation(config.width, 2) if self.modulated else None
-        channels = config.channels * (2 if config.learned_variance else 1)
-        self.linear = nn.Linear(config.width, config.patch**2 * channels)
+        self.linear = nn.Linear(config.width, features(config, predicted=True))
+        self.decoder = UNetDecoder(config) if config.image_patches == "unet" else None
 
-    def forward(self, hidden: Tensor, time: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Hidden states (N, P, D), time embeddings (N, D) -> predictions (N, C, h, w), or 2 C (variance)."""
+    def forward(self, hidden: Tensor, time: Tensor, grid: tuple[int, int], skips: Skips) -> Tensor:
+        """Hidden states (N, P, D), time embeddings (N, D), the encoder's skips -> predictions (N, C, h, w).
+
+        With learned variance (N, 2 C, h, w).
+        """
         y = self.norm(hidden)
         if self.modulation is not None:
             shift, scale = self.modulation(time)[:, None].to(y.dtype).chunk(2, dim=-1)
             y = torch.addcmul(shift, y, 1 + scale)
-        return unpatchify(self.linear(y), grid, self.patch)
+        if self.decoder is None:
+            return unpatchify(self.linear(y), grid, self.patch)
+        prediction: Tensor = self.decoder(unpatchify(self.linear(y), grid, 1), time, skips)
+        return prediction

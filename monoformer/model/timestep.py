@@ -27,14 +27,14 @@ class TimeEmbedding(nn.Module):
 
 
 class Modulation(nn.Module):
-    """Shifts, scales and gates from the time, zero at the start; `parts` vectors of width D for each condition."""
+    """Shifts, scales and gates from the time, zero at the start; `parts` vectors for each condition."""
 
-    def __init__(self, width: int, parts: int) -> None:
+    def __init__(self, width: int, parts: int, outputs: int = 0) -> None:
+        """`outputs`: width of each vector; 0: the condition's own."""
         super().__init__()
-        self.parts = parts
-        self.linear = nn.Linear(width, parts * width)
+        self.linear = nn.Linear(width, parts * (outputs or width))
 
     def forward(self, condition: Tensor) -> Tensor:
-        """condition (N, D) -> (N, parts * D)."""
+        """condition (N, width) -> (N, parts * outputs)."""
         result: Tensor = self.linear(nn.functional.silu(condition))
         return result

@@ -1,9 +1,11 @@
 """The LLaMA transformer: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
 Knows nothing of tokens, images or time: it maps (B, T, D) to (B, T, D) under a mask. Image tokens may be modulated a
-layer (DiT's adaLN): `modulated` tells each token which condition it takes, row 0 being "none".
+layer (DiT's adaLN): `modulated` tells each token which condition it takes, row 0 being "none". They may also have
+experts, weights of their own for all that a token does alone (LMFusion, arXiv 2412.15188); attention is always joint.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +30,27 @@ class Condition:
     """(N, D) time embeddings."""
     index: Tensor
     """int64 (B, T): 0 for a token without time, else 1 + row of `vectors`."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which tokens go through the text weights and which through the image experts: together, each token once."""
+
+    text: Tensor
+    """int64 (M,) index in B * T."""
+    image: Tensor
+    """int64 (J,) index in B * T."""
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, ...) -> (M, ...) and (J, ...)."""
+        flat = x.flatten(0, 1)
+        return flat.index_select(0, self.text), flat.index_select(0, self.image)
+
+    def join(self, text: Tensor, image: Tensor, like: Tensor) -> Tensor:
+        """(M, ...) and (J, ...) -> (B, T, ...) with the B and T of `like`."""
+        flat = text.new_empty((like.shape[0] * like.shape[1], *text.shape[1:]))
+        flat.index_copy_(0, self.text, text).index_copy_(0, self.image, image.to(text.dtype))
+        return flat.view(*like.shape[:2], *text.shape[1:])
 
 
 class RMSNorm(nn.Module):
@@ -58,7 +81,7 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions and optional QK-norm."""
+    """Grouped-query attention with rotary positions and optional QK-norm: its projections, and what joins tokens."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -71,19 +94,27 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_width, norm) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_width, norm) if config.qk_norm else nn.Identity()
 
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (..., D) -> queries (..., H, K), keys and values (..., G, K), not yet rotated."""
+        q = self.q_norm(rearrange(self.q(x), "... (H K) -> ... H K", H=self.heads))
+        k = self.k_norm(rearrange(self.k(x), "... (G K) -> ... G K", G=self.kv_heads))
+        return q, k, rearrange(self.v(x), "... (G K) -> ... G K", G=self.kv_heads)
+
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Mask | None, view: CacheView | None, layer: int
+        self,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        rope: tuple[Tensor, Tensor],
+        mask: Mask | None,
+        view: CacheView | None,
+        layer: int,
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        q = rearrange(self.q(x), "B T (H K) -> B T H K", H=self.heads)
-        k = rearrange(self.k(x), "B T (G K) -> B T G K", G=self.kv_heads)
-        v = rearrange(self.v(x), "B T (G K) -> B G T K", G=self.kv_heads)
-        q, k = rotate(self.q_norm(q), *rope).transpose(1, 2), rotate(self.k_norm(k), *rope).transpose(1, 2)
+        """What `project` made of (B, T, D) -> (B, T, H K), ready for `output`."""
+        q, k = rotate(qkv[0], *rope).transpose(1, 2), rotate(qkv[1], *rope).transpose(1, 2)
+        v = qkv[2].transpose(1, 2)
         if view is not None:
             k, v = view.extend(layer, k, v)
         y = attend(q.to(v.dtype), k.to(v.dtype), v, mask)
-        result: Tensor = self.output(rearrange(y, "B H T K -> B T (H K)"))
-        return result
+        return rearrange(y, "B H T K -> B T (H K)")
 
 
 class MLP(nn.Module):
@@ -102,15 +133,20 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a norm and beside a residual; image tokens modulated when the model uses adaLN."""
+    """Attention and MLP, each behind a norm and beside a residual; image tokens modulated when the model uses adaLN.
 
-    def __init__(self, config: ModelConfig) -> None:
+    With modality experts, `image` holds a second block's weights, through which image tokens go instead.
+    """
+
+    def __init__(self, config: ModelConfig, *, is_expert: bool = False) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(config.width, config.norm_epsilon)
         self.attention = Attention(config)
         self.mlp_norm = RMSNorm(config.width, config.norm_epsilon)
         self.mlp = MLP(config)
-        self.modulation = Modulation(config.width, 6) if config.time == "adaln" else None
+        has_expert = config.experts == "modality" and not is_expert
+        self.modulation = Modulation(config.width, 6) if config.time == "adaln" and not has_expert else None
+        self.image = Block(config, is_expert=True) if has_expert else None
 
     def forward(
         self,
@@ -120,20 +156,39 @@ class Block(nn.Module):
         condition: Condition | None,
         view: CacheView | None,
         layer: int,
+        route: Route | None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        if self.modulation is None or condition is None:
-            x = x + self.attention(self.attention_norm(x), rope, mask, view, layer)
+        if self.image is None or route is None:
+            parts = None if self.modulation is None or condition is None else self._modulate(condition, x)
+            return self._after(x, self.attention(self._before(x, parts), rope, mask, view, layer), parts)
+        (text, image), parts = route.split(x), None
+        if condition is not None:
+            own = Condition(condition.vectors, condition.index.flatten()[route.image])
+            parts = self.image._modulate(own, image)
+        pairs = zip(self._before(text, None), self.image._before(image, parts), strict=True)
+        q, k, v = (route.join(*pair, x) for pair in pairs)
+        y = route.split(self.attention((q, k, v), rope, mask, view, layer))
+        return route.join(self._after(text, y[0], None), self.image._after(image, y[1], parts), x)
+
+    def _before(self, x: Tensor, parts: Sequence[Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """What each token (..., D) does alone before attention."""
+        y = self.attention_norm(x)
+        return self.attention.project(y if parts is None else torch.addcmul(parts[0], y, parts[1]))
+
+    def _after(self, x: Tensor, y: Tensor, parts: Sequence[Tensor] | None) -> Tensor:
+        """What each token (..., D) does alone with what attention (..., H K) brought it."""
+        if parts is None:
+            x = x + self.attention.output(y)
             result: Tensor = x + self.mlp(self.mlp_norm(x))
             return result
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self._modulate(condition, x)
-        y = torch.addcmul(shift_a, self.attention_norm(x), scale_a)
-        x = torch.addcmul(x, gate_a, self.attention(y, rope, mask, view, layer).to(x.dtype))
+        _, _, gate_a, shift_m, scale_m, gate_m = parts
+        x = torch.addcmul(x, gate_a, self.attention.output(y).to(x.dtype))
         y = torch.addcmul(shift_m, self.mlp_norm(x), scale_m)
         return torch.addcmul(x, gate_m, self.mlp(y).to(x.dtype))
 
     def _modulate(self, condition: Condition, x: Tensor) -> tuple[Tensor, ...]:
-        """Shifts, scales and gates of every token, six times (B, T, D): 0 and 1 where a token has no time."""
+        """Shifts, scales and gates of every token, six times (..., D): 0 and 1 where a token has no time."""
         assert self.modulation is not None
         tables = F.pad(self.modulation(condition.vectors), (0, 0, 1, 0)).chunk(6, dim=1)  # (1 + N, D) each
         # looked up one by one: gradients of parts of one wide lookup would be copied together first
@@ -151,6 +206,7 @@ class Transformer(nn.Module):
         self.config = config
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_epsilon)
+        self.image_norm = RMSNorm(config.width, config.norm_epsilon) if config.experts == "modality" else None
 
     def forward(
         self,
@@ -160,10 +216,14 @@ class Transformer(nn.Module):
         *,
         condition: Condition | None = None,
         view: CacheView | None = None,
+        route: Route | None = None,
     ) -> Tensor:
         """Embedded tokens (B, T, D), positions (B, T) -> normed hidden states (B, T, D)."""
         rope = rotary(positions, self.config.head_width, self.config.rope_theta)
         for layer, block in enumerate(self.blocks):
-            x = block(x, rope, mask, condition, view, layer)
-        hidden: Tensor = self.norm(x)
-        return hidden
+            x = block(x, rope, mask, condition, view, layer, route)
+        if self.image_norm is None or route is None:
+            hidden: Tensor = self.norm(x)
+            return hidden
+        text, image = route.split(x)
+        return route.join(self.norm(text), self.image_norm(image), x)

@@ -20,11 +20,13 @@ from monoformer.data.source import Source
 from monoformer.device import choose
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Document, Text
+from monoformer.model.experts import with_experts
 from monoformer.model.monoformer import MonoFormer
 from monoformer.packing import Row, collate, pack
 from monoformer.pretrained import Pretrained, build_sequencer, load_pretrained
 from monoformer.randomness import generator
 from monoformer.tokenizer import Tokenizer
+from monoformer.train.freeze import freeze_text, new_rows
 from monoformer.train.trainer import Parts
 
 TOKENIZER_DOCUMENTS = 4000
@@ -46,7 +48,10 @@ def build_run(config: RunConfig) -> Built:
     device = choose(config.train.device)
     started = load_pretrained(config.start) if config.start else None
     if started:
-        config = replace(config, model=started.model.config, diffusion=started.diffusion)
+        shape = started.model.config
+        if config.model.experts == "modality":
+            shape = replace(shape, experts="modality")
+        config = replace(config, model=shape, diffusion=started.diffusion)
     config = replace(config, data=sized(config.data, config.model.image_sizes[0][0]))
     check_sizes(config)
     source = build_source(config.data, split="train", seed=config.seed)
@@ -54,6 +59,8 @@ def build_run(config: RunConfig) -> Built:
     model, news = build_model(config, tokenizer, started)
     config = replace(config, model=model.config)
     model.to(device)
+    if config.train.freeze == "text":
+        freeze_text(model, rows=new_rows(config.model, tokenizer))
     pretrained = Pretrained(model=model, tokenizer=tokenizer, diffusion=config.diffusion, generate=config.generate)
     parts = Parts(
         config=config,
@@ -70,7 +77,10 @@ def build_model(config: RunConfig, tokenizer: Tokenizer, started: Pretrained | N
     """The network: from the model folder the run starts from, or new weights drawn from the seed."""
     if started:
         model = started.model.train()
-        return model, f"started from {config.start}: all {len(list(model.parameters()))} tensors loaded, none new"
+        news = f"started from {config.start}: all {len(list(model.parameters()))} tensors loaded, none new"
+        if config.model.experts == model.config.experts:
+            return model, news
+        return with_experts(model), f"{news} but image experts, which start as copies of the text weights"
     with torch.device("meta"):  # no memory, and no draw from the global generator
         model = MonoFormer(replace(config.model, vocabulary=config.model.vocabulary or tokenizer.size))
     model.to_empty(device="cpu")

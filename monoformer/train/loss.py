@@ -14,6 +14,7 @@ from monoformer.batch import IGNORED, Batch, ImageSlots
 from monoformer.diffusion.objectives import Objective, flatten_losses
 from monoformer.model.attention import Mask
 from monoformer.model.monoformer import MonoFormer, Place
+from monoformer.model.unet import Skips
 from monoformer.randomness import generator, uniform
 
 
@@ -31,6 +32,7 @@ def pass_losses(
     ]
     noise = [noise_of(slots, where, x, seed) for slots, where, x in zip(batch.images, targets, x_0, strict=True)]
     hidden: list[Tensor] = []
+    skips: list[Skips] = []
 
     def predict(x_t: list[Tensor], t: list[Tensor]) -> list[Tensor]:
         """Run the network once over text and images together; the image head on targets only."""
@@ -40,10 +42,15 @@ def pass_losses(
             for x, where, time in zip(clean, targets, t, strict=True)
         ]
         places = [Place(slots.row, slots.start, slots.grid) for slots in batch.images]
-        hidden.append(model(batch.ids, batch.positions, mask, images=images, times=times, places=places))
+        hidden.append(model(batch.ids, batch.positions, mask, images=images, times=times, places=places, skips=skips))
         return [
-            model.image(hidden[0], time[where], Place(place.row[where], place.start[where], place.grid))
-            for time, where, place in zip(times, targets, places, strict=True)
+            model.image(
+                hidden[0],
+                time[where],
+                Place(place.row[where], place.start[where], place.grid),
+                tuple(kept[where] for kept in own),
+            )
+            for time, where, place, own in zip(times, targets, places, skips, strict=True)
         ]
 
     image_losses = flatten_losses(objective.loss(predict, x_0, t, noise), batch.ids.device)
@@ -57,15 +64,16 @@ def pass_losses(
 
 
 def times_of(slots: ImageSlots, targets: Tensor, objective: Objective, seed: int, *, positions: int) -> Tensor:
-    """Training times (N,) of the targets, latents of `positions` = h w, keyed by document and image.
+    """Training times (N,) of the targets within their noise limits, latents of `positions` = h w.
 
-    The draws of one image are spread evenly from its first.
+    Keyed by document and image; the draws of one image are spread evenly from its first.
     """
     keys, draws = _keys(slots, targets), slots.draw[targets].tolist()
     count = max(draws, default=0) + 1
     numbers = [(uniform(seed, *key, "time") + draw / count) % 1 for key, draw in zip(keys, draws, strict=True)]
-    drawn = torch.tensor(numbers, dtype=torch.float64)
-    return objective.path.training_times(drawn, positions=positions).to(slots.pixels.device)
+    drawn, maximum = torch.tensor(numbers, dtype=torch.float64), objective.path.latest(slots.noise_limit[targets].cpu())
+    times = objective.path.training_times(drawn, positions=positions, maximum=maximum)
+    return times.to(slots.pixels.device)
 
 
 def noise_of(slots: ImageSlots, targets: Tensor, like: Tensor, seed: int) -> Tensor:

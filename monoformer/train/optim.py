@@ -21,15 +21,15 @@ def build_optimizers(model: MonoFormer, config: TrainConfig) -> list[torch.optim
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     match config.optimizer:
         case AdamWConfig(rate=rate, betas=betas, weight_decay=decay):
-            return [torch.optim.AdamW(_by_decay([p for _, p in named], rate, decay), lr=rate, betas=betas)]
+            return [torch.optim.AdamW(_by_decay(named, rate, decay, config), lr=rate, betas=betas)]
         case MuonConfig(rate=rate, momentum=momentum, adamw_rate=adamw_rate, betas=betas, weight_decay=decay):
             hidden = [p for name, p in named if is_hidden_matrix(name, p)]
             iteration = torch.bfloat16 if has_bf16_units(hidden[0].device) else torch.float32
-            rest = [p for name, p in named if not is_hidden_matrix(name, p)]
+            rest = [(name, p) for name, p in named if not is_hidden_matrix(name, p)]
             muon = [{"params": hidden, "peak": rate}]
             return [
                 Muon(muon, lr=rate, momentum=momentum, weight_decay=decay, dtype=iteration),
-                torch.optim.AdamW(_by_decay(rest, adamw_rate, decay), lr=adamw_rate, betas=betas),
+                torch.optim.AdamW(_by_decay(rest, adamw_rate, decay, config), lr=adamw_rate, betas=betas),
             ]
         case _:
             assert_never(config.optimizer)
@@ -40,10 +40,14 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and (".attention." in name or ".mlp." in name)
 
 
-def _by_decay(parameters: list[nn.Parameter], rate: float, decay: float) -> list[dict[str, Any]]:
-    matrices = [p for p in parameters if p.ndim >= 2]
-    vectors = [p for p in parameters if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+def _by_decay(
+    named: list[tuple[str, nn.Parameter]], rate: float, decay: float, config: TrainConfig
+) -> list[dict[str, Any]]:
+    """Matrices decay, vectors do not; nor do the two matrices of which `freeze` keeps some rows."""
+    kept = ("tokens.weight", "text_head.weight") if config.freeze == "text" else ()
+    decayed = [p for name, p in named if p.ndim >= 2 and name not in kept]
+    others = [p for name, p in named if p.ndim < 2 or name in kept]
+    groups = [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
     return [{**group, "peak": rate} for group in groups if group["params"]]
 
 

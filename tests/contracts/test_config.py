@@ -44,6 +44,12 @@ RUNS = [
     RunConfig(diffusion=FlowConfig(shift_base=256), generate=replace(DDIM, eta=0.5)),
     RunConfig(train=TrainConfig(optimizer=AdamWConfig(rate=1e-5, betas=(0.5, 0.6)), schedule="cosine")),
     RunConfig(train=TrainConfig(optimizer=MuonConfig(momentum=0.9), pass_rows=4)),
+    RunConfig(
+        start="x",
+        model=ModelConfig(experts="modality", image_patches="unet", unet_width=16),
+        sequence=SequenceConfig(context="noised", noise_limit=0.5),
+        train=TrainConfig(freeze="text"),
+    ),
     RunConfig(model=ModelConfig(image_sizes=((32, 64), (64, 32)), time="token"), tokenizer=TokenizerConfig(path="x")),
 ]
 

@@ -23,6 +23,7 @@ from monoformer.generate.session import Event, Request
 from monoformer.generate.text import TextStream, choose_token, nucleus
 from monoformer.model.attention import dense_mask
 from monoformer.model.monoformer import Place
+from monoformer.model.unet import Skips
 from monoformer.packing import collate
 from monoformer.pretrained import Pretrained
 from monoformer.randomness import generator
@@ -60,7 +61,14 @@ def events_of(server: Engine, *requests: Request) -> list[Event]:
 
 
 @torch.no_grad()
-def states_of(made: Pretrained, layout: Layout, *, target: Tensor | None = None, t: float = 0.0) -> Tensor:
+def states_of(
+    made: Pretrained,
+    layout: Layout,
+    *,
+    target: Tensor | None = None,
+    t: float = 0.0,
+    skips: list[Skips] | None = None,
+) -> Tensor:
     """Hidden states (T, D) of the whole sequence at once, no cache; a noised last picture shows `target` at time t."""
     batch = collate([[layout]], length=len(layout), pad=T.pad)
     path = build_objective(made.diffusion).path
@@ -74,9 +82,21 @@ def states_of(made: Pretrained, layout: Layout, *, target: Tensor | None = None,
         times.append(path.network_time(time))
         places.append(Place(slots.row, slots.start, slots.grid))
     states: Tensor = made.model(
-        batch.ids, batch.positions, dense_mask(batch), images=images, times=times, places=places
+        batch.ids, batch.positions, dense_mask(batch), images=images, times=times, places=places, skips=skips
     )[0]
     return states
+
+
+@torch.no_grad()
+def predicted(made: Pretrained, layout: Layout, *, target: Tensor, t: float) -> Tensor:
+    """What the image head returns (1, C, h, w) for the layout's noised last picture: the whole sequence at once."""
+    skips: list[Skips] = []
+    states = states_of(made, layout, target=target, t=t, skips=skips)
+    groups = collate([[layout]], length=len(layout), pad=T.pad).images
+    ((slots, own),) = [(slots, kept) for slots, kept in zip(groups, skips, strict=True) if slots.noised.any()]
+    time = build_objective(made.diffusion).path.network_time(torch.tensor([t]))
+    place = Place(torch.tensor([0]), slots.start[slots.noised], slots.grid)
+    return made.model.image(states[None], time, place, tuple(kept[slots.noised] for kept in own))
 
 
 def greedy(made: Pretrained, layout: Layout, count: int) -> list[int]:
@@ -165,12 +185,8 @@ def test_denoising_against_the_prefix_is_the_full_pass(mode: str, diffusion: Dif
         layout = own.prompt(document, opening="image")
         prefix = len(layout)
         own._add_block(layout, picture(9).pixels, 99, noised=True)
-        start = layout.blocks[-1].start
-        assert start - prefix == own.time_token
-        states = states_of(made, layout, target=x[row], t=float(t[row]))
-        place = Place(torch.tensor([0]), torch.tensor([start]), (2, 2))
-        with torch.no_grad():
-            prediction = made.model.image(states[None], objective.path.network_time(t[row : row + 1]), place)
+        assert layout.blocks[-1].start - prefix == own.time_token
+        prediction = predicted(made, layout, target=x[row], t=float(t[row]))
         expected = objective.estimate(prediction, x[row : row + 1], t[row : row + 1])
         for cached, whole in zip(found[row], expected, strict=True):
             if whole is None:
@@ -259,19 +275,14 @@ def test_a_model_that_only_wants_to_draw_ends_when_no_room_is_left() -> None:
 def denoised(made: Pretrained, contexts: list[Document], settings: GenerateConfig, size: tuple[int, int]) -> Image:
     """A picture drawn by the full pass alone: no cache, no engine; two contexts are mixed by guidance."""
     objective, own = build_objective(made.diffusion), made.sequencer()
-    grid = own.grid(*size)
 
     def denoise_fully(x: Tensor, t: float) -> Estimate:
         found = []
         for document in contexts:
             layout = own.prompt(document, opening="image")
             own._add_block(layout, torch.zeros((3, *size), dtype=torch.uint8), 99, noised=True)
-            states = states_of(made, layout, target=x, t=t)
-            place = Place(torch.tensor([0]), torch.tensor([layout.blocks[-1].start]), grid)
-            time = torch.tensor([t])
-            with torch.no_grad():
-                prediction = made.model.image(states[None], objective.path.network_time(time), place)
-            found.append(objective.estimate(prediction, x[None], time).x_0[0])
+            prediction = predicted(made, layout, target=x, t=t)
+            found.append(objective.estimate(prediction, x[None], torch.tensor([t])).x_0[0])
         if len(found) == 1:
             return Estimate(found[0])
         return Estimate(found[1] + settings.guidance * (found[0] - found[1]))

@@ -1,15 +1,17 @@
 """The loss: global counts, k accumulated passes = one big batch, times and noise keyed by document and image."""
 
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 from torch import Tensor
 
 from monoformer.autoencoder import Pixels
-from monoformer.batch import Batch, Layout
+from monoformer.batch import Batch, ImageSlots, Layout
 from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig
 from monoformer.diffusion.objectives import build_objective
+from monoformer.document import Document, Text
 from monoformer.model.attention import dense_mask
 from monoformer.packing import collate, pack
 from monoformer.train.loss import noise_of, pass_losses, times_of
@@ -127,6 +129,52 @@ def test_times_and_noise_are_keyed_by_document_and_image() -> None:
     values = torch.cat([noise.flatten() for _, noise in first.values()])
     assert abs(float(values.mean())) < 0.05
     assert abs(float(values.std()) - 1) < 0.05
+
+
+def limited_times(diffusion: DiffusionConfig, limit: float, *, count: int = 20_000) -> Tensor:
+    """Training times of that many targets with one noise limit."""
+    shape, number = torch.zeros(count, dtype=torch.long), torch.arange(count)
+    slots = ImageSlots(
+        pixels=torch.zeros(count, 3, 1, 1, dtype=torch.uint8), document=number, number=shape, picture=number, row=shape,
+        start=shape, draw=shape, noised=shape == 0, noise_limit=torch.full((count,), limit), grid=(1, 1),
+    )  # fmt: skip
+    return times_of(slots, number, build_objective(diffusion), 3, positions=1)
+
+
+def test_the_noise_limit_of_one_half_is_index_500_of_1000() -> None:
+    chain = DDPMConfig(betas="cosine")
+    index = (build_objective(chain).path.network_time(limited_times(chain, 0.5))).long()
+    counts = torch.bincount(index)
+    assert len(counts) == 501, "index 500 occurs, 501 does not"
+    assert counts.min() > 0, "and every index below it"
+    assert counts[500] < 3 * counts.float().mean(), "nothing is heaped on the limit"
+    assert float(index.float().mean()) == pytest.approx(250, abs=5)
+    assert int(build_objective(chain).path.network_time(limited_times(chain, 1.0)).max()) == 999
+
+
+@pytest.mark.parametrize("mean", [-1.0, 1.0])
+def test_limited_times_of_the_flow_are_the_unlimited_ones_below_the_limit(mean: float) -> None:
+    flow = FlowConfig(time_mean=mean)
+    limited, free = limited_times(flow, 0.5), limited_times(flow, 1.0)
+    assert float(limited.max()) <= 0.5 < float(free.max())
+    assert int((limited == limited.max()).sum()) < 3, "nothing is heaped on the limit"
+    below = free[free <= 0.5]
+    levels = torch.linspace(0.05, 0.95, 19)
+    torch.testing.assert_close(limited.quantile(levels), below.quantile(levels), rtol=0, atol=0.01)
+
+
+def test_only_pictures_before_their_caption_have_limited_times() -> None:
+    own = tiny.sequencer(context="noised", noise_limit=0.5)
+    shown, drawn = tiny.image(Random(0), role="user"), tiny.image(Random(1), role="assistant", target=True)
+    described = [own.document(Document((shown, Text("red", "assistant"))), n) for n in range(60)]
+    asked = [own.document(Document((Text("red", "user"), drawn)), 100 + n) for n in range(60)]
+    chain = build_objective(DDPMConfig())
+    for items, latest in ((described, 500), (asked, 999)):
+        (slots,) = tiny.in_rows(items).images
+        targets = slots.noised.nonzero()[:, 0]
+        assert len(targets) == 60
+        index = chain.path.network_time(times_of(slots, targets, chain, 0, positions=1))
+        assert 0.9 * latest < float(index.max()) <= latest
 
 
 def test_context_images_and_copies_have_no_image_loss() -> None:

@@ -180,6 +180,56 @@ def test_documents_that_hold_a_target_lose_their_text_labels_where_configured() 
     assert learned(laid(Text("red"), picture(), text_loss_in_image_documents=False)) == [*T.encode("red"), T.eos]
 
 
+# --- the noise limit ---
+
+
+def limits(layout: Layout) -> list[tuple[bool, float]]:
+    """Of every block: whether it is noised, and its noise limit."""
+    return [(block.noised, block.noise_limit) for block in layout.blocks]
+
+
+@pytest.mark.parametrize("mode", ["adaln", "token"])
+def test_a_picture_before_its_caption_becomes_a_limited_target_that_the_caption_reads(mode: str) -> None:
+    segments = (picture(role="user"), Text("red", "assistant"))
+    layout = laid(*segments, mode=mode, context="noised", noise_limit=0.5)
+    context = laid(*segments, mode=mode, context="noised")
+    assert limits(layout) == [(True, 0.5)]
+    assert limits(context) == [(False, 1.0)]
+    assert (layout.ids, layout.labels, layout.end) == (context.ids, context.labels, context.end)
+    assert not any(layout.private), "the caption sees the noised picture"
+    plain = laid(picture(), Text("red"), mode=mode, context="noised", noise_limit=0.5)
+    assert limits(plain) == [(True, 0.5)]
+    assert learned(plain) == [T.boi, *T.encode("red"), T.eos]
+
+
+def test_the_noise_limit_touches_no_other_picture() -> None:
+    target, shown = picture(target=True, role="assistant"), picture(role="user")
+    config: dict[str, Any] = {"context": "noised", "noise_limit": 0.5}
+    assert limits(laid(Text("red", "user"), target, **config)) == [(True, 1.0)]
+    assert limits(laid(shown, Text("blue", "user"), target, **config)) == [(False, 1.0), (True, 1.0)]
+    assert limits(laid(shown, Text("what", "user"), Text("red", "assistant"), **config)) == [(False, 1.0)]
+    assert limits(laid(target, Text("red", "assistant"), **config)) == [(True, 1.0)], "drawn, then spoken of"
+    unlearned = laid(shown, Text("a", "assistant"), target, text_loss_in_image_documents=False, **config)
+    assert limits(unlearned) == [(False, 1.0), (True, 1.0)], "nobody learns the caption"
+
+
+def test_a_picture_to_be_described_is_never_dropped_for_guidance_and_a_prompt_reads_it_clean() -> None:
+    own = tiny.sequencer(context="noised", noise_limit=0.5, drop_text=1.0, drop_context=1 / 3)
+    described = Document((picture(role="user"), Text("red", "assistant")))
+    assert learned(own.document(described)) == [*T.encode("red"), T.eos]
+    assert limits(own.prompt(described)) == [(False, 1.0)]
+
+
+def test_a_noise_limit_without_effect_is_refused() -> None:
+    with pytest.raises(ValueError, match="read a clean copy"):
+        SequenceConfig(noise_limit=0.5)
+    with pytest.raises(ValueError, match=r"in \[0, 1\], but is 500"):
+        SequenceConfig(noise_limit=500, context="noised")
+    for limit, target in ((0.5, False), (0.0, True), (1.5, True)):
+        with pytest.raises(ValueError, match="noise_limit"):
+            Image(pixels=picture().pixels, target=target, noise_limit=limit)
+
+
 # --- dropping for guidance ---
 
 CONTEXT, TARGET = picture(), picture(target=True, size=(8, 8))

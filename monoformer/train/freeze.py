@@ -1,0 +1,44 @@
+"""The frozen text path: what a language model knew, it keeps to the last bit while images are learned (LMFusion).
+
+Knows nothing of optimisers. Invariant: a frozen weight gets no gradient, so it is in no optimiser's group and its
+average does not drift. Rows of the embedding and the text head are frozen one by one, since the new tokens' rows train;
+`build_optimizers` gives these two matrices no weight decay.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from monoformer.config.model import ModelConfig
+from monoformer.model.monoformer import MonoFormer, is_text
+from monoformer.tokenizer import Tokenizer
+
+
+def new_rows(config: ModelConfig, tokenizer: Tokenizer) -> list[int]:
+    """Token ids that the text model did not have: the image tokens, and what its vocabulary grew by."""
+    grown = range(config.text_vocabulary or config.vocabulary, config.vocabulary)
+    return sorted({tokenizer.boi, tokenizer.eoi, tokenizer.patch, tokenizer.time, *grown})
+
+
+def freeze_text(model: MonoFormer, *, rows: Sequence[int]) -> None:
+    """Freeze all that text passes through, but for `rows` of the embedding and the text head. Call it once.
+
+    Raises ValueError when images have no weights of their own.
+    """
+    if model.config.experts == "shared":
+        raise ValueError(
+            "train.freeze = text would leave images nothing to learn with, since model.experts = shared; "
+            "add --model.experts modality, or train everything with --train.freeze none"
+        )
+    for name, parameter in model.named_parameters():
+        if name in ("tokens.weight", "text_head.weight"):
+            is_new = torch.zeros(len(parameter), 1, dtype=torch.bool, device=parameter.device)
+            is_new[list(rows)] = True
+
+            def keep_new(gradient: Tensor, is_new: Tensor = is_new) -> Tensor:
+                return torch.where(is_new, gradient, 0.0)
+
+            parameter.register_hook(keep_new)
+        elif is_text(name):
+            parameter.requires_grad_(False)
