@@ -31,8 +31,9 @@ class RunConfig:
     """The run's folder; empty: runs/NAME."""
     start: str = ""
     """What to start from (`--from` is the same): a model folder, whose weights, tokenizer, shape and way of denoising
-    are taken; or a language model of the LLaMA family, Hugging Face folder or hub name, whose weights, tokenizer and
-    text side of the shape are taken, while patch, time, image head and context are the run's. Empty: from nothing."""
+    are taken; or a language model of the LLaMA family, Hugging Face folder or hub name, whose weights, tokenizer (but
+    for `tokenizer.path`) and text side of the shape are taken, while patch, time, image head and context are the run's.
+    Empty: from nothing."""
     seed: int = 0
     """Seed of the weights, the order of documents, dropping, times and noise."""
     model: ModelConfig = field(default_factory=ModelConfig)
