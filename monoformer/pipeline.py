@@ -22,7 +22,7 @@ from monoformer.device import choose, has_bf16_units
 from monoformer.document import Document, Image, Segment, Text
 from monoformer.generate.engine import Engine
 from monoformer.generate.session import Request
-from monoformer.pretrained import Pretrained, load_pretrained, save_pretrained
+from monoformer.pretrained import Pretrained, find_folder, load_pretrained, save_pretrained
 
 Size: TypeAlias = tuple[int, int]
 Picture: TypeAlias = PILImage.Image
@@ -49,7 +49,7 @@ class Pipeline:
         where = choose(device)
         if dtype is None:
             dtype = torch.bfloat16 if has_bf16_units(where) else torch.float32
-        folder = _folder(name)
+        folder = find_folder(name)
         card = folder / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
         return cls(load_pretrained(folder, device=where, dtype=dtype), slots=slots, card=text)
@@ -160,23 +160,6 @@ class Pipeline:
             raise ValueError(f"there are {count} items but {len(seeds)} seeds; give one seed, or one for each item")
         settings = replace(self.pretrained.generate, **given)
         return [replace(settings, seed=own) for own in seeds]
-
-
-def _folder(name: str | Path) -> Path:
-    """The model's folder; downloaded when it is a hub name. Never fetches anything but data files."""
-    folder = Path(name)
-    if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
-        return folder
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.md", "*.model"])
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        cause = str(error).splitlines()[0]
-        raise ValueError(f"{name} is neither a folder here nor a model that the hub gives out: {cause}") from None
 
 
 def _texts(value: str | Sequence[str]) -> list[str]:

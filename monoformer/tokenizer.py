@@ -25,15 +25,14 @@ class Tokenizer:
     """A Hugging Face fast tokenizer that knows the image tokens."""
 
     def __init__(self, backend: Any) -> None:
-        """`backend` is a `transformers` fast tokenizer; missing image tokens are added at the end of its vocabulary."""
-        present = backend.get_vocab()
-        missing = [token for token in (BOI, EOI, PATCH, TIME) if token not in present]
+        """`backend` is a `transformers` fast tokenizer; what it lacks is added at the end of its vocabulary.
+
+        Raises ValueError for one that would read something typed as a special token.
+        """
+        _add_ends(backend)
+        missing = [token for token in (BOI, EOI, PATCH, TIME) if token not in backend.all_special_tokens]
         if missing:
             backend.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
-        if backend.bos_token_id is None or backend.eos_token_id is None:
-            raise ValueError(
-                "the tokenizer has no bos or no eos token; set bos_token and eos_token in its tokenizer_config.json"
-            )
         if not backend.chat_template:
             backend.chat_template = CHAT_TEMPLATE
             backend.add_special_tokens({"extra_special_tokens": list(ROLES)}, replace_extra_special_tokens=False)
@@ -46,6 +45,10 @@ class Tokenizer:
         self.pad = self.eos if pad is None else int(pad)
         self.special = sorted({*map(int, backend.all_special_ids), self.boi, self.eoi, self.patch, self.time})
         self.size = max(vocabulary.values()) + 1
+        typed = self.encode(" ".join(backend.all_special_tokens))
+        forged = backend.convert_ids_to_tokens(sorted({*typed} & {*self.special} - {backend.unk_token_id}))
+        if forged:
+            raise ValueError(f"it reads a typed {forged[0]!r} as the special token; make it no ordinary entry")
 
     @classmethod
     def from_folder(cls, path: str | Path) -> "Tokenizer":
@@ -57,7 +60,9 @@ class Tokenizer:
         try:
             return cls((PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained(str(path)))
         except Exception as error:  # a damaged tokenizer.json raises whatever its reader raises
-            raise ValueError(f"no tokenizer could be loaded from {path}: {str(error).splitlines()[0]}") from None
+            old = not own and (Path(path) / "tokenizer.model").is_file()
+            hint = "; for its tokenizer.model: pip install sentencepiece" if old else ""
+            raise ValueError(f"no tokenizer could be loaded from {path}: {str(error).splitlines()[0]}{hint}") from None
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocabulary: int) -> "Tokenizer":
@@ -110,10 +115,32 @@ class Tokenizer:
         return text
 
     def render(self, messages: list[dict[str, str]], *, answer: bool) -> str:
-        """The chat template applied to messages; with `answer` it ends where the assistant is to speak."""
-        text: str = self.backend.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
+        """The chat template applied to messages; with `answer` it ends where the assistant is to speak.
+
+        Raises ValueError when the template refuses such a conversation.
+        """
+        from jinja2 import TemplateError
+
+        try:
+            text: str = self.backend.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(f"the tokenizer's chat template refuses the roles {roles}: {error}") from None
         return text
 
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer's files in the ecosystem's form."""
         self.backend.save_pretrained(str(folder))
+
+
+def _add_ends(backend: Any) -> None:
+    """Give the tokenizer a bos and an eos: its `<s>` and `</s>`, else the other of the two, else new entries.
+
+    Qwen, for one, has no bos: its documents are parted by its eos, which then stands before the first one too.
+    """
+    vocabulary = backend.get_vocab()
+    bos, eos = backend.bos_token, backend.eos_token
+    if bos is None:
+        backend.add_special_tokens({"bos_token": eos if eos is not None and BOS not in vocabulary else BOS})
+    if eos is None:
+        backend.add_special_tokens({"eos_token": bos if bos is not None and EOS not in vocabulary else EOS})

@@ -4,6 +4,7 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 
+from monoformer.cli.conversion import export
 from monoformer.cli.demonstration import demo
 from monoformer.cli.generation import caption, chat, edit, generate, write
 from monoformer.cli.information import doctor, presets
@@ -19,6 +20,7 @@ COMMANDS: dict[str, Command] = {
     "caption": caption,
     "edit": edit,
     "chat": chat,
+    "export": export,
     "presets": presets,
     "doctor": doctor,
 }

@@ -1,7 +1,75 @@
 """The network's shape: everything needed to build it, nothing about how it is trained."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoScaling:
+    """Rotary frequencies as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearScaling:
+    """Every rotary frequency divided by one factor (position interpolation, arXiv 2306.15595)."""
+
+    factor: float = 1.0
+    """What the frequencies are divided by."""
+
+    def __post_init__(self) -> None:
+        _check_factor(self.factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llama3Scaling:
+    """Llama 3.1: slow frequencies divided by a factor, fast ones kept, a ramp between them."""
+
+    factor: float = 8.0
+    """What the slow frequencies are divided by."""
+    low: float = 1.0
+    """Frequencies with fewer turns than this over the original context are slow."""
+    high: float = 4.0
+    """Frequencies with more turns than this over the original context are fast."""
+    original_context: int = 8192
+    """Context in tokens before the scaling."""
+
+    def __post_init__(self) -> None:
+        _check_factor(self.factor)
+        if not 0 < self.low < self.high or self.original_context < 1:
+            raise ValueError(
+                f"rope_scaling needs 0 < low < high and original_context of 1 or more, but has "
+                f"{self.low}, {self.high} and {self.original_context}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class YarnScaling:
+    """YaRN (arXiv 2309.00071): a ramp over the frequencies' numbers, and attention made sharper."""
+
+    factor: float = 4.0
+    """What the slow frequencies are divided by."""
+    beta_fast: float = 32.0
+    """Turns over the original context from which a frequency is kept."""
+    beta_slow: float = 1.0
+    """Turns over the original context below which a frequency is wholly divided."""
+    original_context: int = 4096
+    """Context in tokens before the scaling."""
+    attention_factor: float = 1.0
+    """What cosines and sines are multiplied by."""
+    truncate: bool = True
+    """Whether the ramp's ends are rounded to whole numbers."""
+
+    def __post_init__(self) -> None:
+        _check_factor(self.factor)
+        if not 0 < self.beta_slow < self.beta_fast or self.original_context < 1 or self.attention_factor <= 0:
+            raise ValueError(
+                f"rope_scaling needs 0 < beta_slow < beta_fast, original_context of 1 or more and attention_factor "
+                f"above 0, but has {self.beta_slow}, {self.beta_fast}, {self.original_context} and "
+                f"{self.attention_factor}"
+            )
+
+
+RopeScaling: TypeAlias = NoScaling | LinearScaling | Llama3Scaling | YarnScaling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,9 +81,11 @@ class ModelConfig:
     layers: int = 6
     """Number of transformer blocks."""
     heads: int = 4
-    """Number H of query heads; width / heads is the head width K and must be even."""
+    """Number H of query heads."""
     kv_heads: int = 4
     """Number of key and value heads (grouped-query attention); divides heads."""
+    key_width: int = 0
+    """Width K of one query, key or value head, an even number; 0: width / heads."""
     mlp_width: int = 704
     """Inner width of the SwiGLU feed-forward layer."""
     vocabulary: int = 0
@@ -24,10 +94,14 @@ class ModelConfig:
     """Longest sequence in tokens that the model is trained on and will accept."""
     rope_theta: float = 10_000.0
     """Base of the rotary position frequencies."""
+    rope_scaling: RopeScaling = field(default_factory=NoScaling)
+    """How a pretrained language model stretched its rotary frequencies to a longer context."""
     norm_epsilon: float = 1e-5
     """Epsilon of every RMSNorm."""
     qk_norm: bool = True
     """RMSNorm on queries and keys of every head before the rotation."""
+    attention_bias: Literal["none", "qkv", "all"] = "none"
+    """Which projections of attention have biases: queries, keys and values (Qwen2), or the output as well."""
     tie_embeddings: bool = False
     """Whether the text head shares the token embedding's matrix."""
     patch: int = 8
@@ -62,7 +136,9 @@ class ModelConfig:
         for name in ("width", "heads", "kv_heads", "layers", "mlp_width", "context", "patch", "channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, but is {getattr(self, name)}")
-        if self.width % self.heads or (self.width // self.heads) % 2:
+        if self.key_width < 0 or self.key_width % 2:
+            raise ValueError(f"model.key_width must be even, or 0 for width / heads, but is {self.key_width}")
+        if not self.key_width and (self.width % self.heads or (self.width // self.heads) % 2):
             raise ValueError(
                 f"model.width / model.heads must be an even whole number, but {self.width} / {self.heads} is not; "
                 f"try heads = {max(1, self.width // 64)}"
@@ -103,9 +179,14 @@ class ModelConfig:
     @property
     def head_width(self) -> int:
         """Width K of one attention head."""
-        return self.width // self.heads
+        return self.key_width or self.width // self.heads
 
     @property
     def predicted_channels(self) -> int:
         """Channels of what the image head returns: those of the latent, twice as many with learned variance."""
         return 2 * self.channels if self.learned_variance else self.channels
+
+
+def _check_factor(factor: float) -> None:
+    if factor < 1:
+        raise ValueError(f"rope_scaling.factor must be at least 1, but is {factor}")

@@ -30,7 +30,10 @@ class RunConfig:
     folder: str = ""
     """The run's folder; empty: runs/NAME."""
     start: str = ""
-    """Model folder to start from: its weights, tokenizer and shape (`--from` is the same); empty: from nothing."""
+    """What to start from (`--from` is the same): a model folder, whose weights, tokenizer, shape and way of denoising
+    are taken; or a language model of the LLaMA family, Hugging Face folder or hub name, whose weights, tokenizer (but
+    for `tokenizer.path`) and text side of the shape are taken, while patch, time, image head and context are the run's.
+    Empty: from nothing."""
     seed: int = 0
     """Seed of the weights, the order of documents, dropping, times and noise."""
     model: ModelConfig = field(default_factory=ModelConfig)

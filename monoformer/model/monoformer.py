@@ -7,7 +7,7 @@
 Knows nothing of noise, losses or sampling: times are what `Path.network_time` returns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -63,17 +63,20 @@ class MonoFormer(nn.Module):
             self.text_head.weight = self.tokens.weight
 
     @torch.no_grad()
-    def initialize(self, generator: torch.Generator) -> None:
+    def initialize(self, generator: torch.Generator, *, only: Collection[str] | None = None) -> None:
         """Draw the weights: token embedding normal 1, text head 0.02, matrices 1 / sqrt(fan-in), residual outputs less.
 
         Modulation, the image head's output and a U-Net's residual branches start at zero, norms at one. An embedding of
-        0.02 would drown in what the first block adds: objects got the wrong colour for their shape (docs/log.md).
+        0.02 would drown in what the first block adds: objects got the wrong colour for their shape (docs/log.md). With
+        `only`, all but the parameters of these names stay as they are.
         """
         tied = self.config.tie_embeddings  # then it is a head as well, and its logits must start small
         deviations = {"tokens.weight": 0.02 if tied else 1.0, "text_head.weight": 0.02}
         output = "linear" if self.config.image_patches == "linear" else "decoder.output"
         zero = ("modulation.linear.weight", f"image_head.{output}.weight", ".second.weight", ".bias")
         for name, parameter in self.named_parameters():
+            if only is not None and name not in only:
+                continue
             if name.endswith(zero):
                 parameter.zero_()
             elif parameter.ndim == 1:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from monoformer.config.model import ModelConfig
 from monoformer.model.attention import CacheView, Mask, attend
-from monoformer.model.kernels import NormFunction, RotateFunction
+from monoformer.model.kernels import NormFunction
+from monoformer.model.rotary import rotary, rotate
 from monoformer.model.timestep import Modulation
 
 _NEUTRAL = (0.0, 1.0, 1.0, 0.0, 1.0, 1.0)
@@ -67,29 +68,17 @@ class RMSNorm(nn.Module):
         return normed
 
 
-def rotary(positions: Tensor, width: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of positions (B, T) -> two (B, T, 1, K / 2); fp32."""
-    rates = theta ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
-    angles = positions[:, :, None, None].float() * rates
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate (B, T, H, K) by its positions, halves paired as in Hugging Face LLaMA."""
-    turned: Tensor = RotateFunction.apply(x, cosine.to(x.dtype), sine.to(x.dtype))  # type: ignore[no-untyped-call]
-    return turned
-
-
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions and optional QK-norm: its projections, and what joins tokens."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.head_width
-        self.q = nn.Linear(config.width, config.heads * config.head_width, bias=False)
-        self.k = nn.Linear(config.width, config.kv_heads * config.head_width, bias=False)
-        self.v = nn.Linear(config.width, config.kv_heads * config.head_width, bias=False)
-        self.output = nn.Linear(config.heads * config.head_width, config.width, bias=False)
+        biased, all_biased = config.attention_bias != "none", config.attention_bias == "all"
+        self.q = nn.Linear(config.width, config.heads * config.head_width, bias=biased)
+        self.k = nn.Linear(config.width, config.kv_heads * config.head_width, bias=biased)
+        self.v = nn.Linear(config.width, config.kv_heads * config.head_width, bias=biased)
+        self.output = nn.Linear(config.heads * config.head_width, config.width, bias=all_biased)
         norm = config.norm_epsilon
         self.q_norm = RMSNorm(config.head_width, norm) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_width, norm) if config.qk_norm else nn.Identity()
@@ -219,7 +208,7 @@ class Transformer(nn.Module):
         route: Route | None = None,
     ) -> Tensor:
         """Embedded tokens (B, T, D), positions (B, T) -> normed hidden states (B, T, D)."""
-        rope = rotary(positions, self.config.head_width, self.config.rope_theta)
+        rope = rotary(positions, self.config.head_width, self.config.rope_theta, self.config.rope_scaling)
         for layer, block in enumerate(self.blocks):
             x = block(x, rope, mask, condition, view, layer, route)
         if self.image_norm is None or route is None:

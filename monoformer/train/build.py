@@ -13,6 +13,7 @@ import torch
 from monoformer.autoencoder import Pixels
 from monoformer.batch import Batch, Layout
 from monoformer.config.data import DataConfig, FolderData, MixtureData, ParquetData, ScenesData, SourceConfig, TextData
+from monoformer.config.diffusion import DiffusionConfig
 from monoformer.config.run import RunConfig
 from monoformer.data.build import build_source
 from monoformer.data.loader import Loader
@@ -23,7 +24,7 @@ from monoformer.document import Document, Text
 from monoformer.model.experts import with_experts
 from monoformer.model.monoformer import MonoFormer
 from monoformer.packing import Row, collate, pack
-from monoformer.pretrained import Pretrained, build_sequencer, load_pretrained
+from monoformer.pretrained import Pretrained, build_sequencer, find_folder, load_llama, load_pretrained, model_type
 from monoformer.randomness import generator
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.freeze import freeze_text, new_rows
@@ -43,10 +44,21 @@ class Built:
     """What was newly initialised when the run started from a model."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """What a run starts from, and how it is trained on."""
+
+    model: MonoFormer
+    tokenizer: Tokenizer
+    diffusion: DiffusionConfig
+    news: str
+    """What was loaded and what is new."""
+
+
 def build_run(config: RunConfig) -> Built:
     """Build everything that a configuration names. Raises ValueError for settings that contradict the data."""
     device = choose(config.train.device)
-    started = load_pretrained(config.start) if config.start else None
+    started = load_start(config) if config.start else None
     if started:
         shape = started.model.config
         if config.model.experts == "modality":
@@ -73,14 +85,32 @@ def build_run(config: RunConfig) -> Built:
     return Built(parts=parts, pretrained=pretrained, news=news)
 
 
-def build_model(config: RunConfig, tokenizer: Tokenizer, started: Pretrained | None) -> tuple[MonoFormer, str]:
-    """The network: from the model folder the run starts from, or new weights drawn from the seed."""
+def load_start(config: RunConfig) -> Started:
+    """What the run starts from: a model folder of ours, or a language model, which keeps the run's image side."""
+    folder = find_folder(config.start)
+    if model_type(folder) == "monoformer":
+        ours = load_pretrained(folder)
+        count = len(list(ours.model.parameters()))
+        news = f"started from {config.start}: all {count} tensors loaded, none new"
+        return Started(model=ours.model, tokenizer=ours.tokenizer, diffusion=ours.diffusion, news=news)
+    image_side = replace(config.model, experts="shared")  # experts start as copies, once the text path is loaded
+    llama = load_llama(folder, image_side=image_side, seed=config.seed, tokenizer=config.tokenizer.path)
+    if config.sequence.row > llama.model.config.context:
+        longest = llama.model.config.context
+        raise ValueError(
+            f"{config.start} reads {longest} tokens at most; lower --sequence.row = {config.sequence.row} to {longest}"
+        )
+    news = f"started from {config.start}: {llama.news}"
+    return Started(model=llama.model, tokenizer=llama.tokenizer, diffusion=config.diffusion, news=news)
+
+
+def build_model(config: RunConfig, tokenizer: Tokenizer, started: Started | None) -> tuple[MonoFormer, str]:
+    """The network: from the model that the run starts from, or new weights drawn from the seed."""
     if started:
-        model = started.model.train()
-        news = f"started from {config.start}: all {len(list(model.parameters()))} tensors loaded, none new"
-        if config.model.experts == model.config.experts:
-            return model, news
-        return with_experts(model), f"{news} but image experts, which start as copies of the text weights"
+        if config.model.experts == started.model.config.experts:
+            return started.model.train(), started.news
+        news = f"{started.news}; image experts start as copies of the text weights"
+        return with_experts(started.model.train()), news
     with torch.device("meta"):  # no memory, and no draw from the global generator
         model = MonoFormer(replace(config.model, vocabulary=config.model.vocabulary or tokenizer.size))
     model.to_empty(device="cpu")

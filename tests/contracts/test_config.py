@@ -19,7 +19,7 @@ from monoformer.config.data import (
 )
 from monoformer.config.diffusion import DDPMConfig, FlowConfig
 from monoformer.config.generate import GenerateConfig
-from monoformer.config.model import ModelConfig
+from monoformer.config.model import LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
 from monoformer.config.run import RunConfig, from_json, load_config, save_config, to_json
 from monoformer.config.train import AdamWConfig, MuonConfig, TrainConfig
 
@@ -158,6 +158,11 @@ def test_a_file_that_is_no_configuration(text: str | None, message: str, tmp_pat
         (ModelConfig, {"width": 6, "heads": 3, "kv_heads": 3}, "divisible by 4"),
         (ModelConfig, {"image_sizes": ()}, "image_sizes is empty"),
         (ModelConfig, {"image_sizes": ((0, 64),)}, "image_sizes"),
+        (ModelConfig, {"key_width": 5}, "key_width must be even"),
+        (ModelConfig, {"width": 100, "heads": 3, "kv_heads": 2, "key_width": 8}, "2 does not divide 3"),
+        (LinearScaling, {"factor": 0.5}, "factor must be at least 1"),
+        (Llama3Scaling, {"low": 4.0}, "0 < low < high"),
+        (YarnScaling, {"beta_slow": 40.0}, "0 < beta_slow < beta_fast"),
         (ModelConfig, {"patch": 8, "image_sizes": ((64, 60),)}, "60"),
         (FlowConfig, {"time_deviation": 0.0}, "above 0"),
         (FlowConfig, {"shift_base": -1}, "shift_base must be 0 or more"),

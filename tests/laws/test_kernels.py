@@ -3,8 +3,9 @@
 import torch
 import torch.nn.functional as F
 
+from monoformer.config.model import NoScaling
 from monoformer.model.kernels import NormFunction, RotateFunction
-from monoformer.model.transformer import rotary, rotate
+from monoformer.model.rotary import rotary, rotate
 from monoformer.randomness import generator
 
 
@@ -27,7 +28,7 @@ def test_rotation_is_that_of_hugging_face_llama() -> None:
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
     x, positions = numbers(2, 7, 3, 8).float(), torch.arange(7).repeat(2, 1)
-    cosine, sine = rotary(positions, 8, 10_000.0)
+    cosine, sine = rotary(positions, 8, 10_000.0, NoScaling())
     whole_cosine, whole_sine = (torch.cat([table, table], dim=-1)[:, :, 0] for table in (cosine, sine))
     theirs, _ = apply_rotary_pos_emb(x.transpose(1, 2), x.transpose(1, 2), whole_cosine, whole_sine)
     torch.testing.assert_close(rotate(x, cosine, sine).transpose(1, 2), theirs)

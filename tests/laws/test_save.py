@@ -77,7 +77,7 @@ def test_averaged_weights_replace_the_models_own(tmp_path: Path) -> None:
 
 
 def test_weights_in_several_files_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monoformer.pretrained.SHARD_SIZE", "60KB")
+    monkeypatch.setattr("monoformer.pretrained.weights.SHARD_SIZE", "60KB")
     made = save(tmp_path / "model")
     shards = sorted((tmp_path / "model").glob("model-*.safetensors"))
     assert len(shards) > 1
@@ -157,7 +157,7 @@ def test_a_truncated_file_is_named(name: str, share: float, tmp_path: Path) -> N
 
 
 def test_a_damaged_index_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monoformer.pretrained.SHARD_SIZE", "60KB")
+    monkeypatch.setattr("monoformer.pretrained.weights.SHARD_SIZE", "60KB")
     save(tmp_path / "model")
     for text in ("{", "{}", "[]"):
         (tmp_path / "model" / "model.safetensors.index.json").write_text(text, encoding="utf-8")

@@ -239,6 +239,17 @@ def test_saving_and_resuming_warn_of_nothing(tmp_path: Path) -> None:
         finish(replace(config, train=replace(config.train, steps=2)))
 
 
+def test_a_run_saved_before_a_field_existed_goes_on(tmp_path: Path) -> None:
+    config = tiny.run_config(tmp_path / "run", train={"steps": 1})
+    finish(config)
+    (path,) = (tmp_path / "run" / "checkpoints").glob("*/state.json")
+    state = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("key_width", "rope_scaling", "attention_bias"):
+        del state["config"]["model"][name]
+    path.write_text(json.dumps(state), encoding="utf-8")
+    assert finish(replace(config, train=replace(config.train, steps=2))).step == 2
+
+
 def test_the_saved_configuration_is_the_run(tmp_path: Path) -> None:
     from monoformer.config.run import load_config
 

@@ -5,11 +5,9 @@ The folder alone rebuilds the model. Only safetensors, never pickle; no code fro
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +18,11 @@ from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import from_json, to_json
 from monoformer.model.monoformer import MonoFormer
+from monoformer.pretrained.weights import Weights, model_type, read_json, save_weights, written_whole
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
-SHARD_SIZE = "5GB"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,27 +69,20 @@ def save_pretrained(
     folder: str | Path, pretrained: Pretrained, *, weights: Mapping[str, Tensor] | None = None, card: str = ""
 ) -> None:
     """Write a model folder, complete or not at all. `weights` replaces the model's own (an EMA)."""
-    from huggingface_hub import save_torch_state_dict
-
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         read_folder_config(folder)  # only a model folder is replaced: a mistyped path must not cost anybody their files
-    temporary = folder.with_name(folder.name + ".incomplete")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     config = FolderConfig(model=pretrained.model.config, diffusion=pretrained.diffusion, generate=pretrained.generate)
     described = {"architectures": ["MonoFormer"], "model_type": "monoformer", "format_version": FORMAT_VERSION}
-    text = json.dumps({**described, **to_json(config)}, indent=2)
-    (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
     state = dict(pretrained.model.state_dict() if weights is None else weights)
     if pretrained.model.config.tie_embeddings:
         state.pop("text_head.weight", None)
-    save_torch_state_dict(state, temporary, max_shard_size=SHARD_SIZE, safe_serialization=True)
-    pretrained.tokenizer.save(temporary)
-    (temporary / "README.md").write_text(card, encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
+    with written_whole(folder) as temporary:
+        text = json.dumps({**described, **to_json(config)}, indent=2)
+        (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
+        save_weights(temporary, state)
+        pretrained.tokenizer.save(temporary)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
 def load_pretrained(
@@ -102,7 +93,8 @@ def load_pretrained(
     config = read_folder_config(folder)
     with torch.device("meta"):
         model = MonoFormer(config.model)
-    state = {name: value.to(device=device, dtype=dtype) for name, value in _read_weights(folder).items()}
+    weights = Weights(folder)
+    state = {name: weights.read(name, device=device, dtype=dtype) for name in weights.files}
     if config.model.tie_embeddings:
         state["text_head.weight"] = state.get("tokens.weight", torch.empty(0))
     try:
@@ -124,42 +116,12 @@ def load_pretrained(
 def read_folder_config(folder: Path) -> FolderConfig:
     """The checked `config.json` of a model folder."""
     path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(
-            f"{folder} is no model folder: it has no config.json; give the folder that training or convert wrote"
-        )
-    try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    if not isinstance(data, dict) or data.get("model_type") != "monoformer":
+    if model_type(folder) != "monoformer":
         raise ValueError(f"{path} does not describe a MonoFormer model (model_type is not 'monoformer')")
+    data = read_json(path)
     version = data.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ValueError(f"{path} has format_version {version!r}, newer than {FORMAT_VERSION}; upgrade monoformer")
     for name in ("architectures", "model_type", "format_version", "kind"):
         data.pop(name, None)
     return from_json(FolderConfig, data, where=str(path))
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{index} is damaged ({error}); copy or download it again") from None
-    state: dict[str, Tensor] = {}
-    for name in names:
-        path = folder / Path(name).name
-        if not path.is_file():
-            raise ValueError(f"{folder} has no {name}; only safetensors weights are loaded")
-        try:
-            state |= load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is damaged ({error}); copy or download it again") from None
-    return state

@@ -1,0 +1,13 @@
+"""Models on disk: our folders, and the layouts of others that can be loaded or written."""
+
+from monoformer.pretrained.folders import FolderConfig as FolderConfig
+from monoformer.pretrained.folders import Pretrained as Pretrained
+from monoformer.pretrained.folders import build_sequencer as build_sequencer
+from monoformer.pretrained.folders import load_pretrained as load_pretrained
+from monoformer.pretrained.folders import read_folder_config as read_folder_config
+from monoformer.pretrained.folders import save_pretrained as save_pretrained
+from monoformer.pretrained.llama import LoadedLlama as LoadedLlama
+from monoformer.pretrained.llama import export_llama as export_llama
+from monoformer.pretrained.llama import load_llama as load_llama
+from monoformer.pretrained.weights import find_folder as find_folder
+from monoformer.pretrained.weights import model_type as model_type

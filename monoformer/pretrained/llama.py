@@ -1,0 +1,150 @@
+"""Language models of the LLaMA family, read from Hugging Face's layout into our network and written back.
+
+Knows the layout from `llama_layout`. Invariants: no weight is in memory twice; the logits of the old vocabulary are
+those of `transformers`; old rows of the vocabulary keep their bits.
+"""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from monoformer.config.model import ModelConfig
+from monoformer.model.monoformer import MonoFormer
+from monoformer.pretrained.llama_layout import ARCHITECTURES, ROWS, describe, hugging_face_name, text_side
+from monoformer.pretrained.weights import Weights, model_type, save_weights, written_whole
+from monoformer.randomness import generator
+from monoformer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedLlama:
+    """A language model in our network, its image side newly drawn."""
+
+    model: MonoFormer
+    tokenizer: Tokenizer
+    loaded: int
+    """Number of tensors that the checkpoint gave."""
+    new: tuple[str, ...]
+    """Names of the tensors that it does not hold."""
+    new_rows: int
+    """Rows that the vocabulary grew by."""
+
+    @property
+    def news(self) -> str:
+        """What was loaded and what is new, in one line."""
+        new = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in self.new)
+        rows = f"{self.model.config.vocabulary - self.new_rows} rows of the vocabulary and {self.new_rows} new ones"
+        return f"{self.loaded} tensors loaded, {rows}; {len(self.new)} tensors new ({', '.join(new)})"
+
+
+def load_llama(
+    folder: str | Path,
+    *,
+    image_side: ModelConfig,
+    seed: int,
+    tokenizer: str = "",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> LoadedLlama:
+    """The language model in `folder`, with the image side and the context of `image_side`, drawn from `seed`.
+
+    Its tokenizer is the folder's unless `tokenizer` names another. Image tokens take rows of the vocabulary that the
+    tokenizer leaves over, else new ones. Raises ValueError for what is damaged or cannot be honoured.
+    """
+    folder = Path(folder)
+    try:
+        config = text_side(_read_config(folder), image_side=image_side)
+    except ValueError as error:
+        raise ValueError(f"{folder} cannot be loaded: {error}") from None
+    weights, own_tokenizer = Weights(folder), Tokenizer.from_folder(tokenizer or folder)
+    new_rows = max(0, own_tokenizer.size - config.vocabulary)
+    before = config.vocabulary if new_rows else 0
+    config = replace(config, vocabulary=config.vocabulary + new_rows, text_vocabulary=before)
+    with torch.device("meta"):
+        model = MonoFormer(config)
+    text = {name: known for name, _ in model.named_parameters() if (known := hugging_face_name(name))}
+    _check_names(weights, set(text.values()), folder, tied=config.tie_embeddings)
+    for name, known in text.items():
+        tensor = weights.read(known, device=device, dtype=dtype)
+        if name in ROWS and new_rows:
+            tensor = grown(tensor, new_rows, generator(seed, "vocabulary", name))
+        expected = model.get_parameter(name).shape
+        if tensor.shape != expected:
+            shapes = f"{tuple(tensor.shape)} (with {new_rows} new rows)" if name in ROWS else f"{tuple(tensor.shape)}"
+            raise ValueError(f"{known} in {folder} is {shapes}, but by its config.json should be {tuple(expected)}")
+        _assign(model, name, tensor)
+    model.tie()
+    new = tuple(name for name, parameter in model.named_parameters() if parameter.is_meta)
+    for name in new:
+        _assign(model, name, torch.empty_like(model.get_parameter(name), device=device, dtype=dtype))
+    model.initialize(generator(seed, "weights"), only=new)
+    return LoadedLlama(model=model.eval(), tokenizer=own_tokenizer, loaded=len(text), new=new, new_rows=new_rows)
+
+
+@torch.no_grad()
+def grown(rows: Tensor, count: int, random: torch.Generator) -> Tensor:
+    """`rows` (V, D) and `count` new ones: normal around the mean of the old with their deviation, column by column."""
+    deviation, mean = torch.std_mean(rows.float(), dim=0)
+    noise = torch.randn((count, rows.shape[1]), generator=random).to(rows.device)
+    return torch.cat([rows, (mean + deviation * noise).to(rows.dtype)])
+
+
+def export_llama(folder: str | Path, model: MonoFormer, tokenizer: Tokenizer) -> None:
+    """Write the text path as a plain Hugging Face folder, which AutoModelForCausalLM reads and gives the same logits.
+
+    The image tokens keep their rows, so that the tokenizer and the logits are whole, and a run can start from the
+    folder again. Raises ValueError when the folder is not empty or no architecture of Hugging Face's fits.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; give a new folder")
+    named = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tensors = {known: named[name] for name in named if (known := hugging_face_name(name))}
+    described: dict[str, Any] = describe(model.config)
+    ends = {
+        "bos_token_id": tokenizer.bos,
+        "eos_token_id": tokenizer.eos,
+        "pad_token_id": tokenizer.backend.pad_token_id,
+    }
+    kind = str(model.tokens.weight.dtype).removeprefix("torch.")
+    with written_whole(folder) as temporary:
+        text = json.dumps({**described, **ends, "torch_dtype": kind}, indent=2)
+        (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
+        save_weights(temporary, tensors)
+        tokenizer.save(temporary)
+
+
+def _read_config(folder: Path) -> Any:
+    """The folder's `transformers` configuration, which knows the defaults of every version."""
+    from transformers import AutoConfig
+
+    kind = model_type(folder)
+    if kind not in ARCHITECTURES:
+        raise ValueError(f"its model_type is {kind!r}; of language models {', '.join(ARCHITECTURES)} can be loaded")
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except Exception as error:  # whatever its checks raise
+        raise ValueError(f"its config.json contradicts itself: {str(error).strip().splitlines()[-1]}") from None
+
+
+def _assign(model: MonoFormer, name: str, tensor: Tensor) -> None:
+    """Put a tensor in the place of a parameter, without a copy."""
+    path, _, last = name.rpartition(".")
+    setattr(model.get_submodule(path), last, nn.Parameter(tensor))
+
+
+def _check_names(weights: Weights, needed: set[str], folder: Path, *, tied: bool) -> None:
+    """Every tensor of the text path is there, and no other but rotary tables and a tied head."""
+    held = {name for name in weights.files if not name.endswith("rotary_emb.inv_freq")}
+    held -= {"lm_head.weight"} if tied else set()
+    for what, names in (("lacks", needed - held), ("also holds", held - needed)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(
+                f"the checkpoint in {folder} {what} {min(names)}{more}; it is no plain language model of its kind"
+            )

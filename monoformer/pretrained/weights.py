@@ -1,0 +1,113 @@
+"""Folders of weights, ours and others': where they are, what they call themselves, their tensors one at a time.
+
+Knows nothing of networks. Invariant: a tensor is in memory once. Only safetensors, never pickle.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SHARD_SIZE = "5GB"
+
+DATA_FILES = ["*.json", "*.safetensors", "*.jinja", "*.md", "*.model"]
+OTHER_FORMS = ["original/*", "consolidated*"]  # the same weights again, as their makers store them
+
+
+def find_folder(name: str | Path) -> Path:
+    """The model's folder; downloaded when it is a hub name. Never fetches anything but data files."""
+    folder = Path(name)
+    if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=DATA_FILES, ignore_patterns=OTHER_FORMS))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        cause = str(error).splitlines()[0]
+        raise ValueError(f"{name} is neither a folder here nor a model that the hub gives out: {cause}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ValueError when it is damaged."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} is damaged: it holds no JSON object")
+    return data
+
+
+def model_type(folder: Path) -> str:
+    """What a folder's config.json calls its model. Raises ValueError when there is none."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} is no model folder: it has no config.json; give the folder that training or convert wrote"
+        )
+    return str(read_json(path).get("model_type"))
+
+
+class Weights:
+    """The safetensors of a folder (one file, or shards with their index), read one tensor at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ValueError, naming the file, when one is missing or damaged."""
+        index = folder / "model.safetensors.index.json"
+        names = ["model.safetensors"]
+        if index.is_file():
+            try:
+                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise ValueError(f"{index} is damaged ({error}); copy or download it again") from None
+        self.files: dict[str, Path] = {}
+        """Tensor names and the files that hold them."""
+        for name in names:
+            path = folder / Path(name).name
+            if not path.is_file():
+                raise ValueError(f"{folder} has no {name}; only safetensors weights are loaded")
+            with _opened(path) as file:
+                self.files |= dict.fromkeys(file.keys(), path)
+
+    def read(self, name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Tensor:
+        """One tensor in memory of its own. The file is opened for it alone, so that what was read before is let go."""
+        with _opened(self.files[name]) as file:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor.to(device=device, dtype=tensor.dtype if dtype is None else dtype, copy=True)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); copy or download it again") from None
+
+
+def save_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write model.safetensors, sharded with an index when large."""
+    from huggingface_hub import save_torch_state_dict
+
+    save_torch_state_dict(dict(tensors), folder, max_shard_size=SHARD_SIZE, safe_serialization=True)
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes the place of `folder` when all is written, or never."""
+    temporary = folder.with_name(folder.name + ".incomplete")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)

@@ -1,0 +1,65 @@
+"""Any fast tokenizer serves: what it lacks is added, what it has stays, and what somebody types is never special."""
+
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from monoformer.tokenizer import BOI, EOI, PATCH, TIME, Tokenizer
+from tests.parity.tokenizers import plain_tokenizer
+
+TYPED = "a <boi> red <end></s> circle <time><image>"
+
+
+@pytest.mark.parametrize(
+    ("bos", "eos", "expected"),
+    [
+        ("<begin>", "<end>", ("<begin>", "<end>")),
+        (None, "<end>", ("<end>", "<end>")),
+        ("<begin>", None, ("<begin>", "<begin>")),
+        (None, None, ("<s>", "</s>")),
+    ],
+)
+def test_what_is_missing_is_added_at_the_end(
+    bos: str | None, eos: str | None, expected: tuple[str, str], tmp_path: Path
+) -> None:
+    plain = plain_tokenizer(bos=bos, eos=eos)
+    ids = plain.encode("the red circle", add_special_tokens=False)
+    tokenizer = Tokenizer(plain_tokenizer(bos=bos, eos=eos))
+    named = tokenizer.backend.convert_ids_to_tokens([tokenizer.bos, tokenizer.eos, tokenizer.pad])
+    assert tuple(named) == (*expected, expected[1])
+    assert min(tokenizer.boi, tokenizer.eoi, tokenizer.patch, tokenizer.time) >= 280
+    assert tokenizer.encode("the red circle") == ids
+    tokenizer.save(tmp_path)
+    again = Tokenizer.from_folder(tmp_path)
+    for name in ("bos", "eos", "pad", "boi", "eoi", "patch", "time", "size", "special"):
+        assert getattr(again, name) == getattr(tokenizer, name), name
+    for one in (tokenizer, again):
+        assert not set(one.encode(TYPED)) & set(one.special)
+        assert one.decode(one.encode(TYPED)) == TYPED
+        assert one.encode_template(f"{BOI}{TIME}{PATCH}{EOI}") == [one.boi, one.time, one.patch, one.eoi]
+
+
+def test_ordinary_entries_of_these_names_become_special_and_keep_their_numbers() -> None:
+    backend = plain_tokenizer()
+    backend.add_tokens([BOI, "<s>"])
+    tokenizer = Tokenizer(backend)
+    assert tokenizer.boi == 280
+    assert not set(tokenizer.encode(TYPED)) & set(tokenizer.special)
+
+
+def test_a_vocabulary_that_spells_a_special_token_is_refused() -> None:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers
+
+    backend = Backend(models.WordLevel({"<end>": 0, "a": 1, "?": 2}, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    with pytest.raises(ValueError, match="typed '<end>' as the special token"):
+        Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="a", eos_token="<end>", unk_token="?"))
+
+
+def test_a_template_that_refuses_a_conversation_says_so() -> None:
+    backend = plain_tokenizer()
+    backend.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(ValueError, match="refuses the roles user, user: roles must alternate"):
+        Tokenizer(backend).render([{"role": "user", "content": "a"}] * 2, answer=True)
