@@ -7,7 +7,6 @@ Lists in, lists out: every method takes one item or a list and returns a list; i
 of seeds is given. What an item makes does not depend on the others (up to the last bits of matrix products).
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import Image as PILImage
 
 from monoformer.autoencoder import Pixels
 from monoformer.config.generate import GenerateConfig
+from monoformer.config.spelling import hint
 from monoformer.device import choose, has_bf16_units
 from monoformer.document import Document, Image, Segment, Text
 from monoformer.generate.engine import Engine
@@ -151,9 +151,8 @@ class Pipeline:
         names = [field.name for field in fields(GenerateConfig)]
         for name in given:
             if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"settings are {', '.join(names)}"
-                raise ValueError(f"there is no generation setting {name!r}; {hint}")
+                near = hint(name, names, otherwise=f"settings are {', '.join(names)}")
+                raise ValueError(f"there is no generation setting {name!r}; {near}")
         seed = given.pop("seed", self.pretrained.generate.seed)
         seeds = [seed + i for i in range(count)] if isinstance(seed, int) else list(seed)
         if len(seeds) != count:

@@ -1,7 +1,6 @@
 """train: a preset or a saved configuration, with any field replaced; resumes by itself."""
 
 import copy
-import difflib
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 from monoformer.card import write_card
 from monoformer.cli.options import parse
 from monoformer.config.run import RunConfig, load_config
+from monoformer.config.spelling import hint
 from monoformer.data.build import build_source
 from monoformer.document import Document, Image, Text
 from monoformer.gallery import Cell, Section, draw_gallery
@@ -74,9 +74,9 @@ def read_config(arguments: list[str]) -> RunConfig:
 def find_preset(name: str) -> Callable[[], RunConfig]:
     """The preset of that name; a misspelt one is answered with the nearest right one."""
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"presets are {', '.join(PRESETS)}"
-        raise ValueError(f"preset {name!r} not found; {hint}")
+        raise ValueError(
+            f"preset {name!r} not found; {hint(name, PRESETS, otherwise='presets are ' + ', '.join(PRESETS))}"
+        )
     return PRESETS[name]
 
 

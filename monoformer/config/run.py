@@ -4,7 +4,6 @@ The JSON form of a dataclass is an object of its fields; a member of a union als
 """
 
 import dataclasses
-import difflib
 import json
 import types
 import typing
@@ -16,6 +15,7 @@ from monoformer.config.data import DataConfig, ScenesData, SequenceConfig, Token
 from monoformer.config.diffusion import DiffusionConfig, FlowConfig, check_variance
 from monoformer.config.generate import GenerateConfig, check_sampler
 from monoformer.config.model import ModelConfig
+from monoformer.config.spelling import hint
 from monoformer.config.train import TrainConfig
 
 T = TypeVar("T")
@@ -127,9 +127,9 @@ def _decode_dataclass(kind: type, data: Any, where: str) -> Any:
     hints = typing.get_type_hints(kind)
     for name in data:
         if name != "kind" and name not in hints:
-            near = difflib.get_close_matches(name, hints, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; fields are {', '.join(hints)}"
-            raise ValueError(f"{where} has no field {name!r}{hint}")
+            raise ValueError(
+                f"{where} has no field {name!r}; {hint(name, hints, otherwise='fields are ' + ', '.join(hints))}"
+            )
     for own in dataclasses.fields(kind):
         needed = own.default is dataclasses.MISSING and own.default_factory is dataclasses.MISSING
         if needed and own.name not in data:

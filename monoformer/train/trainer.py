@@ -156,10 +156,12 @@ class Trainer:
         """Resume from the newest checkpoint, or begin; refuses a folder that holds another run."""
         found = checkpoints(self.folder / "checkpoints")
         if found:
-            saved = read_progress(found[-1])
-            before = from_json(RunConfig, saved["config"], where=str(found[-1]))  # fields of later versions: defaults
+            progress = read_progress(found[-1])
+            before = from_json(
+                RunConfig, progress["config"], where=str(found[-1])
+            )  # fields of later versions: defaults
             _check_same_run(to_json(before), to_json(self.config), self.folder)
-            progress = load_checkpoint(found[-1], self.state)
+            load_checkpoint(found[-1], self.state, progress)
             self.step = self._saved = int(progress["step"])
             self.metrics.load_state_dict(progress["metrics"])
             self.parts.loader.load_state_dict(progress["loader"])
