@@ -7,13 +7,15 @@ The folder alone rebuilds the model. Only safetensors, never pickle; no code fro
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from monoformer.autoencoder import keep_autoencoder, kept_autoencoder
+from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.data import SequenceConfig
 from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig
 from monoformer.config.generate import GenerateConfig
@@ -37,6 +39,8 @@ class FolderConfig:
     """How it was trained to denoise."""
     generate: GenerateConfig
     """Defaults of writing and drawing."""
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    """What stands between its pictures and latents; `autoencoder` as a path is the folder's own copy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,7 @@ class Pretrained:
     tokenizer: Tokenizer
     diffusion: DiffusionConfig
     generate: GenerateConfig
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
 
     def sequencer(self, config: SequenceConfig | None = None) -> Sequencer:
         """What lays documents out for this model."""
@@ -58,7 +63,7 @@ def build_sequencer(model: ModelConfig, tokenizer: Tokenizer, config: SequenceCo
     return Sequencer(
         tokenizer=tokenizer,
         time_token=model.time == "token",
-        cell=model.patch,
+        cell=model.cell,
         two_way=model.image_attention == "two-way",
         config=config,
     )
@@ -76,7 +81,12 @@ def save_pretrained(
     temporary = folder.with_name(folder.name + ".incomplete")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    config = FolderConfig(model=pretrained.model.config, diffusion=pretrained.diffusion, generate=pretrained.generate)
+    config = FolderConfig(
+        model=pretrained.model.config,
+        diffusion=pretrained.diffusion,
+        generate=pretrained.generate,
+        autoencoder=keep_autoencoder(pretrained.autoencoder, temporary),
+    )
     described = {"architectures": ["MonoFormer"], "model_type": "monoformer", "format_version": FORMAT_VERSION}
     text = json.dumps({**described, **to_json(config)}, indent=2)
     (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
@@ -115,7 +125,13 @@ def load_pretrained(
             f"{folder}: the tokenizer has {tokenizer.size} entries but the model only {config.model.vocabulary}; "
             f"the folder's files do not belong together"
         )
-    return Pretrained(model=model.eval(), tokenizer=tokenizer, diffusion=config.diffusion, generate=config.generate)
+    return Pretrained(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        diffusion=config.diffusion,
+        generate=config.generate,
+        autoencoder=kept_autoencoder(config.autoencoder, folder),
+    )
 
 
 def read_folder_config(folder: Path) -> FolderConfig:

@@ -89,8 +89,9 @@ def build_sample(built: Built) -> Sample:
         tokenizer=built.pretrained.tokenizer,
         diffusion=built.pretrained.diffusion,
         generate=built.pretrained.generate,
+        autoencoder=built.pretrained.autoencoder,
     )
-    pipeline = Pipeline(pretrained, slots=2 * SAMPLES)
+    pipeline = Pipeline(pretrained, autoencoder=built.parts.autoencoder, slots=2 * SAMPLES)
     prompts = sample_prompts(config)
 
     def sample(step: int, weights: dict[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.data import DataConfig, ScenesData, SequenceConfig, TokenizerConfig
 from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig
 from monoformer.config.generate import GenerateConfig
@@ -35,6 +36,8 @@ class RunConfig:
     """Seed of the weights, the order of documents, dropping, times and noise."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network's shape."""
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    """What stands between pictures and latents: nothing, unless it names an autoencoder."""
     diffusion: DiffusionConfig = field(default_factory=FlowConfig)
     """How images are noised and what is predicted."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -61,6 +64,12 @@ class RunConfig:
         if isinstance(self.diffusion, DDPMConfig) and self.generate.steps > self.diffusion.steps:
             raise ValueError(
                 f"generate.steps = {self.generate.steps} exceeds diffusion.steps = {self.diffusion.steps}; lower it"
+            )
+
+        if not self.start and not self.autoencoder.path and (self.model.channels, self.model.down) != (3, 1):
+            raise ValueError(
+                f"model.channels = {self.model.channels} and model.down = {self.model.down} are a latent's, but pixels "
+                f"have 3 and 1; give --autoencoder.path, or --model.channels 3 --model.down 1"
             )
 
     @property

@@ -10,7 +10,7 @@ from typing import assert_never
 
 import torch
 
-from monoformer.autoencoder import Pixels
+from monoformer.autoencoder import Autoencoder, build_autoencoder, check_fits
 from monoformer.batch import Batch, Layout
 from monoformer.config.data import DataConfig, FolderData, MixtureData, ParquetData, ScenesData, SourceConfig, TextData
 from monoformer.config.run import RunConfig
@@ -25,7 +25,7 @@ from monoformer.packing import Row, collate, pack
 from monoformer.pretrained import Pretrained, build_sequencer, load_pretrained
 from monoformer.randomness import generator
 from monoformer.tokenizer import Tokenizer
-from monoformer.train.trainer import Parts
+from monoformer.train.trainer import Parts, computes_in_bf16
 
 TOKENIZER_DOCUMENTS = 4000
 """Documents whose text a new tokenizer is trained on."""
@@ -41,25 +41,39 @@ class Built:
     """What was newly initialised when the run started from a model."""
 
 
-def build_run(config: RunConfig) -> Built:
-    """Build everything that a configuration names. Raises ValueError for settings that contradict the data."""
+def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> Built:
+    """Build everything that a configuration names. Raises ValueError for settings that contradict the data.
+
+    `autoencoder` stands in for the one that `config.autoencoder.path` names, which is then only a name.
+    """
     device = choose(config.train.device)
     started = load_pretrained(config.start) if config.start else None
     if started:
-        config = replace(config, model=started.model.config, diffusion=started.diffusion)
+        own = config.autoencoder if config.autoencoder.path else started.autoencoder
+        config = replace(config, model=started.model.config, diffusion=started.diffusion, autoencoder=own)
     config = replace(config, data=sized(config.data, config.model.image_sizes[0][0]))
     check_sizes(config)
+    if autoencoder is None:
+        dtype = torch.bfloat16 if computes_in_bf16(config.train, device) else torch.float32
+        autoencoder = build_autoencoder(config.autoencoder, device=device, dtype=dtype)
+    check_fits(autoencoder, config.model)
     source = build_source(config.data, split="train", seed=config.seed)
     tokenizer = started.tokenizer if started else build_tokenizer(config)
     model, news = build_model(config, tokenizer, started)
     config = replace(config, model=model.config)
     model.to(device)
-    pretrained = Pretrained(model=model, tokenizer=tokenizer, diffusion=config.diffusion, generate=config.generate)
+    pretrained = Pretrained(
+        model=model,
+        tokenizer=tokenizer,
+        diffusion=config.diffusion,
+        generate=config.generate,
+        autoencoder=config.autoencoder,
+    )
     parts = Parts(
         config=config,
         model=model,
         objective=build_objective(config.diffusion),
-        autoencoder=Pixels(),
+        autoencoder=autoencoder,
         loader=build_loader(config, source, tokenizer),
         device=device,
     )
@@ -143,11 +157,11 @@ def picture_sizes(data: DataConfig) -> set[int]:
 
 def check_sizes(config: RunConfig) -> None:
     """Refuse data whose pictures the model would not be asked to draw, or that do not divide into patches."""
-    patch = config.model.patch
+    cell = config.model.cell
     for size in sorted(picture_sizes(config.data)):
-        if size % patch:
+        if size % cell:
             raise ValueError(
-                f"pictures of {size} pixels do not divide into patches of {patch}; choose a multiple of {patch}"
+                f"pictures of {size} pixels do not divide into patches of {cell}; choose a multiple of {cell}"
             )
         if (size, size) not in config.model.image_sizes:
             raise ValueError(
