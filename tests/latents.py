@@ -79,3 +79,23 @@ def psnr(first: Tensor, second: Tensor) -> float:
     """Mean over pictures, in dB of 255."""
     error = (first.float() - second.float()).square().flatten(1).mean(1) / 255**2
     return float((-10 * error.clamp(min=1e-10).log10()).mean())
+
+
+def edges() -> torch.nn.Module:
+    """A perceptual module with two feature maps, as `MODULE:FUNCTION` names one."""
+    random = generator(0, "edges")
+    first, second = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(3, 4, 5, stride=2)
+    for convolution in (first, second):
+        convolution.load_state_dict(
+            {n: torch.randn(v.shape, generator=random) for n, v in convolution.state_dict().items()}
+        )
+
+    class Edges(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = first, second
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            return [self.first(x), self.second(x)]
+
+    return Edges()

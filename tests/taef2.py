@@ -5,7 +5,7 @@ Diffusers' class lacks the pooling branch of three blocks on each side; this ada
     python -m tests.taef2 ../shared/data/weights PRESET --autoencoder.path taef2 --model.channels 32 --model.down 8 ...
 
 The weights are pickles, so the package itself does not read them: `build_run` gets the autoencoder from here, and
-`taef2` is only its name. A pipeline over the trained folder is `Pipeline.from_pretrained(FOLDER, autoencoder=load(...))`.
+`taef2` is only its name. The trained folder draws with `Pipeline.from_pretrained(FOLDER, autoencoder=load(...))`.
 """
 
 import sys

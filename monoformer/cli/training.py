@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from monoformer.card import write_card
+from monoformer.cli.autoencoder import train_autoencoder
 from monoformer.cli.options import parse
 from monoformer.config.run import RunConfig, load_config
 from monoformer.data.build import build_source
@@ -27,6 +28,9 @@ SAMPLES = 12
 
 def train(arguments: list[str]) -> None:
     """Train: monoformer train PRESET [--train.steps 200 ...], or --config FILE; the same command again goes on"""
+    if arguments[:1] == ["autoencoder"]:
+        train_autoencoder(arguments[1:])
+        return
     config = read_config(arguments)
     console = Console()
     built = build_run(config)

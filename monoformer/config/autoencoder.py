@@ -13,7 +13,7 @@ class AutoencoderConfig:
     """Where latents come from; the autoencoder is frozen and never part of the model's weights."""
 
     path: str = ""
-    """Folder or hub name (OWNER/NAME or OWNER/NAME/SUBFOLDER) of a diffusers autoencoder; empty: pixels, as they are."""
+    """Folder or hub name (OWNER/NAME or OWNER/NAME/SUBFOLDER) of a diffusers autoencoder; empty: the pixels."""
     posterior: Literal["mean", "sample"] = "mean"
     """Whether drawing is learned on the mean of a picture's latents or on a sample; what is read is always the mean."""
     tile: int = 1024

@@ -158,6 +158,6 @@ def load_config(path: Path) -> RunConfig:
     return from_json(RunConfig, data, where=str(path))
 
 
-def save_config(config: RunConfig, path: Path) -> None:
+def save_config(config: Any, path: Path) -> None:
     """Write the JSON form."""
     path.write_text(json.dumps(to_json(config), indent=2) + "\n", encoding="utf-8")

@@ -46,10 +46,13 @@ def test_shapes_types_and_range(make: Make) -> None:
     autoencoder, pixels = make(), latents.pictures()
     latent = autoencoder.encode(pixels)
     shape = (3, autoencoder.channels, 16 // autoencoder.down, 24 // autoencoder.down)
-    assert latent.shape == shape and latent.dtype == torch.float32
-    assert not latent.requires_grad and bool(latent.isfinite().all())
+    assert latent.shape == shape
+    assert latent.dtype == torch.float32
+    assert not latent.requires_grad
+    assert bool(latent.isfinite().all())
     again = autoencoder.decode(latent)
-    assert again.shape == pixels.shape and again.dtype == torch.uint8
+    assert again.shape == pixels.shape
+    assert again.dtype == torch.uint8
     wild = autoencoder.decode(1e4 * torch.ones(shape))
     assert wild.dtype == torch.uint8, "whatever the sampler ends with is a picture"
 

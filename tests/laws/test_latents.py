@@ -64,11 +64,13 @@ def test_samples_are_keyed_by_picture_and_nothing_else(path: str) -> None:
                 key = (int(slots.document[picture]), int(slots.number[picture]))
                 samples[key] = (x - m) / deviation[picture]
         found.append(samples)
-    assert found[0].keys() == found[1].keys() and len(found[0]) > 3
+    assert found[0].keys() == found[1].keys()
+    assert len(found[0]) > 3
     for key, noise in found[0].items():
         torch.testing.assert_close(noise, found[1][key], rtol=1e-3, atol=1e-3)
     values = torch.cat([noise.flatten() for noise in found[0].values()])
-    assert abs(float(values.mean())) < 0.3 and 0.7 < float(values.std()) < 1.3
+    assert abs(float(values.mean())) < 0.3
+    assert 0.7 < float(values.std()) < 1.3
     assert len({float(noise.flatten()[0]) for noise in found[0].values()}) == len(found[0])
 
 
@@ -103,7 +105,8 @@ def test_the_mean_and_a_sample_train_differently(path: str, tmp_path: Path) -> N
     sample = config_of(tmp_path / "sample", path, steps=1)
     mean = replace(sample, folder=str(tmp_path / "mean"), autoencoder=AutoencoderConfig(path=path))
     first, second = tiny.trainer(sample), tiny.trainer(mean)
-    assert first.run() and second.run()
+    assert first.run()
+    assert second.run()
     assert not torch.equal(first.model.patches.linear.weight, second.model.patches.linear.weight)
 
 
@@ -151,7 +154,8 @@ def test_a_run_is_built_on_the_latents_it_names_and_refuses_others(path: str, tm
     assert isinstance(built.parts.autoencoder, LatentAutoencoder)
     batch = next(built.parts.loader)
     built.parts.loader.close()
-    assert all(slots.grid == (4, 4) for slots in batch.images) and batch.images
+    assert batch.images
+    assert all(slots.grid == (4, 4) for slots in batch.images)
     with pytest.raises(ValueError, match=r"4 channels and a cell for 4 pixels.*--model\.channels 4 --model\.down 4"):
         build_run(scenes_config(tmp_path / "run", path, channels=8))
     with pytest.raises(ValueError, match=r"are a latent's, but pixels have 3 and 1; give --autoencoder\.path"):
