@@ -18,7 +18,7 @@ from torch import Tensor
 
 from monoformer.autoencoder import Autoencoder
 from monoformer.batch import Batch
-from monoformer.config.run import RunConfig, save_config, to_json
+from monoformer.config.run import RunConfig, from_json, save_config, to_json
 from monoformer.config.train import TrainConfig
 from monoformer.data.loader import Loader
 from monoformer.device import has_bf16_units, keep_freed_memory
@@ -157,7 +157,8 @@ class Trainer:
         found = checkpoints(self.folder / "checkpoints")
         if found:
             saved = read_progress(found[-1])
-            check_same_run(saved["config"], to_json(self.config), self.folder)
+            before = from_json(RunConfig, saved["config"], where=str(found[-1]))  # fields since then at their defaults
+            check_same_run(to_json(before), to_json(self.config), self.folder)
             progress = load_checkpoint(found[-1], self.state)
             self.step = self._saved = int(progress["step"])
             self.metrics.load_state_dict(progress["metrics"])

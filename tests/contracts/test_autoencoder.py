@@ -81,6 +81,15 @@ def test_it_takes_no_gradient_and_no_autocast(make: Make) -> None:
         assert torch.equal(autoencoder.decode(plain), autoencoder.decode(plain))
 
 
+def test_bf16_is_close_to_fp32(tmp_path: Path) -> None:
+    config, pixels = AutoencoderConfig(path=latents.save("kl4", tmp_path / "kl4")), latents.pictures()
+    exact, rounded = build_autoencoder(config), build_autoencoder(config, dtype=torch.bfloat16)
+    latent = exact.encode(pixels)
+    assert rounded.encode(pixels).dtype == torch.float32
+    assert 0.99 < likeness(rounded.encode(pixels), latent) < 1
+    assert likeness(rounded.decode(latent).float(), exact.decode(latent).float()) > 0.99
+
+
 def test_scale_and_shift_are_the_configurations_own() -> None:
     pixels = latents.pictures()
     x = pixels.float() / 127.5 - 1

@@ -1,5 +1,6 @@
 """Latents in training and in model folders: samples keyed by picture, a frozen autoencoder that goes with the model."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -101,13 +102,25 @@ def test_a_resumed_run_draws_the_same_samples(path: str, tmp_path: Path) -> None
     assert all(torch.equal(value, expected[name]) for name, value in weights_of(resumed).items())
 
 
+def test_a_run_from_before_a_field_was_added_goes_on(tmp_path: Path) -> None:
+    config = tiny.run_config(tmp_path, train={"steps": 1})
+    assert tiny.trainer(config).run()
+    state = tmp_path / "checkpoints" / "step-00000001" / "state.json"
+    saved = json.loads(state.read_text())
+    del saved["config"]["autoencoder"], saved["config"]["model"]["down"]
+    state.write_text(json.dumps(saved))
+    assert tiny.trainer(replace(config, train=replace(config.train, steps=2))).run()
+
+
 def test_the_mean_and_a_sample_train_differently(path: str, tmp_path: Path) -> None:
     sample = config_of(tmp_path / "sample", path, steps=1)
     mean = replace(sample, folder=str(tmp_path / "mean"), autoencoder=AutoencoderConfig(path=path))
-    first, second = tiny.trainer(sample), tiny.trainer(mean)
-    assert first.run()
-    assert second.run()
-    assert not torch.equal(first.model.patches.linear.weight, second.model.patches.linear.weight)
+    trained = []
+    for trainer in (tiny.trainer(sample), tiny.trainer(mean)):
+        trainer.train_step([next(trainer.parts.loader)])
+        trainer.parts.loader.close()
+        trained.append(trainer.model.patches.linear.weight)
+    assert not torch.equal(*trained)
 
 
 def test_a_model_folder_stands_alone(path: str, tmp_path: Path) -> None:
