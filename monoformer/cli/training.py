@@ -9,6 +9,7 @@ from rich.console import Console
 from torch import Tensor
 
 from monoformer.card import write_card
+from monoformer.cli.autoencoder import train_autoencoder
 from monoformer.cli.options import parse
 from monoformer.config.run import RunConfig, load_config
 from monoformer.config.spelling import hint
@@ -27,6 +28,9 @@ SAMPLES = 12
 
 def train(arguments: list[str]) -> None:
     """Train: monoformer train PRESET [--train.steps 200 ...], or --config FILE; the same command again goes on"""
+    if arguments[:1] == ["autoencoder"]:
+        train_autoencoder(arguments[1:])
+        return
     config = read_config(arguments)
     console = Console()
     built = build_run(config)
@@ -89,8 +93,9 @@ def build_sample(built: Built) -> Sample:
         tokenizer=built.pretrained.tokenizer,
         diffusion=built.pretrained.diffusion,
         generate=built.pretrained.generate,
+        autoencoder=built.pretrained.autoencoder,
     )
-    pipeline = Pipeline(pretrained, slots=2 * SAMPLES)
+    pipeline = Pipeline(pretrained, autoencoder=built.parts.autoencoder, slots=2 * SAMPLES)
     prompts = sample_prompts(config)
 
     def sample(step: int, weights: dict[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.data import DataConfig, ScenesData, SequenceConfig, TokenizerConfig
 from monoformer.config.diffusion import DiffusionConfig, FlowConfig, check_variance
 from monoformer.config.generate import GenerateConfig, check_sampler
@@ -38,6 +39,8 @@ class RunConfig:
     """Seed of the weights, the order of documents, dropping, times and noise."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network's shape."""
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    """What stands between pictures and latents: nothing, unless it names an autoencoder."""
     diffusion: DiffusionConfig = field(default_factory=FlowConfig)
     """How images are noised and what is predicted."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -61,6 +64,12 @@ class RunConfig:
         check_sampler(self.generate, self.diffusion)
         if self.train.freeze == "text" and not self.start:
             raise ValueError("train.freeze = text keeps the text path of a model to start from; give one with --from")
+
+        if not self.start and not self.autoencoder.path and (self.model.channels, self.model.down) != (3, 1):
+            raise ValueError(
+                f"model.channels = {self.model.channels} and model.down = {self.model.down} are a latent's, but pixels "
+                f"have 3 and 1; give --autoencoder.path, or --model.channels 3 --model.down 1"
+            )
 
     @property
     def path(self) -> Path:
@@ -148,6 +157,6 @@ def load_config(path: Path) -> RunConfig:
     return from_json(RunConfig, data, where=str(path))
 
 
-def save_config(config: RunConfig, path: Path) -> None:
+def save_config(config: Any, path: Path) -> None:
     """Write the JSON form."""
     path.write_text(json.dumps(to_json(config), indent=2) + "\n", encoding="utf-8")
