@@ -22,6 +22,7 @@ from monoformer.data.scenes import (
     KINDS,
     RELATIONS,
     SHAPES,
+    VERBS,
     Add,
     Description,
     Kind,
