@@ -52,7 +52,7 @@ tags: [text-to-image, text-generation]
 # {name}
 
 Converted from a checkpoint of the official MonoFormer code: width {config.width}, {config.layers} layers, patches of
-{config.patch} on latents of {config.channels} channels, trained with Stable Diffusion's autoencoder (scale 0.18215).
+{config.patch} on latents of {config.channels} channels.
 {prompts}
 It was trained on prompts such as "Please generate an image of a red panda." Guidance strengthens all channels; the
 official code strengthens three (`guided_channels=3`).

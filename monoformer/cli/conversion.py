@@ -39,20 +39,28 @@ class _Convert:
     """The model folder to write."""
     tokenizer: str = ""
     """Folder or hub name of its tokenizer, where the checkpoint holds none: the language model's that it began as."""
+    autoencoder: str = ""
+    """Folder or hub name of the autoencoder of its latents; if not given and they have 4 channels, Stable Diffusion's
+    (stabilityai/sd-vae-ft-mse)."""
 
 
 def convert(arguments: list[str]) -> None:
     """Bring in a checkpoint of the official MonoFormer code: monoformer convert OFFICIAL OUT [--tokenizer NAME]"""
     options = parse(_Convert, arguments, command="convert")
-    loaded = load_official(find_folder(options.official), tokenizer=options.tokenizer)
-    config = loaded.pretrained.model.config
-    numbers = not loaded.tokenizer_from
-    card = write_converted_card(options.out.name, config, numbers=numbers)
-    save_pretrained(options.out, loaded.pretrained, card=card)
+    folder = find_folder(options.official)
+    loaded = load_official(folder, tokenizer=options.tokenizer, autoencoder=options.autoencoder)
+    pretrained, numbers = loaded.pretrained, not loaded.tokenizer_from
+    card = write_converted_card(options.out.name, pretrained.model.config, numbers=numbers)
+    save_pretrained(options.out, pretrained, card=card)
     if numbers:
         print(
             f"{options.official} holds no tokenizer, so prompts are token numbers, such as '5 17 230'; "
             f"for words, convert again with --tokenizer NAME"
         )
-    print(f"it draws latents of {config.channels} channels; pictures need the autoencoder that it was trained with")
+    channels, autoencoder = pretrained.model.config.channels, pretrained.autoencoder.path
+    print(
+        f"it draws latents of {channels} channels, which {autoencoder} makes pictures of"
+        if autoencoder
+        else f"it draws latents of {channels} channels; for pictures, convert again with --autoencoder NAME"
+    )
     print(options.out)

@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.diffusion import DDPMConfig
 from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
@@ -24,7 +25,10 @@ from monoformer.pretrained.weights import Weights, model_type, read_json
 from monoformer.tokenizer import BOS, EOS, Tokenizer
 
 DOWN = 8
-"""Pixels along the side of one cell of its latents: those of Stable Diffusion's autoencoder, times 0.18215."""
+"""Pixels along the side of one cell of its latents."""
+
+AUTOENCODER = "stabilityai/sd-vae-ft-mse"
+"""What its four-channel latents are of, times 0.18215, which is also that autoencoder's own scale."""
 
 TIMES: dict[str, Literal["projected_token", "adaln_input"]] = {
     "add_before_image_tokens": "projected_token",
@@ -73,12 +77,17 @@ class LoadedOfficial:
 
 
 def load_official(
-    folder: str | Path, *, tokenizer: str = "", device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    folder: str | Path,
+    *,
+    tokenizer: str = "",
+    autoencoder: str = "",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
 ) -> LoadedOfficial:
     """The official checkpoint in `folder`; `dtype` None keeps that of its tensors.
 
-    `tokenizer` is the folder or hub name of one, used instead of the checkpoint's. Raises ValueError for what is no
-    such checkpoint, is damaged, or cannot be honoured.
+    `tokenizer` and `autoencoder` are folders or hub names: of the tokenizer, if not the checkpoint's, and of the
+    autoencoder, if not AUTOENCODER. ValueError for what is no such checkpoint, is damaged, or cannot be honoured.
     """
     folder = Path(folder)
     model_type(folder)
@@ -117,6 +126,7 @@ def load_official(
         tokenizer=own_tokenizer,
         diffusion=DDPMConfig(variance="learned" if config.learned_variance else "fixed_large"),
         generate=GenerateConfig(sampler="ddpm", steps=20, guidance=4.0),  # as its scripts sample
+        autoencoder=AutoencoderConfig(path=autoencoder or (AUTOENCODER if config.channels == 4 else "")),
     )
     return LoadedOfficial(pretrained=pretrained, tokenizer_from=tokenizer_from)
 
@@ -145,7 +155,8 @@ def read_config(fields: dict[str, Any], llama: Any) -> ModelConfig:
     image_side = ModelConfig(
         patch=patch,
         channels=fields["in_channels"],
-        image_sizes=((side, side),),
+        down=DOWN,
+        image_sizes=((side * DOWN, side * DOWN),),
         time=TIMES[fields["decoder_t_embed"]],
         image_positions=positions,
         image_head="dit" if fields["use_adaln_final_layer"] else "shift",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
@@ -21,6 +22,7 @@ from monoformer.generate.image import null_document
 from monoformer.generate.passes import Context, Network, read
 from monoformer.pretrained import Pretrained, load_official, load_pretrained
 from monoformer.tokenizer import Tokenizer
+from tests import latents
 from tests.parity import official
 from tests.parity.official_reference import IMAGE, NOTHING, PROMPT, SCALE, START, STEPS, Reference
 from tests.parity.tokenizers import plain_tokenizer
@@ -153,7 +155,8 @@ def test_a_converted_folder_draws_what_the_checkpoint_did(
     assert "--tokenizer" in said
     made = load_pretrained(tmp_path / "ours")
     assert made.diffusion == DDPMConfig(variance="learned")
-    assert made.model.config.image_sizes == ((8, 8),)
+    assert made.model.config.image_sizes == ((64, 64),)
+    assert made.autoencoder.path == "stabilityai/sd-vae-ft-mse"
     assert made.generate.guided_channels == 0, "one of the peers' defects"
     recorded = load_file(folder / "expected.safetensors")
     words = " ".join(map(str, PROMPT[1:-3]))
@@ -164,6 +167,31 @@ def test_a_converted_folder_draws_what_the_checkpoint_did(
     theirs, ours = reference.weights, made.model.state_dict()
     assert torch.equal(ours["transformer.blocks.1.mlp.up.weight"], theirs["model.layers.1.mlp.up_proj.weight"])
     assert torch.equal(ours["patches.linear.weight"][:, 1], theirs["x_embedder.weight"][:, 4]), "channels go last"
+
+
+def test_a_converted_folder_draws_pictures_with_an_autoencoder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import diffusers
+
+    shape: dict[str, Any] = {"block_out_channels": (8,) * 4, "norm_num_groups": 4, "latent_channels": 4}
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    latents.randomize(diffusers.AutoencoderKL(**shape, **blocks), 0).save_pretrained(tmp_path / "vae")
+    folder = Reference().write(tmp_path / "official", recorded=False)
+    out = tmp_path / "ours"
+    command(["convert", str(folder), str(out), f"--autoencoder={tmp_path / 'vae'}"])
+    picture = tmp_path / "a.png"
+    options = ["--sampling.steps=2", "--sampling.guidance=2.5", "--sampling.guided-channels=3"]
+    command(["generate", str(out), "5 17 23", f"--out={picture}", "--device=cpu", *options])
+    with PILImage.open(picture) as image:
+        assert image.size == (64, 64)
+
+    bare = Reference(in_channels=3).write(tmp_path / "three", recorded=False)
+    capsys.readouterr()
+    command(["convert", str(bare), str(tmp_path / "bare")])
+    assert "--autoencoder NAME" in capsys.readouterr().out
+    said = fails(capsys, "generate", tmp_path / "bare", "5 17")
+    assert "give its own autoencoder" in said
 
 
 def test_the_type_of_the_numbers_is_kept(tmp_path: Path) -> None:
