@@ -51,10 +51,7 @@ IMAGE_SIDE = {
 HEADS = {"dit": "final_layer.adaLN_modulation.1", "shift": "final_layer.mlp.1"}
 """Its name of `image_head.modulation.linear`, by the kind of image head."""
 
-FIELDS = (
-    *("patch_size", "in_channels", "image_size", "image_token_index"),
-    *("learn_sigma", "use_pos_embed", "use_adaln_final_layer"),
-)
+FIELDS = ("patch_size", "in_channels", "image_size", "learn_sigma", "use_pos_embed", "use_adaln_final_layer")
 """What config.json must say beside `decoder_t_embed` and what every LLaMA's does."""
 
 PAD, IMAGE, START, END = SPECIAL = ("<PAD>", "<image>", "<|im_start|>", "<|im_end|>")
@@ -90,6 +87,26 @@ def load_official(
     autoencoder, if not AUTOENCODER. ValueError for what is no such checkpoint, is damaged, or cannot be honoured.
     """
     folder = Path(folder)
+    model = load_network(folder, device=device, dtype=dtype)
+    config = model.config
+    own_tokenizer, tokenizer_from = _find_tokenizer(folder, tokenizer, rows=config.vocabulary)
+    pretrained = Pretrained(
+        model=model,
+        tokenizer=own_tokenizer,
+        diffusion=read_diffusion(config),
+        generate=GenerateConfig(sampler="ddpm", steps=20, guidance=4.0),  # as its scripts sample
+        autoencoder=AutoencoderConfig(path=autoencoder or (AUTOENCODER if config.channels == 4 else "")),
+    )
+    return LoadedOfficial(pretrained=pretrained, tokenizer_from=tokenizer_from)
+
+
+def read_diffusion(config: ModelConfig) -> DDPMConfig:
+    """How it was trained to denoise: linear betas, eps."""
+    return DDPMConfig(variance="learned" if config.learned_variance else "fixed_large")
+
+
+def load_network(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> MonoFormer:
+    """The network alone."""
     model_type(folder)
     fields = read_json(folder / "config.json")
     try:
@@ -110,25 +127,15 @@ def load_official(
             raise ValueError(
                 f"{known} in {folder} is {tuple(tensor.shape)}, but by its config.json should be {tuple(expected)}"
             )
-        if (
-            name == "patches.linear.weight"
-        ):  # its patches are channels first on the way in, channels last on the way out
-            p = config.patch
-            tensor = rearrange(tensor, "D (C p q) -> D (p q C)", p=p, q=p).contiguous()
         state[name] = tensor
+    # its patches are channels first on the way in, channels last on the way out
+    ours = rearrange(state["patches.linear.weight"], "D (C p q) -> D (p q C)", p=config.patch, q=config.patch)
+    state["patches.linear.weight"] = ours.contiguous()
     if config.tie_embeddings:
         state["text_head.weight"] = state["tokens.weight"]
     model.load_state_dict(state, assign=True)
     model.tie()
-    own_tokenizer, tokenizer_from = _find_tokenizer(folder, tokenizer, fields, rows=config.vocabulary)
-    pretrained = Pretrained(
-        model=model.eval(),
-        tokenizer=own_tokenizer,
-        diffusion=DDPMConfig(variance="learned" if config.learned_variance else "fixed_large"),
-        generate=GenerateConfig(sampler="ddpm", steps=20, guidance=4.0),  # as its scripts sample
-        autoencoder=AutoencoderConfig(path=autoencoder or (AUTOENCODER if config.channels == 4 else "")),
-    )
-    return LoadedOfficial(pretrained=pretrained, tokenizer_from=tokenizer_from)
+    return model.eval()
 
 
 def official_name(name: str, config: ModelConfig) -> str:
@@ -193,11 +200,12 @@ def _refuse(fields: dict[str, Any]) -> None:
         )
 
 
-def _find_tokenizer(folder: Path, given: str, fields: dict[str, Any], *, rows: int) -> tuple[Tokenizer, str]:
+def _find_tokenizer(folder: Path, given: str, *, rows: int) -> tuple[Tokenizer, str]:
     """The tokenizer and where it came from: as given, else the folder's, else one of token numbers.
 
     The official code keeps its averaged weights in a folder `ema` inside the one that has the tokenizer.
     """
+    fields = read_json(folder / "config.json")
     homes = [folder, *([folder.resolve().parent] if folder.resolve().name == "ema" else [])]
     kept = [home for home in homes if (home / "tokenizer.json").is_file() or (home / "tokenizer.model").is_file()]
     source = given or (str(kept[0]) if kept else "")
@@ -208,10 +216,10 @@ def _find_tokenizer(folder: Path, given: str, fields: dict[str, Any], *, rows: i
         if settings.is_file() and (chosen := read_json(settings)).get("use_chat_template"):
             template = str(chosen.get("chat_template") or template)
     tokenizer = Tokenizer.from_folder(source, adapt=lambda backend: _adapted(backend, template))
-    if tokenizer.patch != fields["image_token_index"] or tokenizer.size > rows:
+    if tokenizer.patch != fields.get("image_token_index") or tokenizer.size > rows:
         raise ValueError(
             f"the tokenizer in {source} has {tokenizer.size} entries and {IMAGE} at {tokenizer.patch}, but the "
-            f"checkpoint {rows} and image_token_index = {fields['image_token_index']}; give its own"
+            f"checkpoint {rows} and image_token_index = {fields.get('image_token_index')}; give its own"
         )
     return tokenizer, source
 
@@ -229,7 +237,7 @@ def _number_tokenizer(fields: dict[str, Any], *, rows: int) -> Tokenizer:
     from tokenizers import Tokenizer as Backend
 
     ids = {BOS: fields.get("bos_token_id", 1), EOS: fields.get("eos_token_id", 2)}
-    ids |= {token: fields["image_token_index"] - 1 + place for place, token in enumerate(SPECIAL)}
+    ids |= {token: fields.get("image_token_index", 0) - 1 + place for place, token in enumerate(SPECIAL)}
     free = sorted({*range(rows)} - {*ids.values()})
     if len(free) + len(ids) != rows:
         raise ValueError(

@@ -31,7 +31,7 @@ from monoformer.generate.passes import Context, Network, denoise, read
 from monoformer.model.attention import dense_mask
 from monoformer.model.monoformer import MonoFormer, Place
 from monoformer.packing import collate
-from monoformer.pretrained import load_official
+from monoformer.pretrained.official import load_network, read_diffusion
 from monoformer.pretrained.weights import read_json
 from monoformer.randomness import generator
 
@@ -57,17 +57,16 @@ class Recording:
     @classmethod
     def open(cls, folder: Path) -> "Recording":
         """Read a folder of the fixture's form."""
-        pretrained = load_official(folder, dtype=torch.float32).pretrained
+        model, fields = load_network(folder, dtype=torch.float32), read_json(folder / "config.json")
         described = folder / "fixture.json"
         fixture = read_json(described) if described.is_file() else {}
-        assert isinstance(pretrained.diffusion, DDPMConfig)
         return cls(
-            model=pretrained.model,
-            diffusion=pretrained.diffusion,
+            model=model,
+            diffusion=read_diffusion(model.config),
             tensors=load_file(folder / "expected.safetensors"),
-            image_token=fixture.get("special_tokens", {}).get("image", pretrained.tokenizer.patch),
+            image_token=fixture.get("special_tokens", {}).get("image", fields.get("image_token_index")),
             guidance=fixture.get("cfg_scale", 2.5),
-            longest=read_json(folder / "config.json").get("tokenizer_max_length") or sys.maxsize,
+            longest=fields.get("tokenizer_max_length") or sys.maxsize,
         )
 
     def holds(self, group: str, *names: str) -> bool:
