@@ -13,6 +13,7 @@ from monoformer.config.data import (
     TokenizerConfig,
 )
 from monoformer.config.diffusion import FlowConfig
+from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import MuonConfig, TrainConfig
@@ -28,15 +29,30 @@ def scenes_quick() -> RunConfig:
     return RunConfig(
         name="scenes-quick",
         model=ModelConfig(
-            width=192, layers=4, heads=3, kv_heads=3, mlp_width=512, context=256, patch=8, image_sizes=((32, 32),)
+            width=192,
+            layers=4,
+            heads=3,
+            kv_heads=3,
+            mlp_width=512,
+            context=512,
+            patch=8,
+            time="add",
+            image_sizes=((32, 32),),
         ),
         diffusion=FlowConfig(time_mean=1.0),
         tokenizer=TokenizerConfig(vocabulary=512),
         data=ScenesData(size=32, objects=(1, 2), draw=8.0, describe=1.0, edit=0.5, question=0.25, story=0.25),
-        sequence=SequenceConfig(row=128, window=512),
+        sequence=SequenceConfig(row=288, window=512, noise_draws=4),
         train=TrainConfig(
-            steps=1100, rows=16, warmup=30, optimizer=MuonConfig(), image_weight=6.0, checkpoint_every=275
+            steps=1300,
+            rows=7,
+            warmup=30,
+            decay=0.8,
+            optimizer=MuonConfig(adamw_rate=5e-3),
+            image_weight=20.0,
+            checkpoint_every=325,
         ),
+        generate=GenerateConfig(sampler="ddim", eta=1.0, steps=40, guidance=1.25),
     )
 
 
