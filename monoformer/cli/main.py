@@ -8,6 +8,7 @@ from monoformer.cli.conversion import export
 from monoformer.cli.demonstration import demo
 from monoformer.cli.generation import caption, chat, edit, generate, write
 from monoformer.cli.information import doctor, presets
+from monoformer.cli.sweep import sweep
 from monoformer.cli.training import train
 
 Command = Callable[[list[str]], None]
@@ -21,6 +22,7 @@ COMMANDS: dict[str, Command] = {
     "edit": edit,
     "chat": chat,
     "export": export,
+    "sweep": sweep,
     "presets": presets,
     "doctor": doctor,
 }

@@ -15,7 +15,7 @@ from monoformer.batch import Batch, Layout
 from monoformer.config.data import DataConfig, FolderData, MixtureData, ParquetData, ScenesData, SourceConfig, TextData
 from monoformer.config.diffusion import DiffusionConfig
 from monoformer.config.run import RunConfig
-from monoformer.data.build import build_source
+from monoformer.data.build import build_source, check_named
 from monoformer.data.loader import Loader
 from monoformer.data.source import Source
 from monoformer.device import choose
@@ -58,6 +58,7 @@ class Started:
 def build_run(config: RunConfig) -> Built:
     """Build everything that a configuration names. Raises ValueError for settings that contradict the data."""
     device = choose(config.train.device)
+    check_named(config.data)
     started = load_start(config) if config.start else None
     if started:
         shape = started.model.config
