@@ -210,7 +210,7 @@ def _slope(name: str, rows: Mapping[str, Sequence[Record]]) -> str:
     ]
     if not fits:
         return "no slope yet (it needs two variants of one seed with figures above 0)"
-    return f"slope of its logarithm against that of compute {_spread(fits)} over {len(fits)} seeds"
+    return f"slope of its logarithm against that of compute {_spread(fits)} (seeds: {len(fits)})"
 
 
 def _spread(values: Sequence[float]) -> str:

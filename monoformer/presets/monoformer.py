@@ -18,18 +18,18 @@ PROMPT = "Please generate an image of {}."
 
 
 def monoformer_imagenet256() -> RunConfig:
-    """MonoFormer on ImageNet at 256x256, drawn from class names (table 1). 1.1 billion parameters.
+    """MonoFormer on ImageNet at 256x256, drawn from class names. 1.1 billion parameters.
 
     monoformer train monoformer-imagenet256 --data.root IMAGENET/train/
     Several GPUs of 80 GB for days; not run here. The paper reports FID 2.57, IS 272.6, precision 0.84, recall 0.56 at
-    guidance 1.5. The folders must carry the classes' names; adds the two-way attention of figure 4.
+    guidance 1.5. The folders must carry the classes' names.
     """
     data = FolderData(prompt=PROMPT, size=256, draw=1.0, describe=0.0)
     return _monoformer("monoformer-imagenet256", data, row=384, rows=1024)
 
 
 def monoformer_t2i() -> RunConfig:
-    """MonoFormer from text to image: JourneyDB and UltraChat, 9 : 1 (section 4). 1.1 billion parameters.
+    """MonoFormer from text to image: JourneyDB and UltraChat, 9 : 1. 1.1 billion parameters.
 
     monoformer train monoformer-t2i --data.sources.0.files JOURNEYDB*.parquet --data.sources.1.files ULTRACHAT/
     Several GPUs of 80 GB for days; not run here. The paper reports a commonsense average of 51.12 (TinyLlama: 52.97).

@@ -109,7 +109,7 @@ def cifar10() -> RunConfig:
     """CIFAR-10 at 32x32, drawn from class names, by a network of scenes-quick's shape with patches of 4.
 
     monoformer train cifar10 --data.files CIFAR10.parquet
-    Two CPU cores, about an hour. Not measured yet.
+    Two CPU cores, about half an hour. Not measured yet.
     """
     base = scenes_quick()
     return replace(
@@ -125,7 +125,7 @@ def cifar10() -> RunConfig:
             describe=0.0,
         ),
         sequence=SequenceConfig(row=256, window=512),
-        train=replace(base.train, steps=3000, rows=16, checkpoint_every=250),
+        train=replace(base.train, steps=2000, rows=16, checkpoint_every=250),
     )
 
 

@@ -1,4 +1,4 @@
-"""Transfusion's recipe (arXiv 2408.11039, sections 3 and 4) in its five sizes, with linear or U-Net patches.
+"""Transfusion's recipe (arXiv 2408.11039) in its five sizes, with linear or U-Net patches.
 
 None was run here. `SHAPES` is the paper's table of sizes; everything else is the same for all of them.
 """
