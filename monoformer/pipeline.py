@@ -7,7 +7,6 @@ Lists in, lists out: every method takes one item or a list and returns a list; i
 of seeds is given. What an item makes does not depend on the others (up to the last bits of matrix products).
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from PIL import Image as PILImage
 
-from monoformer.autoencoder import Pixels
+from monoformer.autoencoder import Autoencoder, build_autoencoder
 from monoformer.config.generate import GenerateConfig
+from monoformer.config.spelling import hint
 from monoformer.device import choose, has_bf16_units
 from monoformer.document import Document, Image, Segment, Text
 from monoformer.generate.engine import Engine
@@ -32,19 +32,31 @@ Wanted: TypeAlias = Literal["text", "image", "any"]
 class Pipeline:
     """One model, ready to use."""
 
-    def __init__(self, pretrained: Pretrained, *, slots: int = 64, card: str = "") -> None:
-        """`slots` contexts are served at once; more items wait their turn."""
+    def __init__(
+        self, pretrained: Pretrained, *, autoencoder: Autoencoder | None = None, slots: int = 64, card: str = ""
+    ) -> None:
+        """`slots` contexts are served at once; more items wait their turn. `autoencoder` None: the model's own."""
         self.pretrained = pretrained
-        self.engine = Engine(pretrained, Pixels(), slots=slots)
+        if autoencoder is None:
+            weight = pretrained.model.tokens.weight
+            autoencoder = build_autoencoder(pretrained.autoencoder, device=weight.device, dtype=weight.dtype)
+        self.engine = Engine(pretrained, autoencoder, slots=slots)
         self.card = card
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, *, device: str = "auto", dtype: torch.dtype | None = None, slots: int = 64
+        cls,
+        name: str | Path,
+        *,
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+        slots: int = 64,
+        autoencoder: Autoencoder | None = None,
     ) -> "Pipeline":
         """Load a model folder, or a model of that name from the Hugging Face hub.
 
-        `dtype` None: bf16 where the device has matrix units for it, else fp32. Raises ValueError when it is no model.
+        `dtype` None: bf16 where the device has matrix units for it, else fp32. `autoencoder` None: the one that the
+        folder holds or names. Raises ValueError when it is no model.
         """
         where = choose(device)
         if dtype is None:
@@ -52,7 +64,8 @@ class Pipeline:
         folder = find_folder(name)
         card = folder / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
-        return cls(load_pretrained(folder, device=where, dtype=dtype), slots=slots, card=text)
+        loaded = load_pretrained(folder, device=where, dtype=dtype)
+        return cls(loaded, autoencoder=autoencoder, slots=slots, card=text)
 
     def generate(
         self,
@@ -151,9 +164,8 @@ class Pipeline:
         names = [field.name for field in fields(GenerateConfig)]
         for name in given:
             if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"settings are {', '.join(names)}"
-                raise ValueError(f"there is no generation setting {name!r}; {hint}")
+                near = hint(name, names, otherwise=f"settings are {', '.join(names)}")
+                raise ValueError(f"there is no generation setting {name!r}; {near}")
         seed = given.pop("seed", self.pretrained.generate.seed)
         seeds = [seed + i for i in range(count)] if isinstance(seed, int) else list(seed)
         if len(seeds) != count:

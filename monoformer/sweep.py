@@ -5,7 +5,6 @@ that of the jobs it starts from included, and not on where the study lies; so a 
 and what is finished is never done again.
 """
 
-import difflib
 import hashlib
 import json
 import math
@@ -20,6 +19,7 @@ from typing import Any, TypeAlias
 
 from monoformer.config.evaluate import ScoreConfig
 from monoformer.config.run import RunConfig, to_json
+from monoformer.config.spelling import hint
 from monoformer.config.sweep import SweepConfig, SweepRun
 
 ReadConfig: TypeAlias = Callable[[list[str]], RunConfig]
@@ -95,9 +95,8 @@ def _find(name: str, seed: int, earlier: Sequence[Job], *, asking: str) -> Job:
     """The job of the variant @name that a job of this seed starts from."""
     found = [job for job in earlier if job.run.name == name]
     if not found:
-        near = difflib.get_close_matches(name, [job.run.name for job in earlier], n=1)
-        hint = f"did you mean @{near[0]}?" if near else "name a run that stands above it"
-        raise ValueError(f"run {asking!r} refers to @{name}, but no run above it has that name; {hint}")
+        say = hint(name, [job.run.name for job in earlier], otherwise="name a run that stands above it")
+        raise ValueError(f"run {asking!r} refers to @{name}, but no run above it has that name; {say}")
     for job in found:
         if job.seed == seed or len(found) == 1:
             return job

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from monoformer.autoencoder import Pixels
+from monoformer.autoencoder import Pixels, build_autoencoder
 from monoformer.batch import Batch, Layout
 from monoformer.config.data import SequenceConfig, TokenizerConfig
 from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig
@@ -216,7 +216,7 @@ def trainer(config: RunConfig, *, sample: Sample | None = None, stream: Source |
         config=config,
         model=network,
         objective=build_objective(config.diffusion),
-        autoencoder=Pixels(),
+        autoencoder=build_autoencoder(config.autoencoder),
         loader=build_loader(config, stream or source(config.seed), tokenizer()),
         device=torch.device("cpu"),
     )

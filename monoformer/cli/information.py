@@ -9,7 +9,7 @@ from rich.table import Table
 
 from monoformer import doctor as inspection
 from monoformer.cli.options import parse
-from monoformer.presets import PRESETS
+from monoformer.presets import PRESETS, autoencoder
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ def presets(arguments: list[str]) -> None:
     """List the presets: commands, machines, run times and results."""
     parse(_Nothing, arguments, command="presets")
     table = Table("preset", "what it is, how to run it, what to expect", show_lines=True)
-    for name, build in PRESETS.items():
+    for name, build in [*PRESETS.items(), ("autoencoder", autoencoder)]:
         table.add_row(name, inspect.getdoc(build) or "")
     Console().print(table)
 

@@ -1,6 +1,5 @@
 """Finds the command, runs it, and turns a user's mistake into one line and exit code 2."""
 
-import difflib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -10,6 +9,7 @@ from monoformer.cli.generation import caption, chat, edit, generate, write
 from monoformer.cli.information import doctor, presets
 from monoformer.cli.sweep import sweep
 from monoformer.cli.training import train
+from monoformer.config.spelling import hint
 
 Command = Callable[[list[str]], None]
 
@@ -54,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def find(name: str) -> Command:
     """The command of that name; a misspelt one is answered with the nearest right one."""
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(COMMANDS)}"
-        raise ValueError(f"there is no command {name!r}; {hint}")
+        raise ValueError(
+            f"there is no command {name!r}; {hint(name, COMMANDS, otherwise='commands are ' + ', '.join(COMMANDS))}"
+        )
     return COMMANDS[name]
 
 

@@ -1,7 +1,6 @@
 """train: a preset or a saved configuration, with any field replaced; resumes by itself."""
 
 import copy
-import difflib
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -10,8 +9,10 @@ from rich.console import Console
 from torch import Tensor
 
 from monoformer.card import write_card
+from monoformer.cli.autoencoder import train_autoencoder
 from monoformer.cli.options import parse
 from monoformer.config.run import RunConfig, load_config
+from monoformer.config.spelling import hint
 from monoformer.data.build import build_source
 from monoformer.document import Document, Image, Text
 from monoformer.gallery import Cell, Section, draw_gallery
@@ -27,6 +28,9 @@ SAMPLES = 12
 
 def train(arguments: list[str]) -> None:
     """Train: monoformer train PRESET [--train.steps 200 ...], or --config FILE; the same command again goes on"""
+    if arguments[:1] == ["autoencoder"]:
+        train_autoencoder(arguments[1:])
+        return
     config = read_config(arguments)
     console = Console()
     built = build_run(config)
@@ -74,9 +78,9 @@ def read_config(arguments: list[str]) -> RunConfig:
 def find_preset(name: str) -> Callable[[], RunConfig]:
     """The preset of that name; a misspelt one is answered with the nearest right one."""
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"presets are {', '.join(PRESETS)}"
-        raise ValueError(f"preset {name!r} not found; {hint}")
+        raise ValueError(
+            f"preset {name!r} not found; {hint(name, PRESETS, otherwise='presets are ' + ', '.join(PRESETS))}"
+        )
     return PRESETS[name]
 
 
@@ -89,8 +93,9 @@ def build_sample(built: Built) -> Sample:
         tokenizer=built.pretrained.tokenizer,
         diffusion=built.pretrained.diffusion,
         generate=built.pretrained.generate,
+        autoencoder=built.pretrained.autoencoder,
     )
-    pipeline = Pipeline(pretrained, slots=2 * SAMPLES)
+    pipeline = Pipeline(pretrained, autoencoder=built.parts.autoencoder, slots=2 * SAMPLES)
     prompts = sample_prompts(config)
 
     def sample(step: int, weights: dict[str, Tensor]) -> None:

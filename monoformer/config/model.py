@@ -108,6 +108,8 @@ class ModelConfig:
     """Side p of a square patch of the latent: one image token."""
     channels: int = 3
     """Channels C of the latent (3 when images are drawn in pixels)."""
+    down: int = 1
+    """Pixels along the side of one cell of the latent (1 when images are drawn in pixels)."""
     time: Literal["token", "add", "adaln"] = "adaln"
     """How the time enters: a token before the patches, a vector added to every patch, or modulation of every layer."""
     image_patches: Literal["linear", "unet"] = "linear"
@@ -133,7 +135,7 @@ class ModelConfig:
     """Heights and widths in pixels that the model is trained to draw; the first is the default."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "heads", "kv_heads", "layers", "mlp_width", "context", "patch", "channels"):
+        for name in ("width", "heads", "kv_heads", "layers", "mlp_width", "context", "patch", "channels", "down"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, but is {getattr(self, name)}")
         if self.key_width < 0 or self.key_width % 2:
@@ -158,10 +160,10 @@ class ModelConfig:
         if not self.image_sizes:
             raise ValueError("model.image_sizes is empty; give at least one height and width, such as 64 64")
         for height, width in self.image_sizes:
-            if min(height, width) < 1 or height % self.patch or width % self.patch:
+            if min(height, width) < 1 or height % self.cell or width % self.cell:
                 raise ValueError(
-                    f"model.image_sizes holds {height}x{width}, which does not divide into patches of {self.patch}; "
-                    f"choose multiples of {self.patch}"
+                    f"model.image_sizes holds {height}x{width}, which does not divide into patches of {self.cell} "
+                    f"pixels; choose multiples of {self.cell}"
                 )
 
     def _check_patches(self) -> None:
@@ -175,6 +177,11 @@ class ModelConfig:
                 f"model.unet_width = {self.unet_width} has no effect with linear patches; add "
                 f"--model.image-patches unet, or leave it 0"
             )
+
+    @property
+    def cell(self) -> int:
+        """Side in pixels of what one image token shows."""
+        return self.patch * self.down
 
     @property
     def head_width(self) -> int:

@@ -4,7 +4,6 @@ The JSON form of a dataclass is an object of its fields; a member of a union als
 """
 
 import dataclasses
-import difflib
 import json
 import types
 import typing
@@ -12,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.data import DataConfig, ScenesData, SequenceConfig, TokenizerConfig
 from monoformer.config.diffusion import DiffusionConfig, FlowConfig, check_variance
 from monoformer.config.generate import GenerateConfig, check_sampler
 from monoformer.config.model import ModelConfig
+from monoformer.config.spelling import hint
 from monoformer.config.train import TrainConfig
 
 T = TypeVar("T")
@@ -38,6 +39,8 @@ class RunConfig:
     """Seed of the weights, the order of documents, dropping, times and noise."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network's shape."""
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    """What stands between pictures and latents: nothing, unless it names an autoencoder."""
     diffusion: DiffusionConfig = field(default_factory=FlowConfig)
     """How images are noised and what is predicted."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -61,6 +64,12 @@ class RunConfig:
         check_sampler(self.generate, self.diffusion)
         if self.train.freeze == "text" and not self.start:
             raise ValueError("train.freeze = text keeps the text path of a model to start from; give one with --from")
+
+        if not self.start and not self.autoencoder.path and (self.model.channels, self.model.down) != (3, 1):
+            raise ValueError(
+                f"model.channels = {self.model.channels} and model.down = {self.model.down} are a latent's, but pixels "
+                f"have 3 and 1; give --autoencoder.path, or --model.channels 3 --model.down 1"
+            )
 
     @property
     def path(self) -> Path:
@@ -127,9 +136,9 @@ def _decode_dataclass(kind: type, data: Any, where: str) -> Any:
     hints = typing.get_type_hints(kind)
     for name in data:
         if name != "kind" and name not in hints:
-            near = difflib.get_close_matches(name, hints, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; fields are {', '.join(hints)}"
-            raise ValueError(f"{where} has no field {name!r}{hint}")
+            raise ValueError(
+                f"{where} has no field {name!r}; {hint(name, hints, otherwise='fields are ' + ', '.join(hints))}"
+            )
     for own in dataclasses.fields(kind):
         needed = own.default is dataclasses.MISSING and own.default_factory is dataclasses.MISSING
         if needed and own.name not in data:
@@ -148,6 +157,6 @@ def load_config(path: Path) -> RunConfig:
     return from_json(RunConfig, data, where=str(path))
 
 
-def save_config(config: RunConfig, path: Path) -> None:
+def save_config(config: Any, path: Path) -> None:
     """Write the JSON form."""
     path.write_text(json.dumps(to_json(config), indent=2) + "\n", encoding="utf-8")

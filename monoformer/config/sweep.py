@@ -1,6 +1,5 @@
 """A study: runs that differ in what it asks about, their seeds, and the scores that answer."""
 
-import difflib
 import re
 import tomllib
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from monoformer.config.evaluate import ScoreConfig
 from monoformer.config.run import from_json
+from monoformer.config.spelling import hint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +68,8 @@ class SweepConfig:
             for name in run.scores:
                 known = [score.name for score in self.scores]
                 if name not in known:
-                    near = difflib.get_close_matches(name, known, n=1)
-                    hint = f"did you mean {near[0]!r}?" if near else f"scores are {', '.join(known) or 'not given'}"
-                    raise ValueError(f"run {run.name!r} asks for the scores {name!r}, which are not defined; {hint}")
+                    say = hint(name, known, otherwise=f"scores are {', '.join(known) or 'not given'}")
+                    raise ValueError(f"run {run.name!r} asks for the scores {name!r}, which are not defined; {say}")
 
     def seeds_of(self, run: SweepRun) -> tuple[int, ...]:
         """The run's seeds, its own or the study's."""

@@ -5,13 +5,14 @@ give it one.
 """
 
 import csv
-import difflib
 import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from monoformer.config.spelling import hint
 
 
 class CaptionTemplate:
@@ -60,9 +61,10 @@ def texts(value: Any) -> tuple[str, ...]:
 def check_column(column: str, *, columns: Sequence[str], setting: str) -> None:
     """ValueError that names the columns and the nearest one, where `column` is missing."""
     if column not in columns:
-        near = difflib.get_close_matches(column, columns, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else "; choose one of these"
-        raise ValueError(f"{setting} names the column {column!r}, but the data has {', '.join(columns)}{hint}")
+        raise ValueError(
+            f"{setting} names the column {column!r}, but the data has {', '.join(columns)}; "
+            f"{hint(column, columns, otherwise='choose one of these')}"
+        )
 
 
 def folder_captions(root: Path, pictures: Sequence[Path]) -> list[tuple[str, ...]]:

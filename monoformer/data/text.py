@@ -4,13 +4,13 @@ Knows nothing of tokens. Invariant: no document is longer than `characters`, and
 same split, so a licence that stands in every book does not leak from training into the test.
 """
 
-import difflib
 import re
 from collections.abc import Iterator
 from itertools import compress
 from pathlib import Path
 
 from monoformer.config.data import TextData
+from monoformer.config.spelling import hint
 from monoformer.data.captions import read_text
 from monoformer.data.source import Order, Split
 from monoformer.document import Document, Text
@@ -88,8 +88,9 @@ def _files(config: TextData) -> list[Path]:
         elif path.is_file():
             files.append(path)
         else:
-            siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
-            near = difflib.get_close_matches(path.name, siblings, n=1)
-            hint = f"did you mean {str(path.with_name(near[0]))!r}?" if near else "check the path"
-            raise ValueError(f"data.files names {name!r}, but there is no such file or folder; {hint}")
+            siblings = [str(child) for child in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise ValueError(
+                f"data.files names {name!r}, but there is no such file or folder; "
+                f"{hint(name, siblings, otherwise='check the path')}"
+            )
     return files

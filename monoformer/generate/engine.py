@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from monoformer.autoencoder import Autoencoder
+from monoformer.autoencoder import Autoencoder, check_fits
 from monoformer.batch import Layout
 from monoformer.config.generate import check_sampler
 from monoformer.diffusion.objectives import build_objective
@@ -35,6 +35,7 @@ class Engine:
         """`slots` contexts fit at once (a guided picture takes two); each holds the model's context length."""
         if slots < 2:
             raise ValueError(f"an engine needs at least 2 slots (a guided picture takes two), but has {slots}")
+        check_fits(autoencoder, pretrained.model.config)
         self.tokenizer, self.config = pretrained.tokenizer, pretrained.model.config
         self.sequencer = pretrained.sequencer()
         self.network = Network(

@@ -4,8 +4,20 @@ from collections.abc import Callable
 
 from monoformer.config.run import RunConfig
 from monoformer.presets.monoformer import monoformer_imagenet256, monoformer_t2i, monoformer_understanding
-from monoformer.presets.small import cifar10, emoji, finetune, folder, scenes, scenes_quick, scenes_text, text_quick
+from monoformer.presets.small import (
+    autoencoder,
+    cifar10,
+    emoji,
+    finetune,
+    folder,
+    scenes,
+    scenes_quick,
+    scenes_text,
+    text_quick,
+)
 from monoformer.presets.transfusion import SIZES, transfusion
+
+__all__ = ["PRESETS", "autoencoder"]
 
 PRESETS: dict[str, Callable[[], RunConfig]] = {
     "scenes-quick": scenes_quick,

@@ -4,6 +4,7 @@ None was run here. What the paper leaves open and the released code decides is l
 it the weight 0.01 of the text loss, which text is labelled, the number of steps, AdamW's betas and the clipping.
 """
 
+from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.data import FolderData, MixtureData, ParquetData, SequenceConfig, SourceConfig, TextData
 from monoformer.config.diffusion import DDPMConfig
 from monoformer.config.generate import GenerateConfig
@@ -60,7 +61,7 @@ def _monoformer(name: str, data: SourceConfig | MixtureData, *, row: int, rows: 
     return RunConfig(
         name=name,
         start=TINYLLAMA,
-        # AUTOENCODER: stabilityai/sd-vae-ft-ema (8x down, 4 channels, scale 0.18215); the model's shape below fits it.
+        autoencoder=AutoencoderConfig(path="stabilityai/sd-vae-ft-ema", posterior="sample"),
         model=ModelConfig(
             width=2048,
             layers=22,
@@ -71,6 +72,7 @@ def _monoformer(name: str, data: SourceConfig | MixtureData, *, row: int, rows: 
             qk_norm=False,
             patch=2,
             channels=4,
+            down=8,
             time="token",
             image_head="dit",
             learned_variance=True,

@@ -6,6 +6,7 @@ None was run here. `SHAPES` is the paper's table of sizes; everything else is th
 from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
+from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.data import MixtureData, ParquetData, SequenceConfig, TextData, TokenizerConfig
 from monoformer.config.diffusion import DDPMConfig
 from monoformer.config.generate import GenerateConfig
@@ -65,10 +66,12 @@ def _describe(name: str, shape: Shape, *, unet: bool) -> str:
         f"Transfusion with {shape.millions} million parameters in its transformer"
         f"{' and about 270 in a U-Net' if unet else ''}, 256x256, patches of 2x2 latents"
         f"{' through a U-Net' if unet else ''}.\n\n"
-        f"monoformer train {name} --data.sources.0.files TEXT/ --data.sources.1.files PICTURES*.parquet\n"
+        f"monoformer train {name} --data.sources.0.files TEXT/ --data.sources.1.files PICTURES.parquet \\\n"
+        "    --autoencoder.path AUTOENCODER\n"
         f"About {days:,.0f} H100-days by its operations; not run here, and {reported}.\n"
-        "Parquet with the columns image and caption. Set --data.weights so that both halves hold as many tokens, as\n"
-        "in the paper: a picture with its caption has about 290."
+        "AUTOENCODER: an AutoencoderKL with 8 channels and 8x; the paper's was not released. Parquet with the columns\n"
+        "image and caption. Set --data.weights so that both halves hold as many tokens, as in the paper: a picture\n"
+        "with its caption has about 290."
     )
 
 
@@ -78,7 +81,7 @@ def _transfusion(name: str, shape: Shape, *, unet: bool) -> RunConfig:
     pictures = ParquetData(size=256, draw=4.0, describe=1.0)
     return RunConfig(
         name=name,
-        # AUTOENCODER: an AutoencoderKL with 8 channels, 8x down; the paper's own was not released.
+        autoencoder=AutoencoderConfig(path="AUTOENCODER", posterior="sample"),
         model=ModelConfig(
             width=shape.width,
             layers=shape.layers,
@@ -89,6 +92,7 @@ def _transfusion(name: str, shape: Shape, *, unet: bool) -> RunConfig:
             qk_norm=False,
             patch=2,
             channels=8,
+            down=8,
             time="add",
             image_head="linear",
             image_patches="unet" if unet else "linear",

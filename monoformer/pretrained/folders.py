@@ -6,12 +6,14 @@ The folder alone rebuilds the model. Only safetensors, never pickle; no code fro
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from monoformer.autoencoder import keep_autoencoder, kept_autoencoder
+from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.data import SequenceConfig
 from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig, check_variance
 from monoformer.config.generate import GenerateConfig
@@ -35,6 +37,8 @@ class FolderConfig:
     """How it was trained to denoise."""
     generate: GenerateConfig
     """Defaults of writing and drawing."""
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    """What stands between its pictures and latents; `autoencoder` as a path is the folder's own copy."""
 
     def __post_init__(self) -> None:
         check_variance(self.diffusion, learned=self.model.learned_variance)
@@ -48,6 +52,7 @@ class Pretrained:
     tokenizer: Tokenizer
     diffusion: DiffusionConfig
     generate: GenerateConfig
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
 
     def sequencer(self, config: SequenceConfig | None = None) -> Sequencer:
         """What lays documents out for this model."""
@@ -59,7 +64,7 @@ def build_sequencer(model: ModelConfig, tokenizer: Tokenizer, config: SequenceCo
     return Sequencer(
         tokenizer=tokenizer,
         time_token=model.time == "token",
-        cell=model.patch,
+        cell=model.cell,
         two_way=model.image_attention == "two-way",
         config=config,
     )
@@ -72,12 +77,17 @@ def save_pretrained(
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         read_folder_config(folder)  # only a model folder is replaced: a mistyped path must not cost anybody their files
-    config = FolderConfig(model=pretrained.model.config, diffusion=pretrained.diffusion, generate=pretrained.generate)
     described = {"architectures": ["MonoFormer"], "model_type": "monoformer", "format_version": FORMAT_VERSION}
     state = dict(pretrained.model.state_dict() if weights is None else weights)
     if pretrained.model.config.tie_embeddings:
         state.pop("text_head.weight", None)
     with written_whole(folder) as temporary:
+        config = FolderConfig(
+            model=pretrained.model.config,
+            diffusion=pretrained.diffusion,
+            generate=pretrained.generate,
+            autoencoder=keep_autoencoder(pretrained.autoencoder, temporary),
+        )
         text = json.dumps({**described, **to_json(config)}, indent=2)
         (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
         save_weights(temporary, state)
@@ -110,7 +120,13 @@ def load_pretrained(
             f"{folder}: the tokenizer has {tokenizer.size} entries but the model only {config.model.vocabulary}; "
             f"the folder's files do not belong together"
         )
-    return Pretrained(model=model.eval(), tokenizer=tokenizer, diffusion=config.diffusion, generate=config.generate)
+    return Pretrained(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        diffusion=config.diffusion,
+        generate=config.generate,
+        autoencoder=kept_autoencoder(config.autoencoder, folder),
+    )
 
 
 def read_folder_config(folder: Path) -> FolderConfig:

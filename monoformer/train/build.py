@@ -10,8 +10,9 @@ from typing import assert_never
 
 import torch
 
-from monoformer.autoencoder import Pixels
+from monoformer.autoencoder import Autoencoder, build_autoencoder, check_fits
 from monoformer.batch import Batch, Layout
+from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.data import DataConfig, FolderData, MixtureData, ParquetData, ScenesData, SourceConfig, TextData
 from monoformer.config.diffusion import DiffusionConfig
 from monoformer.config.run import RunConfig
@@ -28,7 +29,7 @@ from monoformer.pretrained import Pretrained, build_sequencer, find_folder, load
 from monoformer.randomness import generator
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.freeze import freeze_text, new_rows
-from monoformer.train.trainer import Parts
+from monoformer.train.trainer import Parts, computes_in_bf16
 
 TOKENIZER_DOCUMENTS = 4000
 """Documents whose text a new tokenizer is trained on."""
@@ -51,12 +52,16 @@ class Started:
     model: MonoFormer
     tokenizer: Tokenizer
     diffusion: DiffusionConfig
+    autoencoder: AutoencoderConfig
     news: str
     """What was loaded and what is new."""
 
 
-def build_run(config: RunConfig) -> Built:
-    """Build everything that a configuration names. Raises ValueError for settings that contradict the data."""
+def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> Built:
+    """Build everything that a configuration names. Raises ValueError for settings that contradict the data.
+
+    `autoencoder` stands in for the one that `config.autoencoder.path` names, which is then only a name.
+    """
     device = choose(config.train.device)
     check_named(config.data)
     started = load_start(config) if config.start else None
@@ -64,9 +69,14 @@ def build_run(config: RunConfig) -> Built:
         shape = started.model.config
         if config.model.experts == "modality":
             shape = replace(shape, experts="modality")
-        config = replace(config, model=shape, diffusion=started.diffusion)
+        own = config.autoencoder if config.autoencoder.path else started.autoencoder
+        config = replace(config, model=shape, diffusion=started.diffusion, autoencoder=own)
     config = replace(config, data=sized(config.data, config.model.image_sizes[0][0]))
     check_sizes(config)
+    if autoencoder is None:
+        dtype = torch.bfloat16 if computes_in_bf16(config.train, device) else torch.float32
+        autoencoder = build_autoencoder(config.autoencoder, device=device, dtype=dtype)
+    check_fits(autoencoder, config.model)
     source = build_source(config.data, split="train", seed=config.seed)
     tokenizer = started.tokenizer if started else build_tokenizer(config)
     model, news = build_model(config, tokenizer, started)
@@ -74,12 +84,18 @@ def build_run(config: RunConfig) -> Built:
     model.to(device)
     if config.train.freeze == "text":
         freeze_text(model, rows=new_rows(config.model, tokenizer))
-    pretrained = Pretrained(model=model, tokenizer=tokenizer, diffusion=config.diffusion, generate=config.generate)
+    pretrained = Pretrained(
+        model=model,
+        tokenizer=tokenizer,
+        diffusion=config.diffusion,
+        generate=config.generate,
+        autoencoder=config.autoencoder,
+    )
     parts = Parts(
         config=config,
         model=model,
         objective=build_objective(config.diffusion),
-        autoencoder=Pixels(),
+        autoencoder=autoencoder,
         loader=build_loader(config, source, tokenizer),
         device=device,
     )
@@ -93,7 +109,13 @@ def load_start(config: RunConfig) -> Started:
         ours = load_pretrained(folder)
         count = len(list(ours.model.parameters()))
         news = f"started from {config.start}: all {count} tensors loaded, none new"
-        return Started(model=ours.model, tokenizer=ours.tokenizer, diffusion=ours.diffusion, news=news)
+        return Started(
+            model=ours.model,
+            tokenizer=ours.tokenizer,
+            diffusion=ours.diffusion,
+            autoencoder=ours.autoencoder,
+            news=news,
+        )
     image_side = replace(config.model, experts="shared")  # experts start as copies, once the text path is loaded
     llama = load_llama(folder, image_side=image_side, seed=config.seed, tokenizer=config.tokenizer.path)
     if config.sequence.row > llama.model.config.context:
@@ -102,7 +124,13 @@ def load_start(config: RunConfig) -> Started:
             f"{config.start} reads {longest} tokens at most; lower --sequence.row = {config.sequence.row} to {longest}"
         )
     news = f"started from {config.start}: {llama.news}"
-    return Started(model=llama.model, tokenizer=llama.tokenizer, diffusion=config.diffusion, news=news)
+    return Started(
+        model=llama.model,
+        tokenizer=llama.tokenizer,
+        diffusion=config.diffusion,
+        autoencoder=config.autoencoder,
+        news=news,
+    )
 
 
 def build_model(config: RunConfig, tokenizer: Tokenizer, started: Started | None) -> tuple[MonoFormer, str]:
@@ -184,11 +212,11 @@ def picture_sizes(data: DataConfig) -> set[int]:
 
 def check_sizes(config: RunConfig) -> None:
     """Refuse data whose pictures the model would not be asked to draw, or that do not divide into patches."""
-    patch = config.model.patch
+    cell = config.model.cell
     for size in sorted(picture_sizes(config.data)):
-        if size % patch:
+        if size % cell:
             raise ValueError(
-                f"pictures of {size} pixels do not divide into patches of {patch}; choose a multiple of {patch}"
+                f"pictures of {size} pixels do not divide into patches of {cell}; choose a multiple of {cell}"
             )
         if (size, size) not in config.model.image_sizes:
             raise ValueError(

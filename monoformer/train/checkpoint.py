@@ -62,9 +62,8 @@ def read_progress(path: Path) -> dict[str, Any]:
     return progress
 
 
-def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
-    """Restore in place; returns the progress that was saved. Raises ValueError when the checkpoint is damaged."""
-    progress = read_progress(path)
+def load_checkpoint(path: Path, state: TrainState, progress: dict[str, Any]) -> None:
+    """Restore in place; `progress` is what `read_progress` gave. Raises ValueError when the checkpoint is damaged."""
     try:
         tensors = _tensors(state)
         with warnings.catch_warnings():
@@ -80,7 +79,6 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
     for number, optimizer in enumerate(state.optimizers):
         set_optimizer_state_dict(state.model, optimizer, tensors[f"optimizer-{number}"])
     state.ema.updates = progress["ema_updates"]
-    return progress
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from monoformer.autoencoder import Autoencoder
+from monoformer.autoencoder import Autoencoder, Moments
 from monoformer.batch import IGNORED, Batch, ImageSlots
 from monoformer.diffusion.objectives import Objective, flatten_losses
 from monoformer.model.attention import Mask
@@ -23,9 +23,10 @@ def pass_losses(
 ) -> tuple[Tensor, Tensor]:
     """Sums of the text loss over labelled tokens and of the image loss over target images (two scalars, fp32)."""
     with torch.no_grad():
-        clean = [autoencoder.encode(slots.pixels)[slots.picture] for slots in batch.images]
+        moments = [autoencoder.moments(slots.pixels) for slots in batch.images]
+    clean = [mean[slots.picture] for (mean, _), slots in zip(moments, batch.images, strict=True)]
     targets = [slots.noised.nonzero()[:, 0] for slots in batch.images]
-    x_0 = [x[where] for x, where in zip(clean, targets, strict=True)]
+    x_0 = [latents_of(*parts, seed) for parts in zip(batch.images, targets, moments, strict=True)]
     t = [
         times_of(slots, where, objective, seed, positions=x.shape[-2] * x.shape[-1])
         for slots, where, x in zip(batch.images, targets, clean, strict=True)
@@ -76,11 +77,20 @@ def times_of(slots: ImageSlots, targets: Tensor, objective: Objective, seed: int
     return times.to(slots.pixels.device)
 
 
-def noise_of(slots: ImageSlots, targets: Tensor, like: Tensor, seed: int) -> Tensor:
-    """Normal noise shaped as `like` (N, C, h, w), keyed by document, image and draw."""
+def latents_of(slots: ImageSlots, targets: Tensor, moments: Moments, seed: int) -> Tensor:
+    """What the targets are (N, C, h, w): the mean of their latents, or a sample keyed by document and image."""
+    mean, deviation = (None if moment is None else moment[slots.picture[targets]] for moment in moments)
+    assert mean is not None
+    if deviation is None:
+        return mean
+    return mean + deviation * noise_of(slots, targets, mean, seed, purpose="posterior")
+
+
+def noise_of(slots: ImageSlots, targets: Tensor, like: Tensor, seed: int, *, purpose: str = "noise") -> Tensor:
+    """Normal noise shaped as `like` (N, C, h, w), keyed by document, image, purpose and draw."""
     keys, draws = _keys(slots, targets), slots.draw[targets].tolist()
     noise = [
-        torch.randn(like.shape[1:], generator=generator(seed, *key, f"noise {draw}" if draw else "noise"))
+        torch.randn(like.shape[1:], generator=generator(seed, *key, f"{purpose} {draw}" if draw else purpose))
         for key, draw in zip(keys, draws, strict=True)
     ]
     return torch.stack(noise).to(like) if noise else like

@@ -6,6 +6,7 @@ after its checkpoint, so that the file reads as if nothing had happened.
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def draw_curves(path: Path, target: Path) -> None:
+CURVES = (
+    ("text_loss", "text loss (nats a token)"),
+    ("image_loss", "image loss"),
+    ("images_per_second", "images / s"),
+)
+"""What a run of the model shows: names in `metrics.jsonl` and titles; losses get a logarithmic axis."""
+
+
+def draw_curves(path: Path, target: Path, *, shown: Sequence[tuple[str, str]] = CURVES) -> None:
     """Loss and speed curves of a `metrics.jsonl` as a picture."""
     import matplotlib as mpl
 
@@ -77,11 +86,6 @@ def draw_curves(path: Path, target: Path) -> None:
     from matplotlib import pyplot as plt
 
     lines = read_metrics(path)
-    shown = [
-        ("text_loss", "text loss (nats a token)"),
-        ("image_loss", "image loss"),
-        ("images_per_second", "images / s"),
-    ]
     figure, axes = plt.subplots(1, len(shown), figsize=(12, 3.2), constrained_layout=True)
     for axis, (name, title) in zip(axes, shown, strict=True):
         points = [(line["step"], line[name]) for line in lines if name in line]

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from monoformer.config.train import AdamWConfig, MuonConfig, TrainConfig
 from monoformer.device import has_bf16_units
-from monoformer.model.monoformer import MonoFormer
 from monoformer.train.muon import Muon
 
 
-def build_optimizers(model: MonoFormer, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW, or Muon for hidden matrices beside AdamW. Each group keeps its peak rate in `peak`."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     match config.optimizer:

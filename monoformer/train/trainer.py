@@ -19,6 +19,7 @@ from torch import Tensor
 from monoformer.autoencoder import Autoencoder
 from monoformer.batch import Batch
 from monoformer.config.run import RunConfig, from_json, save_config, to_json
+from monoformer.config.train import TrainConfig
 from monoformer.data.loader import Loader
 from monoformer.device import has_bf16_units, keep_freed_memory
 from monoformer.diffusion.objectives import Objective
@@ -61,8 +62,7 @@ class Trainer:
         self.folder = parts.config.path
         if parts.device.type == "cpu":
             keep_freed_memory()
-        precision = self.train.precision
-        self.bf16 = precision == "bf16" or (precision == "auto" and has_bf16_units(parts.device))
+        self.bf16 = computes_in_bf16(self.train, parts.device)
         self.metrics = Metrics(self.folder / "metrics.jsonl")
         self.sample = sample
         self.step = 0
@@ -105,7 +105,7 @@ class Trainer:
         """Train to the last step, resuming what the folder holds. False: stopped early, saved, ready to go on."""
         self._open_folder()
         self.model.train()
-        with _stop_signals(self._stop), progress_bar() as bar:
+        with stop_signals(self._stop), progress_bar() as bar:
             task = bar.add_task(self.config.name, total=self.train.steps, completed=self.step, numbers="")
             while self.step < self.train.steps and not self._stopping:
                 started = time.perf_counter()
@@ -163,10 +163,10 @@ class Trainer:
         """Resume from the newest checkpoint, or begin; refuses a folder that holds another run."""
         found = checkpoints(self.folder / "checkpoints")
         if found:
-            saved = read_progress(found[-1])
-            before = from_json(RunConfig, saved["config"], where=str(found[-1]))  # fields of later versions: defaults
-            _check_same_run(to_json(before), to_json(self.config), self.folder)
-            progress = load_checkpoint(found[-1], self.state)
+            progress = read_progress(found[-1])
+            before = from_json(RunConfig, progress["config"], where=str(found[-1]))  # fields since then: defaults
+            check_same_run(to_json(before), to_json(self.config), self.folder)
+            load_checkpoint(found[-1], self.state, progress)
             self.step = self._saved = int(progress["step"])
             self.metrics.load_state_dict(progress["metrics"])
             self.parts.loader.load_state_dict(progress["loader"])
@@ -183,7 +183,13 @@ class Trainer:
         self._stopping = True
 
 
-def _check_same_run(saved: dict[str, Any], given: dict[str, Any], folder: Path) -> None:
+def computes_in_bf16(config: TrainConfig, device: torch.device) -> bool:
+    """Whether matrix products are in bfloat16: asked for, or left open where the device has units for it."""
+    return config.precision == "bf16" or (config.precision == "auto" and has_bf16_units(device))
+
+
+def check_same_run(saved: dict[str, Any], given: dict[str, Any], folder: Path) -> None:
+    """Refuse to go on in a folder whose run had other settings than those that may change."""
     before, now = _flatten(saved), _flatten(given)
     changed = [
         name
@@ -210,7 +216,7 @@ def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
+def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the run after the step in progress; a second one ends it at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:

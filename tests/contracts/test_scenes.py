@@ -22,6 +22,7 @@ from monoformer.data.scenes import (
     KINDS,
     RELATIONS,
     SHAPES,
+    VERBS,
     Add,
     Description,
     Kind,
@@ -331,3 +332,10 @@ def test_made_scenes_are_well_made() -> None:
         assert matches(canonical, scene)
     overlapping = replace(TWO, things=(TWO.things[0], replace(TWO.things[1], x=0.51)))
     assert not is_well_made(overlapping)
+
+
+def test_an_edit_that_no_scene_of_the_split_allows_is_refused() -> None:
+    scenes = Scenes(ScenesData(objects=(1, 1)), split="test")
+    reshape = next(index for index in range(40) if scenes._rng(index, "edit").choice(VERBS[:3]) == "reshape")
+    with pytest.raises(ValueError, match=r"no edit of the kind 'reshape' was found .* allow one object more"):
+        scenes.edit(reshape)

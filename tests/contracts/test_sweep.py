@@ -117,7 +117,7 @@ def test_files_that_are_wrong(text: str | None, message: str, tmp_path: Path) ->
     ("runs", "message"),
     [
         ([SweepRun(name="a", overrides="--from @b"), SweepRun(name="b")], "no run above it has that name"),
-        ([SweepRun(name="alpha"), SweepRun(name="b", overrides="--from @alhpa")], "did you mean @alpha"),
+        ([SweepRun(name="alpha"), SweepRun(name="b", overrides="--from @alhpa")], "did you mean 'alpha'"),
         ([SweepRun(name="a", seeds=(1, 2)), SweepRun(name="b", overrides="--from=@a")], "@a has only 1, 2"),
         ([SweepRun(name="a", overrides="--model.width 100")], "even whole number"),
         ([SweepRun(name="a", preset="scenes-quik")], "did you mean 'scenes-quick'"),

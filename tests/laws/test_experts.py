@@ -178,7 +178,7 @@ def start(tmp_path: Path, **changes: Any) -> RunConfig:
 
 def test_a_run_from_a_text_model_copies_its_weights_to_the_experts_and_keeps_its_text(tmp_path: Path) -> None:
     built = build_run(start(tmp_path, experts="modality"))
-    assert "image experts, which start as copies of the text weights" in built.news
+    assert "image experts start as copies of the text weights" in built.news
     network, before = built.parts.model, load_pretrained(tmp_path / "text").model
     assert isinstance(network, MonoFormer)
     assert built.parts.config.model.experts == "modality"

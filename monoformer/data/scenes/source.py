@@ -20,6 +20,9 @@ from monoformer.data.scenes.world import Scene
 from monoformer.data.source import Order
 from monoformer.document import Document, Image, Text
 
+SCENES_TRIED = 500
+"""Scenes tried for one edit; among two or three objects a few suffice."""
+
 ExampleKind: TypeAlias = Literal["draw", "describe", "edit", "question", "story", "caption"]
 
 
@@ -135,12 +138,15 @@ class Scenes:
         return Describing(scene, description, caption(description))
 
     def edit(self, index: int) -> Edit:
-        """Edit number `index`; the five verbs are equally frequent where the numbers of objects allow all."""
+        """Edit number `index`; the five verbs are equally frequent where the numbers of objects allow all.
+
+        Raises ValueError where no edit of that verb stays in the split: single things are too few in the held-out one.
+        """
         rng = self._rng(index, "edit")
         fewest, most = self.config.objects
         verb = rng.choice(VERBS if fewest < most else VERBS[:3])
         low, high = fewest + (verb == "remove"), most - (verb == "add")
-        while True:
+        for _ in range(SCENES_TRIED):
             before = sample_scene(rng, rng.randint(low, high), split=self.split)
             for _ in range(12):
                 instruction = sample_instruction(before, verb, rng)
@@ -150,6 +156,10 @@ class Scenes:
                     continue
                 if split_of(after.kinds) == self.split:
                     return Edit(before, instruction, instruction.text, after)
+        raise ValueError(
+            f"no edit of the kind '{verb}' was found in the split '{self.split}' with data.objects = "
+            f"{self.config.objects}; allow one object more, or set data.edit to 0"
+        )
 
     def question(self, index: int) -> Question:
         """Question number `index`."""
