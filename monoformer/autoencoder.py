@@ -209,8 +209,11 @@ def load_network(folder: Path, *, dtype: torch.dtype = torch.float32) -> Any:
     return network
 
 
-def locate(path: str) -> Path:
-    """The folder of an autoencoder; downloaded (config and safetensors alone) when `path` is a hub name."""
+def locate(path: str, *, download: bool = True) -> Path:
+    """The folder of an autoencoder; downloaded (config and safetensors alone) when `path` is a hub name.
+
+    Without `download`, what was downloaded before.
+    """
     folder = Path(path)
     owner, _, rest = path.partition("/")
     name, _, inner = rest.partition("/")
@@ -224,7 +227,8 @@ def locate(path: str) -> Path:
     wanted = ("config.json", "diffusion_pytorch_model.safetensors*", "diffusion_pytorch_model-*.safetensors")
     try:
         patterns = [f"{inner}/{pattern}" if inner else pattern for pattern in wanted]
-        return Path(snapshot_download(f"{owner}/{name}", allow_patterns=patterns)) / inner
+        found = snapshot_download(f"{owner}/{name}", allow_patterns=patterns, local_files_only=not download)
+        return Path(found) / inner
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         cause = str(error).splitlines()[0]
         raise ValueError(
@@ -238,20 +242,20 @@ def check_fits(autoencoder: Autoencoder, model: ModelConfig) -> None:
         raise ValueError(
             f"the autoencoder's latents have {autoencoder.channels} channels and a cell for {autoencoder.down} pixels, "
             f"but model.channels is {model.channels} and model.down is {model.down}; "
-            f"set --model.channels {autoencoder.channels} --model.down {autoencoder.down}"
+            f"give its own autoencoder, or set --model.channels {autoencoder.channels} --model.down {autoencoder.down}"
         )
 
 
 def keep_autoencoder(config: AutoencoderConfig, folder: Path) -> AutoencoderConfig:
     """Copy the autoencoder into a model folder, so that it stands alone; what the folder's `config.json` says of it.
 
-    A large one from the hub, and one that only Python code knows, is kept by name.
+    A large one from the hub, one that was not downloaded yet, and one that only Python code knows is kept by name.
     """
     if not config.path:
         return config
     local = Path(config.path).is_dir()
     try:
-        found = locate(config.path)
+        found = locate(config.path, download=False)
     except ValueError:
         return config
     files = [found / "config.json", *sorted(found.glob("diffusion_pytorch_model*.safetensors*"))]

@@ -2,6 +2,7 @@
 
 import json
 
+from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig, to_json
 
 
@@ -38,4 +39,21 @@ licences.
 ```json
 {json.dumps(to_json(config), indent=1)}
 ```
+"""
+
+
+def write_converted_card(name: str, config: ModelConfig, *, numbers: bool) -> str:
+    """Markdown for a checkpoint of the official code; `numbers`: it came without a tokenizer."""
+    prompts = "There was no tokenizer: prompts are token numbers, such as `5 17 230`.\n" if numbers else ""
+    return f"""---
+library_name: monoformer
+tags: [text-to-image, text-generation]
+---
+# {name}
+
+Converted from a checkpoint of the official MonoFormer code: width {config.width}, {config.layers} layers, patches of
+{config.patch} on latents of {config.channels} channels.
+{prompts}
+It was trained on prompts such as "Please generate an image of a red panda." Guidance strengthens all channels; the
+official code strengthens three (`guided_channels=3`).
 """

@@ -4,12 +4,14 @@ Knows nothing of documents or rows. Invariant: `encode` never makes a special to
 `encode_template` does, and is given the chat template's own pieces only.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 BOI, EOI, PATCH, TIME = "<boi>", "<eoi>", "<image>", "<time>"
+NAMED = {"boi_token": BOI, "eoi_token": EOI, "image_token": PATCH, "time_token": TIME}
+"""Image tokens by the names under which a tokenizer may hold others of its own."""
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 
 CHAT_TEMPLATE = (
@@ -30,7 +32,8 @@ class Tokenizer:
         Raises ValueError for one that would read something typed as a special token.
         """
         _add_ends(backend)
-        missing = [token for token in (BOI, EOI, PATCH, TIME) if token not in backend.all_special_tokens]
+        named = {name: str(backend.special_tokens_map.get(name, token)) for name, token in NAMED.items()}
+        missing = [token for token in named.values() if token not in backend.all_special_tokens]
         if missing:
             backend.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
         if not backend.chat_template:
@@ -38,8 +41,7 @@ class Tokenizer:
             backend.add_special_tokens({"extra_special_tokens": list(ROLES)}, replace_extra_special_tokens=False)
         self.backend = backend
         vocabulary: dict[str, int] = backend.get_vocab()
-        self.boi, self.eoi = vocabulary[BOI], vocabulary[EOI]
-        self.patch, self.time = vocabulary[PATCH], vocabulary[TIME]
+        self.boi, self.eoi, self.patch, self.time = (vocabulary[token] for token in named.values())
         self.bos, self.eos = int(backend.bos_token_id), int(backend.eos_token_id)
         pad = backend.pad_token_id
         self.pad = self.eos if pad is None else int(pad)
@@ -51,14 +53,14 @@ class Tokenizer:
             raise ValueError(f"it reads a typed {forged[0]!r} as the special token; make it no ordinary entry")
 
     @classmethod
-    def from_folder(cls, path: str | Path) -> "Tokenizer":
-        """Load from a folder or a hub name. Raises ValueError when there is none."""
+    def from_folder(cls, path: str | Path, *, adapt: Callable[[Any], Any] = lambda backend: backend) -> "Tokenizer":
+        """Load from a folder or a hub name; ValueError when there is none. `adapt` makes another project's ours."""
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         # AutoTokenizer would read config.json as well, and warn of a model that transformers does not know
         own = (Path(path) / "tokenizer.json").is_file()
         try:
-            return cls((PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained(str(path)))
+            return cls(adapt((PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained(str(path))))
         except Exception as error:  # a damaged tokenizer.json raises whatever its reader raises
             old = not own and (Path(path) / "tokenizer.model").is_file()
             hint = "; for its tokenizer.model: pip install sentencepiece" if old else ""

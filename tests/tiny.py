@@ -44,10 +44,13 @@ MODES: dict[str, dict[str, Any]] = {
     "adaln": {"time": "adaln", "image_head": "dit"},
     "token": {"time": "token", "image_head": "dit", "kv_heads": 2, "qk_norm": False},
     "add": {"time": "add", "image_head": "linear", "tie_embeddings": True},
-    "causal": {"time": "token", "image_head": "linear", "image_attention": "causal"},
+    "causal": {
+        "time": "projected_token", "image_head": "linear", "image_attention": "causal", "image_positions": "none",
+    },
     "unet": {"time": "add", "image_head": "linear", "image_patches": "unet", "unet_width": 8},
     "experts": {"time": "adaln", "experts": "modality", "kv_heads": 2},
-}
+    "official": {"time": "adaln_input", "image_head": "shift", "image_positions": "every_layer", "qk_norm": False},
+}  # fmt: skip
 """Together they take every value of every alternative of `ModelConfig`."""
 
 CONTEXTS: tuple[Literal["noised", "clean_copy"], ...] = ("noised", "clean_copy")

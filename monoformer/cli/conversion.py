@@ -1,4 +1,4 @@
-"""export: a model folder into the layout of others."""
+"""export and convert: a model folder into the layout of others, and theirs into ours."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,8 +6,9 @@ from typing import Annotated
 
 import tyro
 
+from monoformer.card import write_converted_card
 from monoformer.cli.options import parse
-from monoformer.pretrained import export_llama, find_folder, load_pretrained
+from monoformer.pretrained import export_llama, find_folder, load_official, load_pretrained, save_pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,4 +26,41 @@ def export(arguments: list[str]) -> None:
     options = parse(_Export, arguments, command="export")
     pretrained = load_pretrained(find_folder(options.model))
     export_llama(options.out, pretrained.model, pretrained.tokenizer)
+    print(options.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Convert:
+    """Write a checkpoint of the official MonoFormer code as a model folder."""
+
+    official: Annotated[str, tyro.conf.Positional]
+    """Its folder (with safetensors weights) or hub name."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """The model folder to write."""
+    tokenizer: str = ""
+    """Folder or hub name of its tokenizer, where the checkpoint holds none: the language model's that it began as."""
+    autoencoder: str = ""
+    """Folder or hub name of the autoencoder of its latents; if not given and they have 4 channels, Stable Diffusion's
+    (stabilityai/sd-vae-ft-mse)."""
+
+
+def convert(arguments: list[str]) -> None:
+    """Bring in a checkpoint of the official MonoFormer code: monoformer convert OFFICIAL OUT [--tokenizer NAME]"""
+    options = parse(_Convert, arguments, command="convert")
+    folder = find_folder(options.official)
+    loaded = load_official(folder, tokenizer=options.tokenizer, autoencoder=options.autoencoder)
+    pretrained, numbers = loaded.pretrained, not loaded.tokenizer_from
+    card = write_converted_card(options.out.name, pretrained.model.config, numbers=numbers)
+    save_pretrained(options.out, pretrained, card=card)
+    if numbers:
+        print(
+            f"{options.official} holds no tokenizer, so prompts are token numbers, such as '5 17 230'; "
+            f"for words, convert again with --tokenizer NAME"
+        )
+    channels, autoencoder = pretrained.model.config.channels, pretrained.autoencoder.path
+    print(
+        f"it draws latents of {channels} channels, which {autoencoder} makes pictures of"
+        if autoencoder
+        else f"it draws latents of {channels} channels; for pictures, convert again with --autoencoder NAME"
+    )
     print(options.out)

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from monoformer.cli.conversion import export
+from monoformer.cli.conversion import convert, export
 from monoformer.cli.demonstration import demo
 from monoformer.cli.generation import caption, chat, edit, generate, write
 from monoformer.cli.information import doctor, presets
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Command] = {
     "edit": edit,
     "chat": chat,
     "export": export,
+    "convert": convert,
     "sweep": sweep,
     "presets": presets,
     "doctor": doctor,

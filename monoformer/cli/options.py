@@ -55,6 +55,8 @@ class Sampling:
     """Noise that ddim adds in every step, from 0 to 1."""
     guidance: float | None = None
     """Classifier-free guidance; 1 means none."""
+    guided_channels: int | None = None
+    """Channels of the latent that guidance strengthens, the first ones; 0: all."""
     sampler: str | None = None
     """euler, heun (flow), ddpm (DDPM), ddim or dpm++2m (both)."""
     temperature: float | None = None

@@ -20,6 +20,9 @@ class GenerateConfig:
     """Noise that ddim adds in every step: 0 none, 1 as much as ddpm with fixed_small variance."""
     guidance: float = 2.5
     """Classifier-free guidance; 1 means none (and costs no second pass)."""
+    guided_channels: int = 0
+    """Channels of the latent that guidance strengthens, the first ones; 0: all. The official MonoFormer code guides 3
+    of 4, which is here to compare with it."""
     max_tokens: int = 256
     """Most text tokens written in one turn."""
     temperature: float = 0.0
@@ -44,6 +47,11 @@ class GenerateConfig:
             raise ValueError(f"generate.eta must be in [0, 1], but is {self.eta}")
         if self.eta and self.sampler != "ddim":
             raise ValueError(f"generate.eta = {self.eta} has no effect on {self.sampler}; use sampler ddim, or eta 0")
+        if self.guided_channels < 0 or (self.guided_channels and self.guidance == 1):
+            raise ValueError(
+                f"generate.guided_channels must be 0 or more, and has no effect without guidance; it is "
+                f"{self.guided_channels} with guidance {self.guidance}"
+            )
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError("generate.temperature and top_k must be 0 or more, and top_p in (0, 1]")
         if self.max_tokens < 0:

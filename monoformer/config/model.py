@@ -110,8 +110,11 @@ class ModelConfig:
     """Channels C of the latent (3 when images are drawn in pixels)."""
     down: int = 1
     """Pixels along the side of one cell of the latent (1 when images are drawn in pixels)."""
-    time: Literal["token", "add", "adaln"] = "adaln"
-    """How the time enters: a token before the patches, a vector added to every patch, or modulation of every layer."""
+    time: Literal["token", "projected_token", "add", "adaln", "adaln_input"] = "adaln"
+    """How the time enters: a token before the patches (its embedding, or a projection of it as in the official code), a
+    vector added to every patch, modulation of every layer, or of the patches once as they enter the first."""
+    image_positions: Literal["sincos", "every_layer", "none"] = "sincos"
+    """Fixed 2-D positions of the patches: added as they enter the first layer, before every layer again, or not."""
     image_patches: Literal["linear", "unet"] = "linear"
     """How latents become tokens and hidden tokens predictions: one linear layer a patch, or the halves of a U-Net of
     log2(patch) steps down, whose residual blocks see the time (Transfusion)."""
@@ -123,9 +126,9 @@ class ModelConfig:
     text_vocabulary: int = 0
     """Rows of the token embedding that a text model had before its vocabulary grew; 0: the vocabulary did not grow.
     `train.freeze = text` keeps these rows, but for the image tokens among them."""
-    image_head: Literal["linear", "dit"] = "dit"
-    """What turns hidden states into patches, or into what a U-Net decodes: norm and linear, or DiT's final layer,
-    which is modulated by the time."""
+    image_head: Literal["linear", "dit", "shift"] = "dit"
+    """What turns hidden states into patches, or into what a U-Net decodes: norm and linear; DiT's final layer, which
+    is modulated by the time; or linear alone on hidden states to which a vector of the time is added."""
     learned_variance: bool = False
     """Whether the image head returns 2 C channels: the prediction, and where the variance of a step lies between its
     bounds (DDPM with learned variance)."""
@@ -155,7 +158,7 @@ class ModelConfig:
                 f"{self.vocabulary}"
             )
         self._check_patches()
-        if self.width % 4:
+        if self.image_positions != "none" and self.width % 4:
             raise ValueError(f"model.width must be divisible by 4 for 2-D positions, but is {self.width}")
         if not self.image_sizes:
             raise ValueError("model.image_sizes is empty; give at least one height and width, such as 64 64")
@@ -187,6 +190,11 @@ class ModelConfig:
     def head_width(self) -> int:
         """Width K of one attention head."""
         return self.key_width or self.width // self.heads
+
+    @property
+    def has_time_token(self) -> bool:
+        """Whether a token that tells the time precedes the patches of every image."""
+        return self.time in ("token", "projected_token")
 
     @property
     def predicted_channels(self) -> int:

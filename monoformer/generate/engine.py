@@ -20,7 +20,7 @@ from monoformer.batch import Layout
 from monoformer.config.generate import check_sampler
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Document, Image, Text
-from monoformer.generate.image import Drawing, null_document
+from monoformer.generate.image import Drawing, check_channels, null_document
 from monoformer.generate.passes import Context, Network, denoise, read
 from monoformer.generate.session import Event, Reason, Request, Session, picture_size
 from monoformer.generate.text import TextStream, choose_token
@@ -57,6 +57,7 @@ class Engine:
         if request.want != "text":  # refuse now what would otherwise stop every session when the drawing begins
             picture_size(request.document, request.size, self.config)
             check_sampler(request.settings, self.network.objective.config)
+            check_channels(request.settings, self.config)
         layout = self.sequencer.prompt(request.document, opening="image" if request.want == "image" else None)
         picture = self._picture_tokens(request.document, request) if request.want == "image" else 0
         if len(layout) + picture + 1 > self.config.context:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from monoformer.config.generate import GenerateConfig
+from monoformer.config.model import ModelConfig
 from monoformer.diffusion.objectives import Estimate, Objective
 from monoformer.diffusion.samplers import Sampler, build_sampler
 from monoformer.document import Document
@@ -18,10 +19,25 @@ from monoformer.generate.passes import Context
 from monoformer.sequence import unconditional
 
 
-def guide(conditional: Estimate, unconditioned: Estimate, scale: float) -> Estimate:
-    """Classifier-free guidance on x_0; the variance fraction is the conditional branch's (arXiv 2207.12598)."""
+def guide(conditional: Estimate, unconditioned: Estimate, scale: float, *, channels: int = 0) -> Estimate:
+    """Classifier-free guidance on x_0 (..., C, h, w); the rest is the conditional branch's (arXiv 2207.12598).
+
+    The rest is the variance fraction, and where `channels` is not 0 all but so many channels. At one x_t, mixing x_0,
+    eps or v is the same.
+    """
     x_0 = unconditioned.x_0 + scale * (conditional.x_0 - unconditioned.x_0)
+    if channels:
+        x_0 = torch.cat([x_0[..., :channels, :, :], conditional.x_0[..., channels:, :, :]], dim=-3)
     return Estimate(x_0, conditional.variance_fraction)
+
+
+def check_channels(settings: GenerateConfig, model: ModelConfig) -> None:
+    """Refuse to guide more channels than the model's latents have."""
+    if settings.guided_channels > model.channels:
+        raise ValueError(
+            f"generate.guided_channels = {settings.guided_channels}, but the model draws {model.channels} channels; "
+            f"0 guides all"
+        )
 
 
 def null_document(document: Document) -> Document:
@@ -40,7 +56,7 @@ class Drawing:
     contexts: list[Context]
     """Conditional, and unconditional where guidance is above 1."""
     sampler: Sampler
-    guidance: float
+    settings: GenerateConfig
     grid: tuple[int, int]
     evaluations: int
     """Network evaluations in all."""
@@ -67,11 +83,13 @@ class Drawing:
         )
         x, t = next(sampler)
         evaluations = 2 * steps - 1 if settings.sampler == "heun" else steps
-        return cls(contexts, sampler, settings.guidance, grid, evaluations, x, t)
+        return cls(contexts, sampler, settings, grid, evaluations, x, t)
 
     def advance(self, estimates: Sequence[Estimate]) -> Tensor | None:
         """Give the sampler what each context estimated; the clean latent when it is done."""
-        estimate = estimates[0] if len(estimates) == 1 else guide(estimates[0], estimates[1], self.guidance)
+        estimate, settings = estimates[0], self.settings
+        if len(estimates) > 1:
+            estimate = guide(estimate, estimates[1], settings.guidance, channels=settings.guided_channels)
         self.done += 1
         try:
             self.x, self.t = self.sampler.send(estimate)

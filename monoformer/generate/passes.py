@@ -83,7 +83,7 @@ def denoise(
     Only the image's own tokens run through the network: [time] patches, at the rotary positions after the context.
     """
     device, model = network.device, network.model
-    first = int(model.config.time == "token")
+    first = int(model.config.has_time_token)
     tokens = grid[0] * grid[1] + first
     rows = len(contexts)
     positions = torch.tensor([c.position for c in contexts], device=device)[:, None] + torch.arange(

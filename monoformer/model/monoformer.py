@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from monoformer.config.model import ModelConfig
 from monoformer.model.attention import CacheView, KVCache, Mask
-from monoformer.model.patches import ImageHead, PatchEmbedding
-from monoformer.model.timestep import TimeEmbedding
+from monoformer.model.patches import ImageHead, PatchEmbedding, positions_2d
+from monoformer.model.timestep import TimeEmbedding, TimeToken
 from monoformer.model.transformer import Condition, Route, Transformer
 from monoformer.model.unet import Skips
 
@@ -51,6 +51,7 @@ class MonoFormer(nn.Module):
         self.config = config
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.time = TimeEmbedding(config.width)
+        self.time_token = TimeToken(config.width) if config.time == "projected_token" else nn.Identity()
         self.patches = PatchEmbedding(config)
         self.transformer = Transformer(config)
         self.text_head = nn.Linear(config.width, config.vocabulary, bias=False)
@@ -103,8 +104,8 @@ class MonoFormer(nn.Module):
             tokens, kept = self.patches(latents, vector)
             skips.append(kept)
             flat = flat.index_copy(0, where.flatten(), tokens.flatten(0, 1).to(flat.dtype))
-            if self.config.time == "token":
-                flat = flat.index_copy(0, where[:, 0] - 1, vector.to(flat.dtype))
+            if self.config.has_time_token:
+                flat = flat.index_copy(0, where[:, 0] - 1, self.time_token(vector).to(flat.dtype))
             number = sum(len(v) for v in vectors) + 1 + torch.arange(len(vector), device=ids.device)
             index.view(-1)[where] = number[:, None]
             vectors.append(vector)
@@ -131,15 +132,23 @@ class MonoFormer(nn.Module):
         if skips is not None:
             skips += kept
         route = self._route(ids, places) if self.config.experts == "modality" and places else None
-        hidden: Tensor = self.transformer(x, positions, mask, condition=condition, view=view, route=route)
+        again = self._positions(x, places) if self.config.image_positions == "every_layer" and places else None
+        hidden: Tensor = self.transformer(x, positions, mask, condition=condition, view=view, route=route, again=again)
         return hidden
+
+    def _positions(self, x: Tensor, places: Sequence[Place]) -> Tensor:
+        """2-D positions of the patches in a sequence like x (B, T, D); 0 elsewhere."""
+        found = torch.zeros_like(x)
+        for place in places:
+            found[place.row[:, None], place.columns()] = positions_2d(place.grid, x.shape[-1], x.device).to(x.dtype)
+        return found
 
     def _route(self, ids: Tensor, places: Sequence[Place]) -> Route:
         """Patches and time tokens go to the image experts."""
         is_image = torch.zeros_like(ids, dtype=torch.bool)
         for place in places:
             is_image[place.row[:, None], place.columns()] = True
-            if self.config.time == "token":
+            if self.config.has_time_token:
                 is_image[place.row, place.start - 1] = True
         flat = is_image.flatten()
         return Route(text=(~flat).nonzero()[:, 0], image=flat.nonzero()[:, 0])

@@ -45,7 +45,7 @@ def features(config: ModelConfig, *, predicted: bool = False) -> int:
 
 
 class PatchEmbedding(nn.Module):
-    """Patches plus 2-D positions, plus the time where the model adds it (Transfusion, section 3.1).
+    """Patches plus 2-D positions, plus the time where the model adds it (Transfusion, section 3.1) or modulates them.
 
     Transfusion adds an embedding e(t) to the patch before the linear layer: W (x + e(t)) = W x + W e(t). Ours is added
     after it, so it can be any vector of width D, not only one of the p p C dimensions that W reaches.
@@ -54,6 +54,8 @@ class PatchEmbedding(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.patch, self.adds_time = config.patch, config.time == "add"
+        self.has_positions = config.image_positions != "none"
+        self.modulation = Modulation(config.width, 2) if config.time == "adaln_input" else None
         self.encoder = UNetEncoder(config) if config.image_patches == "unet" else None
         self.linear = nn.Linear(features(config), config.width)
 
@@ -67,18 +69,23 @@ class PatchEmbedding(nn.Module):
             seen, skips = self.encoder(x, time)
             patches = patchify(seen, 1)
         tokens: Tensor = self.linear(patches.to(self.linear.weight.dtype))
-        tokens = tokens + positions_2d(grid, tokens.shape[-1], x.device).to(tokens.dtype)
+        if self.has_positions:
+            tokens = tokens + positions_2d(grid, tokens.shape[-1], x.device).to(tokens.dtype)
+        if self.modulation is not None:
+            shift, scale = self.modulation(time)[:, None].to(tokens.dtype).chunk(2, dim=-1)
+            tokens = torch.addcmul(shift, tokens, 1 + scale)
         return (tokens + time[:, None].to(tokens.dtype) if self.adds_time else tokens), skips
 
 
 class ImageHead(nn.Module):
-    """Hidden states of an image's tokens -> its prediction; DiT's final layer is modulated by the time."""
+    """Hidden states of an image's tokens -> its prediction; what the time does is `ModelConfig.image_head`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.patch, self.modulated = config.patch, config.image_head == "dit"
-        self.norm = nn.LayerNorm(config.width, eps=1e-6, elementwise_affine=not self.modulated, bias=False)
-        self.modulation = Modulation(config.width, 2) if self.modulated else None
+        self.patch, self.kind = config.patch, config.image_head
+        norm = nn.LayerNorm(config.width, eps=1e-6, elementwise_affine=self.kind == "linear", bias=False)
+        self.norm = nn.Identity() if self.kind == "shift" else norm
+        self.modulation = None if self.kind == "linear" else Modulation(config.width, 2 if self.kind == "dit" else 1)
         self.linear = nn.Linear(config.width, features(config, predicted=True))
         self.decoder = UNetDecoder(config) if config.image_patches == "unet" else None
 
@@ -89,8 +96,8 @@ class ImageHead(nn.Module):
         """
         y = self.norm(hidden)
         if self.modulation is not None:
-            shift, scale = self.modulation(time)[:, None].to(y.dtype).chunk(2, dim=-1)
-            y = torch.addcmul(shift, y, 1 + scale)
+            shift, *scale = self.modulation(time)[:, None].to(y.dtype).split(y.shape[-1], dim=-1)
+            y = torch.addcmul(shift, y, 1 + scale[0]) if scale else y + shift
         if self.decoder is None:
             return unpatchify(self.linear(y), grid, self.patch)
         prediction: Tensor = self.decoder(unpatchify(self.linear(y), grid, 1), time, skips)

@@ -26,6 +26,20 @@ class TimeEmbedding(nn.Module):
         return embedding
 
 
+class TimeToken(nn.Module):
+    """The token of an image's time: the time embedding through linear, GELU, linear (the official code's projector)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, time: Tensor) -> Tensor:
+        """Time embeddings (N, D) -> (N, D)."""
+        result: Tensor = self.output(nn.functional.gelu(self.input(time)))
+        return result
+
+
 class Modulation(nn.Module):
     """Shifts, scales and gates from the time, zero at the start; `parts` vectors for each condition."""
 

@@ -206,10 +206,15 @@ class Transformer(nn.Module):
         condition: Condition | None = None,
         view: CacheView | None = None,
         route: Route | None = None,
+        again: Tensor | None = None,
     ) -> Tensor:
-        """Embedded tokens (B, T, D), positions (B, T) -> normed hidden states (B, T, D)."""
+        """Embedded tokens (B, T, D), positions (B, T) -> normed hidden states (B, T, D).
+
+        `again` (B, T, D) is added before every layer but the first.
+        """
         rope = rotary(positions, self.config.head_width, self.config.rope_theta, self.config.rope_scaling)
         for layer, block in enumerate(self.blocks):
+            x = x if again is None or not layer else x + again
             x = block(x, rope, mask, condition, view, layer, route)
         if self.image_norm is None or route is None:
             hidden: Tensor = self.norm(x)

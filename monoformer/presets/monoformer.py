@@ -73,7 +73,7 @@ def _monoformer(name: str, data: SourceConfig | MixtureData, *, row: int, rows: 
             patch=2,
             channels=4,
             down=8,
-            time="token",
+            time="projected_token",
             image_head="dit",
             learned_variance=True,
             image_sizes=((256, 256),),

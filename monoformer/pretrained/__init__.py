@@ -9,5 +9,7 @@ from monoformer.pretrained.folders import save_pretrained as save_pretrained
 from monoformer.pretrained.llama import LoadedLlama as LoadedLlama
 from monoformer.pretrained.llama import export_llama as export_llama
 from monoformer.pretrained.llama import load_llama as load_llama
+from monoformer.pretrained.official import LoadedOfficial as LoadedOfficial
+from monoformer.pretrained.official import load_official as load_official
 from monoformer.pretrained.weights import find_folder as find_folder
 from monoformer.pretrained.weights import model_type as model_type

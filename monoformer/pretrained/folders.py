@@ -63,7 +63,7 @@ def build_sequencer(model: ModelConfig, tokenizer: Tokenizer, config: SequenceCo
     """The sequencer of a model's shape and a tokenizer."""
     return Sequencer(
         tokenizer=tokenizer,
-        time_token=model.time == "token",
+        time_token=model.has_time_token,
         cell=model.cell,
         two_way=model.image_attention == "two-way",
         config=config,
@@ -132,9 +132,11 @@ def load_pretrained(
 def read_folder_config(folder: Path) -> FolderConfig:
     """The checked `config.json` of a model folder."""
     path = folder / "config.json"
-    if model_type(folder) != "monoformer":
+    kind, data = model_type(folder), read_json(path)
+    if "decoder_t_embed" in data:
+        raise ValueError(f"{folder} is a checkpoint of the official code; first: monoformer convert {folder} OUT")
+    if kind != "monoformer":
         raise ValueError(f"{path} does not describe a MonoFormer model (model_type is not 'monoformer')")
-    data = read_json(path)
     version = data.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ValueError(f"{path} has format_version {version!r}, newer than {FORMAT_VERSION}; upgrade monoformer")

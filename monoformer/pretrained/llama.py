@@ -58,7 +58,7 @@ def load_llama(
     """
     folder = Path(folder)
     try:
-        config = text_side(_read_config(folder), image_side=image_side)
+        config = text_side(read_llama_config(folder), image_side=image_side)
     except ValueError as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from None
     weights, own_tokenizer = Weights(folder), Tokenizer.from_folder(tokenizer or folder)
@@ -68,7 +68,8 @@ def load_llama(
     with torch.device("meta"):
         model = MonoFormer(config)
     text = {name: known for name, _ in model.named_parameters() if (known := hugging_face_name(name))}
-    _check_names(weights, set(text.values()), folder, tied=config.tie_embeddings)
+    spare = ("rotary_emb.inv_freq", *(["lm_head.weight"] if config.tie_embeddings else []))
+    check_names(weights, set(text.values()), folder, spare=spare, kind="plain language model of its kind")
     for name, known in text.items():
         tensor = weights.read(known, device=device, dtype=dtype)
         if name in ROWS and new_rows:
@@ -119,7 +120,7 @@ def export_llama(folder: str | Path, model: MonoFormer, tokenizer: Tokenizer) ->
         tokenizer.save(temporary)
 
 
-def _read_config(folder: Path) -> Any:
+def read_llama_config(folder: Path) -> Any:
     """The folder's `transformers` configuration, which knows the defaults of every version."""
     from transformers import AutoConfig
 
@@ -138,13 +139,10 @@ def _assign(model: MonoFormer, name: str, tensor: Tensor) -> None:
     setattr(model.get_submodule(path), last, nn.Parameter(tensor))
 
 
-def _check_names(weights: Weights, needed: set[str], folder: Path, *, tied: bool) -> None:
-    """Every tensor of the text path is there, and no other but rotary tables and a tied head."""
-    held = {name for name in weights.files if not name.endswith("rotary_emb.inv_freq")}
-    held -= {"lm_head.weight"} if tied else set()
+def check_names(weights: Weights, needed: set[str], folder: Path, *, spare: tuple[str, ...], kind: str) -> None:
+    """Every tensor that is needed is there, and no other but those whose names end in one of `spare`."""
+    held = {name for name in weights.files if not name.endswith(spare)}
     for what, names in (("lacks", needed - held), ("also holds", held - needed)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ValueError(
-                f"the checkpoint in {folder} {what} {min(names)}{more}; it is no plain language model of its kind"
-            )
+            raise ValueError(f"the checkpoint in {folder} {what} {min(names)}{more}; it is no {kind}")

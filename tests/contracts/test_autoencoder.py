@@ -239,7 +239,7 @@ def test_a_copy_is_kept_and_a_large_one_from_the_hub_named(tmp_path: Path, monke
     assert found.posterior == "sample"
     pixels = latents.pictures()
     assert torch.equal(build_autoencoder(found).encode(pixels), build_autoencoder(local).encode(pixels))
-    monkeypatch.setattr("monoformer.autoencoder.locate", lambda path: tmp_path / "source")
+    monkeypatch.setattr("monoformer.autoencoder.locate", lambda path, *, download: tmp_path / "source")
     hub = AutoencoderConfig(path="owner/name")
     assert keep_autoencoder(hub, tmp_path / "second").path == "autoencoder"
     monkeypatch.setattr("monoformer.autoencoder.COPIED", 1000)

@@ -62,7 +62,7 @@ def test_papers_sizes() -> None:
 
 def test_the_recipes_are_those_of_the_papers() -> None:
     ours = PRESETS["monoformer-imagenet256"]()
-    assert (ours.model.patch, ours.model.channels, ours.model.down, ours.model.time) == (2, 4, 8, "token")
+    assert (ours.model.patch, ours.model.channels, ours.model.down, ours.model.time) == (2, 4, 8, "projected_token")
     assert ours.sequence.row > 256 + 1, "a row holds a picture of 16x16 patches"
     other = transfusion("7b", unet=True)()
     assert (other.model.channels, other.model.image_patches, other.model.unet_width) == (8, "unet", UNET_WIDTH)

@@ -17,7 +17,7 @@ from monoformer.diffusion.objectives import Estimate, build_objective
 from monoformer.diffusion.samplers import build_sampler, drive
 from monoformer.document import Document, Image, Text
 from monoformer.generate.engine import Engine
-from monoformer.generate.image import null_document
+from monoformer.generate.image import guide, null_document
 from monoformer.generate.passes import Context, Network, denoise, read
 from monoformer.generate.session import Event, Request
 from monoformer.generate.text import TextStream, choose_token, nucleus
@@ -326,6 +326,18 @@ def test_guidance_mixes_the_null_context_of_training(document: Document, guidanc
     drawn = next(event.image for event in events_of(server) if event.kind == "image")
     assert drawn is not None
     assert_same_picture(drawn, denoised(made, [document, null_document(document)], one.settings, (8, 8)))
+
+
+def test_guidance_of_some_channels_leaves_the_others_to_the_condition() -> None:
+    there, plain = (Estimate(torch.randn(3, 8, 8, generator=generator(0, key)), torch.ones(())) for key in "ab")
+    some, every = guide(there, plain, 2.5, channels=2), guide(there, plain, 2.5)
+    assert torch.equal(some.x_0[:2], every.x_0[:2])
+    assert torch.equal(some.x_0[2], there.x_0[2])
+    made = tiny.pretrained()
+    pictures = [engine(made).run([request(made, DRAW, "image", guided_channels=n)])[0].images[0] for n in (0, 2, 3)]
+    assert torch.equal(pictures[2].pixels, pictures[0].pixels)
+    assert not torch.equal(pictures[1].pixels, pictures[0].pixels)
+    refused(made, request(made, DRAW, "image", guided_channels=4), "guided_channels = 4, but the model draws 3")
 
 
 # --- alone = in a batch, seeds ---

@@ -76,7 +76,7 @@ def test_the_mask_is_the_rule_in_words(mode: str, context: str) -> None:
         length = max(sum(map(len, row)) for row in rows) + 4
         batch = batch_of(rows, length)
         config = tiny.model_config(mode)
-        truth = expected(rows, length, time_token=config.time == "token", two_way=config.image_attention == "two-way")
+        truth = expected(rows, length, time_token=config.has_time_token, two_way=config.image_attention == "two-way")
         assert torch.equal(dense_mask(batch)[:, 0], truth)
         hidden += int((batch.private > 0).sum())
     assert (hidden > 0) == (context == "clean_copy"), "the documents must show what the law is about"
