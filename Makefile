@@ -13,7 +13,7 @@ PYTEST_OPTIONS ?=
 
 RUN := $(BIN)/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_OPTIONS)
-CODE := monoformer tests $(wildcard examples benchmarks)
+CODE := monoformer tests $(wildcard examples benchmarks reproduce)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-full check format bench clean

@@ -146,6 +146,11 @@ class Batch:
         return int((self.labels != IGNORED).sum())
 
     @property
+    def documents(self) -> int:
+        """Number of documents in all rows."""
+        return int((self.document.amax(dim=1) + 1).sum())
+
+    @property
     def targets(self) -> int:
         """Number of noised blocks: target images, times the noise draws of each."""
         return sum(slots.targets for slots in self.images)

@@ -38,7 +38,7 @@ def report() -> list[tuple[str, str]]:
         ("python", f"{platform.python_version()} ({sys.executable})"),
         *((name, _version(name) or "missing: pip install monoformer") for name in PACKAGES),
         ("platform", platform.platform()),
-        ("device", _describe_device(device)),
+        ("device", describe_device(device)),
         ("cpu threads", f"{torch.get_num_threads()} used by torch, {os.cpu_count()} in the machine"),
         ("matrix products", _compare_precisions(device)),
         ("attention: SDPA", _list_sdpa_kernels(device)),
@@ -81,7 +81,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _describe_device(device: torch.device) -> str:
+def describe_device(device: torch.device) -> str:
+    """What the device is, and which others are there."""
     others = ", ".join(name for name in available() if name != device.type)
     match device.type:
         case "cuda":

@@ -14,7 +14,18 @@ PACKAGE = "monoformer"
 
 LEVELS = {
     0: ["config"],
-    1: ["presets", "tokenizer", "document", "autoencoder", "diffusion", "batch", "randomness", "device", "card"],
+    1: [
+        "presets",
+        "tokenizer",
+        "document",
+        "autoencoder",
+        "diffusion",
+        "batch",
+        "randomness",
+        "device",
+        "card",
+        "sweep",
+    ],
     2: ["sequence", "packing", "gallery"],
     3: ["model"],
     4: ["pretrained", "data"],

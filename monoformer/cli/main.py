@@ -7,6 +7,7 @@ from monoformer.cli.conversion import convert, export
 from monoformer.cli.demonstration import demo
 from monoformer.cli.generation import caption, chat, edit, generate, write
 from monoformer.cli.information import doctor, presets
+from monoformer.cli.sweep import sweep
 from monoformer.cli.training import train
 from monoformer.config.spelling import hint
 
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Command] = {
     "chat": chat,
     "export": export,
     "convert": convert,
+    "sweep": sweep,
     "presets": presets,
     "doctor": doctor,
 }

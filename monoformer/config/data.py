@@ -22,15 +22,21 @@ class ScenesData:
     """Relative weight of picture + question -> answer documents."""
     story: float = 1.0
     """Relative weight of documents of text alone."""
+    caption: float = 0.0
+    """Relative weight of captions as text alone, without their pictures (to learn the language before the pictures)."""
+    documents: int = 0
+    """Number of different documents; after them the same ones come again in another order. 0: without end."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.objects[0] <= self.objects[1] <= 3:
             raise ValueError(f"data.objects must satisfy 1 <= fewest <= most <= 3, but is {self.objects}")
         if self.size < 16:
             raise ValueError(f"data.size must be at least 16 pixels, but is {self.size}")
-        weights = (self.draw, self.describe, self.edit, self.question, self.story)
+        weights = (self.draw, self.describe, self.edit, self.question, self.story, self.caption)
         if min(weights) < 0 or sum(weights) == 0:
-            raise ValueError("data.draw, describe, edit, question and story must be 0 or more, and not all 0")
+            raise ValueError("data.draw, describe, edit, question, story and caption must be 0 or more, and not all 0")
+        if self.documents < 0:
+            raise ValueError(f"data.documents must be 0 (without end) or more, but is {self.documents}")
 
 
 @dataclass(frozen=True, kw_only=True)

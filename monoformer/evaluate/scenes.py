@@ -4,14 +4,16 @@ Knows the pipeline and the scenes, nothing of training. Invariant: items come fr
 their own, so the same command gives the same numbers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import numpy as np
 import torch
 from PIL import Image as PILImage
 
 from monoformer.config.data import ScenesData
+from monoformer.config.evaluate import SceneTask
 from monoformer.data.scenes import Scenes, agreement, answer, caption_is_exact, draw, edit_is_exact, matches, parse
 from monoformer.document import Image
 from monoformer.pipeline import Pipeline
@@ -31,16 +33,25 @@ class SceneEvaluator:
     chunk: int = 64
     """Items in one call of the pipeline."""
     watch: Watch = field(default=lambda n: None)
+    tasks: Sequence[SceneTask] = ("draw", "describe", "edit", "answer")
 
     def __post_init__(self) -> None:
         self.scenes = Scenes(self.data, split="test", seed=self.seed)
 
     def run(self) -> Iterator[tuple[str, float]]:
         """Shares in [0, 1], by name."""
-        yield from self.drawing()
-        yield from self.describing()
-        yield from self.editing()
-        yield from self.answering()
+        for task in self.tasks:
+            match task:
+                case "draw":
+                    yield from self.drawing()
+                case "describe":
+                    yield from self.describing()
+                case "edit":
+                    yield from self.editing()
+                case "answer":
+                    yield from self.answering()
+                case _:
+                    assert_never(task)
 
     def drawing(self) -> Iterator[tuple[str, float]]:
         """Caption -> picture: everything right; and of the asked objects, those with the right colour (and shape)."""

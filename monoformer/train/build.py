@@ -16,7 +16,7 @@ from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.data import DataConfig, FolderData, MixtureData, ParquetData, ScenesData, SourceConfig, TextData
 from monoformer.config.diffusion import DiffusionConfig
 from monoformer.config.run import RunConfig
-from monoformer.data.build import build_source
+from monoformer.data.build import build_source, check_named
 from monoformer.data.loader import Loader
 from monoformer.data.source import Source
 from monoformer.device import choose
@@ -63,6 +63,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> B
     `autoencoder` stands in for the one that `config.autoencoder.path` names, which is then only a name.
     """
     device = choose(config.train.device)
+    check_named(config.data)
     started = load_start(config) if config.start else None
     if started:
         shape = started.model.config

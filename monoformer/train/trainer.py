@@ -115,9 +115,16 @@ class Trainer:
                 padding = sum(batch.padding for batch in passes) / len(passes)
                 tokens = float(sum(batch.ids.numel() for batch in passes)) * (1 - padding)
                 targets = float(sum(batch.targets for batch in passes))
+                documents = float(sum(batch.documents for batch in passes))
                 seconds = time.perf_counter() - started
                 self.metrics.add(
-                    {**values, "padding": padding, "data_wait": waited / seconds, "seconds": seconds},
+                    {
+                        **values,
+                        "padding": padding,
+                        "documents": documents,
+                        "data_wait": waited / seconds,
+                        "seconds": seconds,
+                    },
                     totals={"tokens": tokens, "images": targets},
                 )
                 self._write_down(bar, task)

@@ -53,6 +53,7 @@ def text_layout(number: int, length: int) -> Layout:
 def test_best_fit_fills_rows_and_does_not_depend_on_the_order_given() -> None:
     items = [text_layout(number, length) for number, length in enumerate([6, 5, 4, 3, 2, 2, 2, 6])]
     rows = pack(items, length=10, seed=1)
+    assert collate(rows, length=10, pad=0).documents == len(items)
     assert sorted(tuple(len(layout) for layout in row) for row in rows) == [(2,), (5, 2, 2), (6, 3), (6, 4)]
     names = [[layout.document for layout in row] for row in rows]
     again = pack(list(reversed(items)), length=10, seed=1)

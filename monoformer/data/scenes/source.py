@@ -17,12 +17,13 @@ from monoformer.data.scenes.questions import ask
 from monoformer.data.scenes.splits import Split, split_of, split_of_text
 from monoformer.data.scenes.stories import tell
 from monoformer.data.scenes.world import Scene
+from monoformer.data.source import Order
 from monoformer.document import Document, Image, Text
 
 SCENES_TRIED = 500
 """Scenes tried for one edit; among two or three objects a few suffice."""
 
-ExampleKind: TypeAlias = Literal["draw", "describe", "edit", "question", "story"]
+ExampleKind: TypeAlias = Literal["draw", "describe", "edit", "question", "story", "caption"]
 
 
 @dataclass(frozen=True)
@@ -79,20 +80,21 @@ class Scenes:
         self.config = config
         self.split = split
         self.seed = seed
+        self._order = Order(seed, config.documents) if config.documents else None
 
     def kind(self, index: int) -> ExampleKind:
-        """Which kind document `index` is, by the configured weights."""
+        """Which kind example `index` is, by the configured weights."""
         config = self.config
-        kinds: tuple[ExampleKind, ...] = ("draw", "describe", "edit", "question", "story")
-        weights = (config.draw, config.describe, config.edit, config.question, config.story)
+        kinds: tuple[ExampleKind, ...] = ("draw", "describe", "edit", "question", "story", "caption")
+        weights = (config.draw, config.describe, config.edit, config.question, config.story, config.caption)
         return self._rng(index, "kind").choices(kinds, weights)[0]
 
     def document(self, index: int) -> Document:
-        """Document `index`: of weighted kinds, with pictures of the configured size."""
-        return self.render(self.example(index))
+        """Document `index`: of weighted kinds, with pictures of the configured size, over again after `documents`."""
+        return self.render(self.example(self._order.item(index) if self._order else index))
 
     def example(self, index: int) -> Example:
-        """What document `index` is made from."""
+        """Example `index`, which document `index` is made from unless the documents come over again."""
         match self.kind(index):
             case "draw":
                 return self.drawing(index)
@@ -104,6 +106,8 @@ class Scenes:
                 return self.question(index)
             case "story":
                 return self.story(index)
+            case "caption":
+                return Story(self.drawing(index).caption)
 
     def render(self, example: Example) -> Document:
         """The example as a document: a chat, or plain text for a story. What the assistant draws is a target."""

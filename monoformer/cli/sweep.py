@@ -1,0 +1,121 @@
+"""sweep: a study's runs one after the other, scored, with one line of results each and a table."""
+
+import shutil
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from rich.console import Console
+
+from monoformer import __version__
+from monoformer.cli.options import parse
+from monoformer.cli.training import read_config, run
+from monoformer.config.sweep import load_sweep
+from monoformer.device import choose
+from monoformer.doctor import describe_device
+from monoformer.evaluate.build import build_evaluator
+from monoformer.pipeline import Pipeline
+from monoformer.sweep import Job, Record, append_result, commit, latest, plan, read_results, totals, write_table
+from monoformer.train.build import build_run
+from monoformer.train.metrics import read_metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sweep:
+    """Do all runs of a study that are not finished yet, and score them."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """TOML file that lists the runs (monoformer/config/sweep.py says what it holds)."""
+    folder: str = ""
+    """Where the runs and results.jsonl go; empty: runs/sweeps/NAME OF THE FILE."""
+    table: bool = False
+    """Only print the table of what is finished, as Markdown."""
+
+
+def sweep(arguments: list[str]) -> None:
+    """Do a study's runs one by one and score them: monoformer sweep FILE [--table]; the same command again goes on"""
+    options = parse(_Sweep, arguments, command="sweep")
+    study = load_sweep(options.file)
+    folder = Path(options.folder) if options.folder else Path("runs") / "sweeps" / options.file.stem
+    results = folder / "results.jsonl"
+    jobs = plan(study, folder, read=read_config)
+    if options.table:
+        print(write_table(study, jobs, read_results(results)))
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    for number, job in enumerate(jobs, start=1):
+        done = latest(jobs, read_results(results)).get(job.digest, {"error": "not begun"})
+        where = f"[bold]{job.name}[/bold] ({number} of {len(jobs)})"
+        if "error" not in done:
+            console.print(f"{where}: finished before")
+            continue
+        record = _perform(job, where, console)
+        if record is None:
+            again = f"monoformer sweep {' '.join(arguments)}"
+            console.print(f"stopped and saved in {job.config.path}; the same command goes on from here:\n  {again}")
+            sys.exit(130)
+        append_result(results, record)
+    print(write_table(study, jobs, read_results(results)))
+    if any("error" in record for record in latest(jobs, read_results(results)).values()):
+        console.print(f"some runs failed; what is said above is also in {results}. The same command tries them again.")
+        sys.exit(1)
+
+
+def _perform(job: Job, where: str, console: Console) -> Record | None:
+    """Train and score; what came of it. None: stopped by Ctrl-C."""
+    record: Record = {
+        "digest": job.digest,
+        "run": job.run.name,
+        "seed": job.seed,
+        "arguments": list(job.arguments),
+        "folder": str(job.config.path),
+        "commit": commit(),
+        "version": __version__,
+        "device": f"{describe_device(choose(job.config.train.device))}, {torch.get_num_threads()} threads",
+    }
+    try:
+        if not _train(job, where, console):
+            return None
+        console.print(f"{where}: scoring")
+        record |= _measure(job)
+    except KeyboardInterrupt:
+        return None
+    except Exception as error:  # one run that fails must not stop the others
+        record["error"] = f"{type(error).__name__}: {error}"
+        console.print(f"{where}: [red]failed[/red]: {record['error']}")
+    return record | {"finished": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _train(job: Job, where: str, console: Console) -> bool:
+    """Train to the end, unless the model is there; False when stopped. A finished run's checkpoints are deleted."""
+    if (job.model / "config.json").is_file():
+        return True
+    for model in job.needs:
+        if not (model / "config.json").is_file():
+            raise ValueError(f"it starts from {model}, but that run has not finished")
+    built = build_run(job.config)
+    console.print(f"{where}: {built.news}")
+    if not run(built):
+        return False
+    shutil.rmtree(job.config.path / "checkpoints")
+    return True
+
+
+def _measure(job: Job) -> Record:
+    """What training took, and the scores."""
+    train = job.config.train
+    lines = read_metrics(job.config.path / "metrics.jsonl")
+    pipeline = Pipeline.from_pretrained(job.model, device=train.device)
+    scores: dict[str, float] = {}
+    for score in job.scores:
+        for name, value in build_evaluator(score, pipeline, data=job.config.data).run():
+            if name in scores:
+                raise ValueError(f"two scores of run {job.run.name!r} give {name!r}; leave one of them out")
+            scores[name] = value
+    parameters = sum(parameter.numel() for parameter in pipeline.pretrained.model.parameters())
+    return {"parameters": parameters, **totals(lines, tokens=train.rows * job.config.sequence.row), "scores": scores}

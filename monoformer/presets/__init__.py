@@ -1,0 +1,37 @@
+"""Named complete configurations. Each docstring gives the command, the machine, the run time and the result."""
+
+from collections.abc import Callable
+
+from monoformer.config.run import RunConfig
+from monoformer.presets.monoformer import monoformer_imagenet256, monoformer_t2i, monoformer_understanding
+from monoformer.presets.small import (
+    autoencoder,
+    cifar10,
+    emoji,
+    finetune,
+    folder,
+    scenes,
+    scenes_quick,
+    scenes_text,
+    text_quick,
+)
+from monoformer.presets.transfusion import SIZES, transfusion
+
+__all__ = ["PRESETS", "autoencoder"]
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {
+    "scenes-quick": scenes_quick,
+    "scenes": scenes,
+    "text-quick": text_quick,
+    "scenes-text": scenes_text,
+    "cifar10": cifar10,
+    "emoji": emoji,
+    "folder": folder,
+    "finetune": finetune,
+    "monoformer-imagenet256": monoformer_imagenet256,
+    "monoformer-t2i": monoformer_t2i,
+    "monoformer-understanding": monoformer_understanding,
+    **{f"transfusion-{size}": transfusion(size) for size in SIZES},
+    **{f"transfusion-{size}-unet": transfusion(size, unet=True) for size in SIZES},
+}
+"""All presets by name."""
