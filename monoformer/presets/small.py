@@ -18,6 +18,20 @@ from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import MuonConfig, TrainConfig
 
+STOCHASTIC = GenerateConfig(sampler="ddim", eta=1.0, steps=40, guidance=1.25)
+"""Noise in every step mends what earlier steps got wrong; little guidance keeps small things clean (docs/log.md)."""
+
+AT_64 = TrainConfig(
+    rows=14,
+    warmup=100,
+    decay=0.8,
+    optimizer=MuonConfig(adamw_rate=5e-3),
+    image_weight=12.0,
+    checkpoint_every=250,
+    sample_every=500,
+)
+"""What runs from nothing at 64x64 share: 14 rows of 320 tokens, about 45 noised pictures a step."""
+
 
 def scenes_quick() -> RunConfig:
     """Little drawn scenes at 32x32 from nothing, so that minutes suffice.
@@ -52,7 +66,7 @@ def scenes_quick() -> RunConfig:
             image_weight=20.0,
             checkpoint_every=325,
         ),
-        generate=GenerateConfig(sampler="ddim", eta=1.0, steps=40, guidance=1.25),
+        generate=STOCHASTIC,
     )
 
 
@@ -64,20 +78,13 @@ def scenes() -> RunConfig:
     """
     return RunConfig(
         name="scenes",
-        model=ModelConfig(width=256, layers=6, heads=4, kv_heads=4, mlp_width=704, context=512, patch=8),
+        model=ModelConfig(width=256, layers=6, heads=4, kv_heads=4, mlp_width=704, context=512, patch=8, time="add"),
         diffusion=FlowConfig(time_mean=1.0),
         tokenizer=TokenizerConfig(vocabulary=512),
-        data=ScenesData(size=64, objects=(1, 3), draw=5.0, describe=1.5, edit=2.5, question=0.5, story=0.5),
-        sequence=SequenceConfig(row=256, window=1024),
-        train=TrainConfig(
-            steps=5000,
-            rows=16,
-            warmup=100,
-            optimizer=MuonConfig(),
-            image_weight=6.0,
-            checkpoint_every=250,
-            sample_every=500,
-        ),
+        data=ScenesData(size=64, objects=(1, 3), draw=5.0, describe=2.5, edit=3.0, question=0.75, story=0.5),
+        sequence=SequenceConfig(row=320, window=1024, noise_draws=2),
+        train=replace(AT_64, steps=5000),
+        generate=STOCHASTIC,
     )
 
 
@@ -167,21 +174,15 @@ def emoji() -> RunConfig:
     )
     return RunConfig(
         name="emoji",
-        model=ModelConfig(width=320, layers=8, heads=5, kv_heads=5, mlp_width=864, context=512, patch=8),
+        model=ModelConfig(width=320, layers=6, heads=5, kv_heads=5, mlp_width=864, context=512, patch=8, time="add"),
+        diffusion=FlowConfig(time_mean=1.0),
         tokenizer=TokenizerConfig(vocabulary=2048),
         data=MixtureData(
             sources=(pictures, TextData(files=("data/text/books",), characters=600)), weights=(0.85, 0.15)
         ),
-        sequence=SequenceConfig(row=256, window=1024),
-        train=TrainConfig(
-            steps=8000,
-            rows=16,
-            warmup=100,
-            optimizer=MuonConfig(),
-            image_weight=6.0,
-            checkpoint_every=250,
-            sample_every=500,
-        ),
+        sequence=SequenceConfig(row=320, window=1024, noise_draws=2),
+        train=replace(AT_64, steps=5000),
+        generate=STOCHASTIC,
     )
 
 
@@ -193,19 +194,13 @@ def folder() -> RunConfig:
     """
     return RunConfig(
         name="folder",
-        model=ModelConfig(width=320, layers=8, heads=5, kv_heads=5, mlp_width=864, context=512, patch=8),
+        model=ModelConfig(width=320, layers=6, heads=5, kv_heads=5, mlp_width=864, context=512, patch=8, time="add"),
+        diffusion=FlowConfig(time_mean=1.0),
         tokenizer=TokenizerConfig(vocabulary=1024),
         data=FolderData(),
-        sequence=SequenceConfig(row=256, window=512),
-        train=TrainConfig(
-            steps=4000,
-            rows=16,
-            warmup=100,
-            optimizer=MuonConfig(),
-            image_weight=6.0,
-            checkpoint_every=250,
-            sample_every=250,
-        ),
+        sequence=SequenceConfig(row=320, window=512, noise_draws=2),
+        train=replace(AT_64, steps=3000),
+        generate=STOCHASTIC,
     )
 
 
@@ -219,15 +214,16 @@ def finetune() -> RunConfig:
         name="finetune",
         start="MODEL",
         data=FolderData(),
-        sequence=SequenceConfig(row=256, window=256),
-        train=TrainConfig(
+        sequence=SequenceConfig(row=320, window=256, noise_draws=2),
+        train=replace(
+            AT_64,
             steps=300,
-            rows=16,
             warmup=20,
-            optimizer=MuonConfig(rate=0.004, adamw_rate=4e-4),
+            optimizer=MuonConfig(rate=0.004, adamw_rate=1e-3),
             checkpoint_every=100,
             sample_every=100,
         ),
+        generate=STOCHASTIC,
     )
 
 
