@@ -12,6 +12,7 @@ from torch import Tensor
 from monoformer.cli.main import main
 from monoformer.cli.training import read_config
 from monoformer.config.sweep import load_sweep
+from monoformer.presets import PRESETS
 from monoformer.sweep import Job, plan
 from monoformer.train.build import build_run
 from monoformer.train.trainer import Trainer
@@ -94,7 +95,7 @@ def test_one_line_of_results_a_run(finished: Path) -> None:
     for key in ("commit", "version", "device", "finished", "arguments", "digest", "seed"):
         assert key in pictures, key
     assert pictures["documents"] > 8, "several documents a row"
-    assert pictures["tokens"] <= 4 * 2 * 128
+    assert pictures["tokens"] <= 4 * 2 * PRESETS["scenes-quick"]().sequence.row
 
 
 def test_a_finished_run_keeps_its_model_and_not_its_checkpoints(finished: Path, file: Path) -> None:
