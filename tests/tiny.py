@@ -34,7 +34,8 @@ from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.build import build_loader
 from monoformer.train.freeze import freeze_text, new_rows
-from monoformer.train.trainer import Parts, Sample, Trainer
+from monoformer.train.loop import Sample
+from monoformer.train.trainer import Parts, Trainer
 
 WORDS = ("red", "blue", "circle", "square", "left", "of", "a", "the", "large", "small", "is", "what", "moves", "seen")
 SIZES = ((8, 8), (4, 8), (12, 8))

@@ -20,7 +20,8 @@ from monoformer.pipeline import Pipeline
 from monoformer.presets import PRESETS
 from monoformer.pretrained import Pretrained, save_pretrained
 from monoformer.train.build import Built, build_run, model_folder
-from monoformer.train.trainer import Sample, Trainer
+from monoformer.train.loop import Sample
+from monoformer.train.trainer import Trainer
 
 SAMPLES = 12
 """Prompts drawn at intervals while a run goes on."""

@@ -178,7 +178,7 @@ def emoji() -> RunConfig:
         diffusion=FlowConfig(time_mean=1.0),
         tokenizer=TokenizerConfig(vocabulary=2048),
         data=MixtureData(
-            sources=(pictures, TextData(files=("data/text/books",), characters=600)), weights=(0.85, 0.15)
+            sources=(pictures, TextData(files=("data/text/books",), characters=300)), weights=(0.85, 0.15)
         ),
         sequence=SequenceConfig(row=320, window=1024, noise_draws=2),
         train=replace(AT_64, steps=5000),

@@ -7,27 +7,23 @@ and started again ends with the same bits; the posterior's samples are keyed by 
 """
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from monoformer.config.autoencoder import AutoencoderRun
-from monoformer.config.run import save_config, to_json
 from monoformer.data.build import build_source
 from monoformer.data.loader import Loader
-from monoformer.device import choose, keep_freed_memory
+from monoformer.device import choose
 from monoformer.document import Document
 from monoformer.randomness import generator
 from monoformer.train.build import picture_sizes
-from monoformer.train.checkpoint import TrainState, checkpoints, load_checkpoint, read_progress, save_checkpoint
-from monoformer.train.metrics import Metrics, draw_curves, progress_bar
-from monoformer.train.optim import EMA, build_optimizers, rate_factor, set_rates
-from monoformer.train.trainer import check_same_run, computes_in_bf16, stop_signals
+from monoformer.train.checkpoint import TrainState
+from monoformer.train.loop import Loop, Numbers, Sample, computes_in_bf16
+from monoformer.train.optim import EMA, build_optimizers
 
 Features: TypeAlias = Callable[[Tensor], Tensor | list[Tensor]]
 """Pictures (N, 3, H, W) in [-1, 1] -> feature maps (N, C, h, w)."""
@@ -141,39 +137,24 @@ def perceptual_distance(features: Features, y: Tensor, x: Tensor) -> Tensor:
 class AutoencoderTrainer:
     """Trains one autoencoder; `sample(step, averaged weights)` draws whatever somebody wants to see meanwhile."""
 
-    def __init__(
-        self, config: AutoencoderRun, *, sample: Callable[[int, dict[str, Tensor]], None] | None = None
-    ) -> None:
-        self.config, self.train, self.folder, self.sample = config, config.train, config.path, sample
-        self.device = choose(config.train.device)
-        if self.device.type == "cpu":
-            keep_freed_memory()
+    def __init__(self, config: AutoencoderRun, *, sample: Sample | None = None) -> None:
+        self.config, self.device = config, choose(config.train.device)
         self.network = build_network(config).to(self.device)
         self.features = build_features(config.perceptual, self.device)
         self.loader = build_pictures(config)
         self.state = TrainState(
             model=self.network, ema=EMA(self.network), optimizers=build_optimizers(self.network, config.train)
         )
-        self.metrics = Metrics(self.folder / "metrics.jsonl")
+        self.loop: Loop[list[Picture]] = Loop(config, self.state, describe=describe, sample=sample, curves=CURVES)
         self.bf16 = computes_in_bf16(config.train, self.device)
-        self.step = 0
-        self._stopping = False
 
-    def train_step(self, pictures: list[Picture]) -> dict[str, float]:
+    def train_step(self, pictures: list[Picture]) -> Numbers:
         """One optimiser step; its losses."""
         values = self.losses(pictures)
         loss = values["l1_loss"] + self.config.perceptual_weight * values.get("perceptual_loss", torch.zeros(()))
         size = pictures[0].pixels.numel() / (self.config.channels * self._cells(pictures[0].pixels))
         (loss + self.config.kl_weight * values["kl"] / size).backward()  # type: ignore[no-untyped-call]
-        limit = self.train.clip or float("inf")
-        norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit))
-        set_rates(self.state.optimizers, rate_factor(self.step, self.train))
-        for optimizer in self.state.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.state.ema.update(self.network)
-        self.step += 1
-        return {**{name: float(value.detach()) for name, value in values.items()}, "gradient_norm": norm}
+        return {**{name: float(value.detach()) for name, value in values.items()}, "gradient_norm": self.loop.descend()}
 
     def losses(self, pictures: list[Picture]) -> dict[str, Tensor]:
         """Mean absolute error, KL (nats a value of the latent), PSNR, and the perceptual distance if there is one."""
@@ -196,64 +177,20 @@ class AutoencoderTrainer:
 
     def run(self) -> bool:
         """Train to the last step, resuming what the folder holds. False: stopped early, saved, ready to go on."""
-        self._open_folder()
-        self.network.train()
-        with stop_signals(self._stop), progress_bar() as bar:
-            task = bar.add_task(self.config.name, total=self.train.steps, completed=self.step, numbers="")
-            while self.step < self.train.steps and not self._stopping:
-                started = time.perf_counter()
-                pictures = next(self.loader)
-                values = self.train_step(pictures)
-                seconds = time.perf_counter() - started
-                self.metrics.add({**values, "seconds": seconds}, totals={"images": float(len(pictures))})
-                self._write_down(bar, task)
-        self.loader.close()
-        return not self._stopping
-
-    def _write_down(self, bar: Any, task: Any) -> None:
-        last = self.step == self.train.steps or self._stopping
-        if self.step % self.train.log_every == 0 or last:
-            line = self.metrics.write(self.step, rate_factor=rate_factor(self.step - 1, self.train))
-            numbers = f"L1 {line['l1_loss']:.4f}  {line['psnr']:.1f} dB  {line['images_per_second']:.1f} images/s"
-            bar.update(task, numbers=numbers)
-        bar.update(task, completed=self.step)
-        if self.step % self.train.checkpoint_every == 0 or last:
-            self.save()
-            draw_curves(self.metrics.path, self.folder / "curves.png", shown=CURVES)
-        if self.sample and self.train.sample_every and (self.step % self.train.sample_every == 0 or last):
-            self.sample(self.step, self.state.ema.weights)
-
-    def save(self) -> Path:
-        """Write a checkpoint."""
-        progress = {
-            "loader": self.loader.state_dict(),
-            "config": to_json(self.config),
-            "metrics": self.metrics.state_dict(),
-        }
-        folder = self.folder / "checkpoints"
-        return save_checkpoint(folder, self.state, step=self.step, progress=progress, keep=self.train.keep)
-
-    def _open_folder(self) -> None:
-        """Resume from the newest checkpoint, or begin; refuses a folder that holds another run."""
-        found = checkpoints(self.folder / "checkpoints")
-        if found:
-            progress = read_progress(found[-1])
-            check_same_run(progress["config"], to_json(self.config), self.folder)
-            load_checkpoint(found[-1], self.state, progress)
-            self.step = int(progress["step"])
-            self.metrics.load_state_dict(progress["metrics"])
-            self.loader.load_state_dict(progress["loader"])
-            self.metrics.forget_after(self.step)
-        else:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.metrics.path.unlink(missing_ok=True)
-        save_config(self.config, self.folder / "config.json")
+        return self.loop.run(self.loader, lambda read: self.train_step(*read), count)
 
     def _cells(self, pixels: Tensor) -> int:
         return pixels.shape[-2] * pixels.shape[-1] // self.config.down**2
 
-    def _stop(self) -> None:
-        self._stopping = True
+
+def count(read: list[list[Picture]]) -> tuple[Numbers, Numbers]:
+    """What a step read: pictures, to be a rate."""
+    return {}, {"images": float(sum(len(pictures) for pictures in read))}
+
+
+def describe(line: Numbers) -> str:
+    """The progress bar's numbers."""
+    return f"L1 {line['l1_loss']:.4f}  {line['psnr']:.1f} dB  {line['images_per_second']:.1f} images/s"
 
 
 def decibels(error: Tensor) -> Tensor:

@@ -29,7 +29,8 @@ from monoformer.pretrained import Pretrained, build_sequencer, find_folder, load
 from monoformer.randomness import generator
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.freeze import freeze_text, new_rows
-from monoformer.train.trainer import Parts, computes_in_bf16
+from monoformer.train.loop import computes_in_bf16
+from monoformer.train.trainer import Parts
 
 TOKENIZER_DOCUMENTS = 4000
 """Documents whose text a new tokenizer is trained on."""

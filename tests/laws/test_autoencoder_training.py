@@ -32,7 +32,7 @@ pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 SCENES = ScenesData(size=16, objects=(1, 2), story=0.0)
-CLOCK = ("seconds", "images_per_second")
+CLOCK = ("seconds", "images_per_second", "data_wait")
 
 
 def config_of(folder: Path, *, train: dict[str, Any] | None = None, **changes: Any) -> AutoencoderRun:

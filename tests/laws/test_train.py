@@ -52,7 +52,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "model": state.model.state_dict(),
         "ema": state.ema.weights,
         "updates": state.ema.updates,
-        "step": trainer.step,
+        "step": trainer.loop.step,
         "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
         "loader": trainer.parts.loader.state_dict(),
     }
@@ -135,7 +135,7 @@ def test_an_interrupted_run_saves_and_resumes_bit_for_bit(tmp_path: Path) -> Non
     expected = state_of(finish(straight))
     with interrupting(broken, 2) as trainer:
         assert not trainer.run()
-    stopped = trainer.step
+    stopped = trainer.loop.step
     assert stopped in (2, 3), "after the step in progress"
     (saved,) = checkpoints(tmp_path / "broken" / "checkpoints")
     assert saved.name == f"step-{stopped:08d}", "what was trained is saved"
@@ -155,7 +155,7 @@ def test_a_stop_in_the_middle_of_a_step_saves_that_step(tmp_path: Path) -> None:
         def __next__(self) -> Any:
             self.read += 1
             if self.read == 3:
-                trainer._stop()  # as the signal handler does
+                trainer.loop.stop()  # as the signal handler does
             return next(self.loader)
 
         def state_dict(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def test_a_stop_in_the_middle_of_a_step_saves_that_step(tmp_path: Path) -> None:
 
     trainer.parts = replace(trainer.parts, loader=Stopping())  # type: ignore[arg-type]
     assert not trainer.run()
-    assert trainer.step == 2
+    assert trainer.loop.step == 2
     assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000002"]
     assert (tmp_path / "run" / "curves.png").is_file()
 
@@ -247,7 +247,7 @@ def test_a_run_saved_before_a_field_existed_goes_on(tmp_path: Path) -> None:
     for name in ("key_width", "rope_scaling", "attention_bias"):
         del state["config"]["model"][name]
     path.write_text(json.dumps(state), encoding="utf-8")
-    assert finish(replace(config, train=replace(config.train, steps=2))).step == 2
+    assert finish(replace(config, train=replace(config.train, steps=2))).loop.step == 2
 
 
 def test_the_saved_configuration_is_the_run(tmp_path: Path) -> None:

@@ -1,0 +1,197 @@
+"""The loop around a training step: read, step, write down, save, resume, stop.
+
+Knows nothing of what is trained: the step is a function that somebody else passes in. Invariant: a run killed at any
+moment and started again ends with the same bits (DESIGN 4).
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Generic, TypeVar
+
+import torch
+from rich.progress import Progress, TaskID
+from torch import Tensor
+
+from monoformer.config.autoencoder import AutoencoderRun
+from monoformer.config.run import RunConfig, from_json, save_config, to_json
+from monoformer.config.train import TrainConfig
+from monoformer.data.loader import Loader
+from monoformer.device import has_bf16_units, keep_freed_memory
+from monoformer.train.checkpoint import TrainState, checkpoints, load_checkpoint, read_progress, save_checkpoint
+from monoformer.train.metrics import CURVES, Metrics, draw_curves, progress_bar
+from monoformer.train.optim import rate_factor, set_rates
+
+T = TypeVar("T")
+
+Sample = Callable[[int, dict[str, Tensor]], None]
+"""sample(step, averaged weights): draws whatever somebody wants to see while the run goes on."""
+
+Numbers = dict[str, float]
+
+MAY_CHANGE = ("name", "folder", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep",
+              "train.sample_every", "train.device", "generate")  # fmt: skip
+"""Fields that may differ when a run is resumed; everything else would make it another run."""
+
+
+class Loop(Generic[T]):
+    """One run in its folder, whatever it trains; T is what the loader yields."""
+
+    def __init__(
+        self,
+        config: RunConfig | AutoencoderRun,
+        state: TrainState,
+        *,
+        describe: Callable[[Numbers], str],
+        sample: Sample | None = None,
+        curves: Sequence[tuple[str, str]] = CURVES,
+    ) -> None:
+        self.config, self.train, self.folder, self.state = config, config.train, config.path, state
+        self.describe, self.sample, self.curves = describe, sample, curves
+        self.metrics = Metrics(self.folder / "metrics.jsonl")
+        self.step = 0
+        self._stopping = False
+        self._saved = 0
+        if next(state.model.parameters()).device.type == "cpu":
+            keep_freed_memory()
+
+    def descend(self) -> float:
+        """Step the optimisers along the clipped gradients at hand, then the averages; the norm before clipping."""
+        limit = self.train.clip or float("inf")
+        norm = float(torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), limit))
+        set_rates(self.state.optimizers, rate_factor(self.step, self.train))
+        for optimizer in self.state.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.state.ema.update(self.state.model)
+        self.step += 1
+        return norm
+
+    def run(
+        self,
+        loader: Loader[Any, T],
+        train_step: Callable[[list[T]], Numbers],
+        count: Callable[[list[T]], tuple[Numbers, Numbers]],
+        *,
+        passes: int = 1,
+    ) -> bool:
+        """Train to the last step, resuming what the folder holds. False: stopped early, saved, ready to go on.
+
+        `count` says of what a step read which numbers are averaged and which are summed to rates a second.
+        """
+        self._open_folder(loader)
+        self.state.model.train()
+        with stop_signals(self.stop), progress_bar() as bar:
+            task = bar.add_task(self.config.name, total=self.train.steps, completed=self.step, numbers="")
+            while self.step < self.train.steps and not self._stopping:
+                started = time.perf_counter()
+                read = [next(loader) for _ in range(passes)]
+                waited = time.perf_counter() - started
+                losses = train_step(read)
+                seconds = time.perf_counter() - started
+                means, totals = count(read)
+                self.metrics.add({**losses, **means, "data_wait": waited / seconds, "seconds": seconds}, totals=totals)
+                self._write_down(loader, bar, task)
+        loader.close()
+        if self._saved != self.step:
+            self.save(loader)
+        return not self._stopping
+
+    def stop(self) -> None:
+        """End the run after the step in progress."""
+        self._stopping = True
+
+    def save(self, loader: Loader[Any, T]) -> Path:
+        """Write a checkpoint."""
+        progress = {
+            "loader": loader.state_dict(),
+            "config": to_json(self.config),
+            "metrics": self.metrics.state_dict(),
+        }
+        self._saved = self.step
+        folder = self.folder / "checkpoints"
+        return save_checkpoint(folder, self.state, step=self.step, progress=progress, keep=self.train.keep)
+
+    def _write_down(self, loader: Loader[Any, T], bar: Progress, task: TaskID) -> None:
+        """Metrics, samples and checkpoints where their time has come."""
+        last = self.step == self.train.steps or self._stopping
+        if self.step % self.train.log_every == 0 or last:
+            line = self.metrics.write(self.step, rate_factor=rate_factor(self.step - 1, self.train))
+            bar.update(task, numbers=self.describe(line))
+        bar.update(task, completed=self.step)
+        if self.step % self.train.checkpoint_every == 0 or last:
+            self.save(loader)
+            draw_curves(self.metrics.path, self.folder / "curves.png", shown=self.curves)
+        if self.sample and self.train.sample_every and (self.step % self.train.sample_every == 0 or last):
+            self.sample(self.step, self.state.ema.weights)
+
+    def _open_folder(self, loader: Loader[Any, T]) -> None:
+        """Resume from the newest checkpoint, or begin; refuses a folder that holds another run."""
+        found = checkpoints(self.folder / "checkpoints")
+        if found:
+            progress = read_progress(found[-1])
+            before = from_json(type(self.config), progress["config"], where=str(found[-1]))  # fields since: defaults
+            check_same_run(to_json(before), to_json(self.config), self.folder)
+            load_checkpoint(found[-1], self.state, progress)
+            self.step = self._saved = int(progress["step"])
+            self.metrics.load_state_dict(progress["metrics"])
+            loader.load_state_dict(progress["loader"])
+            self.metrics.forget_after(self.step)
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.metrics.path.unlink(missing_ok=True)
+        save_config(self.config, self.folder / "config.json")
+
+
+def computes_in_bf16(config: TrainConfig, device: torch.device) -> bool:
+    """Whether matrix products are in bfloat16: asked for, or left open where the device has units for it."""
+    return config.precision == "bf16" or (config.precision == "auto" and has_bf16_units(device))
+
+
+def check_same_run(saved: dict[str, Any], given: dict[str, Any], folder: Path) -> None:
+    """Refuse to go on in a folder whose run had other settings than those that may change."""
+    before, now = _flatten(saved), _flatten(given)
+    changed = [
+        name
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and not any(name == m or name.startswith(f"{m}.") for m in MAY_CHANGE)
+    ]
+    if changed:
+        first = changed[0]
+        raise ValueError(
+            f"{folder} holds another run: {first} was {before.get(first)!r} and is now {now.get(first)!r}"
+            f"{f' ({len(changed)} fields differ)' if len(changed) > 1 else ''}; "
+            f"give --name NEW for a new run, or the old settings to go on"
+        )
+
+
+def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(data, dict):
+        return {
+            k: v
+            for key, value in data.items()
+            for k, v in _flatten(value, f"{prefix}.{key}" if prefix else key).items()
+        }
+    return {prefix: data}
+
+
+@contextmanager
+def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run after the step in progress; a second one ends it at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop()
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    try:
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals belong to somebody else
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
