@@ -21,12 +21,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from monoformer.autoencoder import Moments
 from monoformer.batch import IGNORED, Batch, ImageSlots
+from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.diffusion import FlowConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import AdamWConfig, TrainConfig
-from monoformer.device import choose
+from monoformer.device import choose, synchronize
 from monoformer.diffusion.objectives import build_objective
 from monoformer.doctor import matrix_speed
 from monoformer.model.attention import dense_mask
@@ -70,6 +72,10 @@ class Latents:
         """The cached latents, random here."""
         shape = (len(pixels), 4, self.side, self.side)
         return torch.randn(shape, generator=generator(0, "latents")).to(pixels.device)
+
+    def moments(self, pixels: torch.Tensor) -> Moments:
+        """The cached latents; no deviation."""
+        return self.encode(pixels), None
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Not timed."""
@@ -129,6 +135,13 @@ def count_flops(model: MonoFormer, batch: Batch) -> float:
     return total + 12.0 * pairs * model.config.width * model.config.layers
 
 
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held at once: of the GPU's memory where there is one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def main() -> None:
     """Time the step and print it beside the peak."""
     case = tyro.cli(Case)
@@ -139,7 +152,10 @@ def main() -> None:
         image_sizes=((case.latent, case.latent),),
     )  # fmt: skip
     train = TrainConfig(optimizer=AdamWConfig(), precision=case.precision, schedule="constant", warmup=1)
-    config = RunConfig(model=model_config, diffusion=FlowConfig(prediction="velocity"), train=train)
+    latents = AutoencoderConfig(path="latents at hand")
+    config = RunConfig(
+        autoencoder=latents, model=model_config, diffusion=FlowConfig(prediction="velocity"), train=train
+    )
     model = MonoFormer(model_config)
     model.initialize(generator(0, "weights"))
     parts = Parts(
@@ -157,13 +173,13 @@ def main() -> None:
     for _ in range(case.steps):
         started = time.perf_counter()
         trainer.train_step([batch])
+        synchronize(device)
         times.append(time.perf_counter() - started)
     seconds = sorted(times)[len(times) // 2]
     peaks = {name: matrix_speed(device, dtype, size=2048, seconds=1.0) for name, dtype in
              (("bf16", torch.bfloat16), ("fp32", torch.float32))}  # fmt: skip
     used = "bf16" if trainer.bf16 else "fp32"
     speed = count_flops(model, batch) / seconds / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
     result = {
         "tokens_per_second": round(batch.ids.numel() / seconds, 1),
         "matrix_peak_share": round(speed / peaks[used], 4),
@@ -175,7 +191,7 @@ def main() -> None:
         "median_step_seconds": round(seconds, 4),
         "fastest_step_seconds": round(min(times), 4),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "peak_memory_bytes": peak_memory(device),
     }
     table = Table("measure", "value", title="one training step")
     for name, value in result.items():

@@ -41,6 +41,17 @@ def has_bf16_units(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    match device.type:
+        case "cuda":
+            torch.cuda.synchronize(device)
+        case "mps":
+            torch.mps.synchronize()
+        case _:
+            pass
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep what it frees, so that a training step does not fault the same pages in again.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from monoformer import __version__
-from monoformer.device import available, choose
+from monoformer.device import available, choose, synchronize
 
 PACKAGES = ("torch", "numpy", "transformers", "tokenizers", "datasets", "safetensors")
 """Packages whose versions a report of a problem should give."""
@@ -60,18 +60,9 @@ def matrix_speed(device: torch.device, dtype: torch.dtype, *, size: int = 1024, 
 
 def _timed_product(a: Tensor) -> float:
     start = time.perf_counter()
-    _wait(a @ a)
+    a @ a
+    synchronize(a.device)
     return time.perf_counter() - start
-
-
-def _wait(result: Tensor) -> None:
-    match result.device.type:
-        case "cuda":
-            torch.cuda.synchronize(result.device)
-        case "mps":
-            torch.mps.synchronize()
-        case _:
-            pass
 
 
 def _version(package: str) -> str | None:

@@ -1,0 +1,31 @@
+"""The benchmarks run: `benchmarks/gpu.sh` at a tiny size on the CPU goes through every one of them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script")
+def test_every_benchmark_runs_and_reports(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHON": sys.executable, "DEVICE": "cpu", "SIZE": "tiny", "OUT": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", "benchmarks/gpu.sh"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = {line["benchmark"]: line for line in lines}
+    assert found.keys() == {"attention", "train_step", "denoise", "decode"}
+    assert found["attention"]["largest_difference"] < 1e-5
+    for name, speed in (
+        ("train_step", "tokens_per_second"),
+        ("denoise", "pictures_per_second"),
+        ("decode", "tokens_per_second"),
+    ):
+        assert found[name][speed] > 0
+    assert found["train_step"]["peak_memory_bytes"] > 1e7
