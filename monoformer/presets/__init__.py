@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from monoformer.config.run import RunConfig
+from monoformer.presets.latents import flickr8k, scenes_latent
 from monoformer.presets.monoformer import monoformer_imagenet256, monoformer_t2i, monoformer_understanding
 from monoformer.presets.small import (
     autoencoder,
@@ -26,6 +27,8 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "scenes-text": scenes_text,
     "cifar10": cifar10,
     "emoji": emoji,
+    "scenes-latent": scenes_latent,
+    "flickr8k": flickr8k,
     "folder": folder,
     "finetune": finetune,
     "monoformer-imagenet256": monoformer_imagenet256,
