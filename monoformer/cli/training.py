@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from monoformer.document import Document, Image, Text
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.pipeline import Pipeline
 from monoformer.presets import PRESETS
-from monoformer.pretrained import Pretrained, save_pretrained
-from monoformer.train.build import Built, build_run, model_folder
+from monoformer.pretrained import save_pretrained
+from monoformer.train.build import Built, build_run
 from monoformer.train.trainer import Sample, Trainer
 
 SAMPLES = 12
@@ -42,10 +43,8 @@ def train(arguments: list[str]) -> None:
             f"stopped and saved; the same command goes on from here:\n  monoformer train {' '.join(arguments)}"
         )
         return
-    folder = model_folder(config)
-    console.print(
-        f"done: {folder}\n  monoformer generate {folder} PROMPT --out picture.png\n  monoformer chat {folder}"
-    )
+    made = config.model_path
+    console.print(f"done: {made}\n  monoformer generate {made} PROMPT --out picture.png\n  monoformer chat {made}")
 
 
 def run(built: Built) -> bool:
@@ -55,7 +54,7 @@ def run(built: Built) -> bool:
     if not trainer.run():
         return False
     card = write_card(config, parameters=sum(p.numel() for p in built.parts.model.parameters()))
-    save_pretrained(model_folder(config), built.pretrained, weights=trainer.state.ema.weights, card=card)
+    save_pretrained(config.model_path, built.pretrained, weights=trainer.state.ema.weights, card=card)
     return True
 
 
@@ -88,14 +87,7 @@ def build_sample(built: Built) -> Sample:
     """Draws the same held-out prompts with the averaged weights into the run's samples/ folder."""
     config = built.parts.config
     model = copy.deepcopy(built.parts.model).eval()
-    pretrained = Pretrained(
-        model=model,
-        tokenizer=built.pretrained.tokenizer,
-        diffusion=built.pretrained.diffusion,
-        generate=built.pretrained.generate,
-        autoencoder=built.pretrained.autoencoder,
-    )
-    pipeline = Pipeline(pretrained, autoencoder=built.parts.autoencoder, slots=2 * SAMPLES)
+    pipeline = Pipeline(replace(built.pretrained, model=model), autoencoder=built.parts.autoencoder, slots=2 * SAMPLES)
     prompts = sample_prompts(config)
 
     def sample(step: int, weights: dict[str, Tensor]) -> None:

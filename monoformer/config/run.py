@@ -76,6 +76,11 @@ class RunConfig:
         """The run's folder."""
         return Path(self.folder) if self.folder else Path("runs") / self.name
 
+    @property
+    def model_path(self) -> Path:
+        """Where the run leaves its finished model."""
+        return self.path / "model"
+
 
 def to_json(value: Any) -> Any:
     """Plain JSON data of a configuration (dataclasses, tuples, numbers, strings)."""

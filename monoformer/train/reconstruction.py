@@ -96,7 +96,7 @@ def release(config: AutoencoderRun, weights: dict[str, Tensor]) -> Path:
     network.eval().requires_grad_(requires_grad=False)
     mean, deviation = measure(network, config)
     network.register_to_config(scaling_factor=1 / deviation, shift_factor=mean)
-    folder = config.path / "model"
+    folder = config.model_path
     network.to(memory_format=torch.contiguous_format).save_pretrained(folder, safe_serialization=True)
     pictures = held_out(config, FIGURES)
     figures = {}
