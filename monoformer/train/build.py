@@ -22,7 +22,14 @@ from monoformer.document import Document, Text
 from monoformer.model.experts import with_experts
 from monoformer.model.monoformer import MonoFormer
 from monoformer.packing import Row, collate, pack
-from monoformer.pretrained import Pretrained, build_sequencer, find_folder, load_llama, load_pretrained, model_type
+from monoformer.pretrained import (
+    Pretrained,
+    build_sequencer,
+    find_folder,
+    load_llama,
+    load_pretrained,
+    read_description,
+)
 from monoformer.randomness import generator
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.freeze import freeze_text, new_rows
@@ -96,7 +103,7 @@ def load_start(config: RunConfig) -> tuple[Pretrained, str]:
 def read_start(config: RunConfig) -> tuple[Pretrained, str]:
     """A model folder of ours, or a language model, which keeps the run's image side; and what was loaded."""
     folder = find_folder(config.start)
-    if model_type(folder) == "monoformer":
+    if read_description(folder).get("model_type") == "monoformer":
         ours = load_pretrained(folder)
         count = len(list(ours.model.parameters()))
         return ours, f"started from {config.start}: all {count} tensors loaded, none new"

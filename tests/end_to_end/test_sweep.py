@@ -103,7 +103,9 @@ def test_a_finished_run_keeps_its_model_and_not_its_checkpoints(finished: Path, 
     for name in ("model/model.safetensors", "config.json", "metrics.jsonl", "curves.png"):
         assert (path / name).is_file(), name
     assert not (path / "checkpoints").exists()
-    assert json.loads((path / "config.json").read_text())["start"] == str(jobs(file, finished)["words"].config.model_path)
+    assert json.loads((path / "config.json").read_text())["start"] == str(
+        jobs(file, finished)["words"].config.model_path
+    )
 
 
 def test_what_is_finished_is_skipped_and_what_failed_is_tried_again(finished: Path, file: Path) -> None:
