@@ -14,7 +14,7 @@ from monoformer.cli.autoencoder import train_autoencoder
 from monoformer.cli.options import parse
 from monoformer.config.run import RunConfig, load_config
 from monoformer.config.spelling import hint
-from monoformer.data.build import build_source
+from monoformer.data.build import build_held_out
 from monoformer.document import Document, Image, Text
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.pipeline import Pipeline
@@ -105,12 +105,8 @@ def build_sample(built: Built) -> Sample:
 
 def sample_prompts(config: RunConfig) -> list[Document]:
     """What precedes the drawn picture in the first documents of the held-out split that draw one from text."""
-    try:
-        source = build_source(config.data, split="test", seed=config.seed)
-    except ValueError:  # nothing was held out: show what training shows
-        source = build_source(config.data, split="train", seed=config.seed)
     prompts: list[Document] = []
-    for document in islice(source, 100 * SAMPLES):
+    for document in islice(build_held_out(config.data, seed=config.seed), 100 * SAMPLES):
         kinds = [type(segment) for segment in document.segments]
         last = document.segments[-1]
         if kinds[-1] is Image and isinstance(last, Image) and last.target and kinds[:-1] == [Text]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import compress
 from pathlib import Path
 
-from monoformer.config.data import TextData
+from monoformer.config.data import TextData, check_named
 from monoformer.config.spelling import nearest
 from monoformer.data.captions import read_text
 from monoformer.data.source import Order, Split
@@ -75,8 +75,7 @@ def _end(stretch: str, characters: int) -> int:
 
 
 def _files(config: TextData) -> list[Path]:
-    if not config.files:
-        raise ValueError("data.files is empty; give text files or folders of .txt, e.g. --data.files books/")
+    check_named(config)
     files: list[Path] = []
     for name in config.files:
         path = Path(name)

@@ -11,9 +11,18 @@ import torch
 
 from monoformer.autoencoder import Autoencoder, build_autoencoder, check_fits
 from monoformer.batch import Batch, Layout
-from monoformer.config.data import DataConfig, FolderData, MixtureData, ParquetData, ScenesData, SourceConfig, TextData
+from monoformer.config.data import (
+    DataConfig,
+    FolderData,
+    MixtureData,
+    ParquetData,
+    ScenesData,
+    SourceConfig,
+    TextData,
+    check_named,
+)
 from monoformer.config.run import RunConfig
-from monoformer.data.build import build_source, check_named
+from monoformer.data.build import build_source
 from monoformer.data.loader import Loader
 from monoformer.data.source import Source
 from monoformer.device import choose

@@ -12,11 +12,11 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor
 
-from monoformer.autoencoder import LatentAutoencoder
+from monoformer.autoencoder import LatentAutoencoder, Pixels
 from monoformer.config.autoencoder import AutoencoderRun
 from monoformer.config.data import FolderData, MixtureData, ParquetData, ScenesData, SourceConfig, TextData
 from monoformer.config.run import to_json
-from monoformer.data.build import build_source
+from monoformer.data.build import build_held_out
 from monoformer.document import Image
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.train.autoencoder import build_network, build_pictures, decibels
@@ -36,11 +36,7 @@ def held_out(config: AutoencoderRun, count: int) -> dict[str, Tensor]:
 
 
 def _pictures(config: SourceConfig, count: int, seed: int) -> Tensor:
-    try:
-        source = build_source(config, split="test", seed=seed)
-    except ValueError:  # nothing was held out
-        source = build_source(config, split="train", seed=seed)
-    images = (image.pixels for document in source for image in document.images)
+    images = (image.pixels for document in build_held_out(config, seed=seed) for image in document.images)
     return torch.stack(list(islice(images, count)))
 
 
@@ -119,7 +115,7 @@ def measure(network: Any, config: AutoencoderRun) -> tuple[float, float]:
     seen = 0
     while seen < MEASURED:
         pixels = torch.stack([picture.pixels for picture in next(loader)])
-        posterior = network.encode(pixels.float() / 127.5 - 1).latent_dist
+        posterior = network.encode(Pixels().encode(pixels)).latent_dist
         mean, variance = posterior.mean.double(), posterior.var.double()
         sums += torch.stack([mean.sum(), (mean.square() + variance).sum(), torch.tensor(float(mean.numel()))])
         seen += len(pixels)
