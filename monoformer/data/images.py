@@ -15,7 +15,7 @@ from monoformer.data.captions import CaptionTemplate, check_column, folder_capti
 from monoformer.data.edits import edit_pairs, held_out
 from monoformer.data.pictures import PictureCache, mirror, read_picture
 from monoformer.data.source import Order, Split, choose
-from monoformer.document import Document, Image, Text
+from monoformer.document import Document, describe_document, draw_document, edit_document
 from monoformer.randomness import uniform
 
 if TYPE_CHECKING:
@@ -155,22 +155,6 @@ class ParquetPictures:
         if not isinstance(content, bytes | str) or not content:
             raise ValueError(f"the picture {name} is missing; data.image_column holds {cell!r:.80} there")
         return read_picture(Path(content) if isinstance(content, str) else content, size=self._config.size, name=name)
-
-
-def draw_document(prompt: str, pixels: Tensor) -> Document:
-    """The user asks, the assistant draws."""
-    return Document((Text(prompt, role="user"), Image(pixels=pixels, target=True, role="assistant")))
-
-
-def describe_document(pixels: Tensor, caption: str) -> Document:
-    """The user shows a picture, the assistant says what it is."""
-    return Document((Image(pixels=pixels, role="user"), Text(caption, role="assistant")))
-
-
-def edit_document(before: Tensor, instruction: str, after: Tensor) -> Document:
-    """The user shows a picture and says what to change, the assistant draws it."""
-    user = (Image(pixels=before, role="user"), Text(instruction, role="user"))
-    return Document((*user, Image(pixels=after, target=True, role="assistant")))
 
 
 def read_table(config: ParquetData, *, text_columns: Sequence[str]) -> "datasets.Dataset":
