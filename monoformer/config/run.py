@@ -64,7 +64,6 @@ class RunConfig:
         check_sampler(self.generate, self.diffusion)
         if self.train.freeze == "text" and not self.start:
             raise ValueError("train.freeze = text keeps the text path of a model to start from; give one with --from")
-
         if not self.start and not self.autoencoder.path and (self.model.channels, self.model.down) != (3, 1):
             raise ValueError(
                 f"model.channels = {self.model.channels} and model.down = {self.model.down} are a latent's, but pixels "

@@ -4,7 +4,6 @@ Knows nothing of training. Invariant: figures and pictures come from held-out da
 """
 
 import json
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any, assert_never
@@ -20,6 +19,7 @@ from monoformer.data.build import build_held_out
 from monoformer.document import Image
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.train.autoencoder import build_network, build_pictures, decibels
+from monoformer.train.trainer import Sample
 
 FIGURES = 200
 """Held-out pictures of each source that figures are taken over."""
@@ -72,7 +72,7 @@ def show(network: Any, pictures: dict[str, Tensor], title: str) -> Any:
     return draw_gallery(sections)
 
 
-def build_sample(config: AutoencoderRun) -> Callable[[int, dict[str, Tensor]], None]:
+def build_sample(config: AutoencoderRun) -> Sample:
     """Draws the same held-out pictures with the averaged weights into the run's samples/ folder."""
     network, pictures = build_network(config), held_out(config, SHOWN)
 
