@@ -188,10 +188,7 @@ def build_autoencoder(
 
 def load_network(folder: Path, *, dtype: torch.dtype = torch.float32) -> Any:
     """Diffusers' module in a folder: its class from `config.json`, its weights from safetensors, nothing left new."""
-    try:
-        import diffusers
-    except ImportError:
-        raise ValueError("latents need diffusers; install it with: pip install 'monoformer[autoencoders]'") from None
+    diffusers = import_diffusers()
     try:
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = _kind(described.get("_class_name") if isinstance(described, dict) else None)
@@ -207,6 +204,15 @@ def load_network(folder: Path, *, dtype: torch.dtype = torch.float32) -> Any:
     if wrong:
         raise ValueError(f"the weights of the autoencoder in {folder} do not fit its config.json: {wrong[0]}")
     return network
+
+
+def import_diffusers() -> Any:
+    """The package. Raises ValueError, naming the extra to install, where it is absent."""
+    try:
+        import diffusers
+    except ImportError:
+        raise ValueError("latents need diffusers; install it with: pip install 'monoformer[autoencoders]'") from None
+    return diffusers
 
 
 def locate(path: str, *, download: bool = True) -> Path:

@@ -84,3 +84,25 @@ class Document:
     def images(self) -> tuple[Image, ...]:
         """The document's images, in order."""
         return tuple(segment for segment in self.segments if isinstance(segment, Image))
+
+
+def draw_document(prompt: str, pixels: Tensor) -> Document:
+    """The user asks, the assistant draws."""
+    return Document((Text(prompt, role="user"), Image(pixels=pixels, target=True, role="assistant")))
+
+
+def describe_document(pixels: Tensor, caption: str) -> Document:
+    """The user shows a picture, the assistant says what it is."""
+    return Document((Image(pixels=pixels, role="user"), Text(caption, role="assistant")))
+
+
+def answer_document(pixels: Tensor, question: str, answer: str) -> Document:
+    """The user shows a picture and asks about it, the assistant answers."""
+    user = (Image(pixels=pixels, role="user"), Text(question, role="user"))
+    return Document((*user, Text(answer, role="assistant")))
+
+
+def edit_document(before: Tensor, instruction: str, after: Tensor) -> Document:
+    """The user shows a picture and says what to change, the assistant draws it."""
+    user = (Image(pixels=before, role="user"), Text(instruction, role="user"))
+    return Document((*user, Image(pixels=after, target=True, role="assistant")))

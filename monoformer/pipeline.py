@@ -10,7 +10,7 @@ of seeds is given. What an item makes does not depend on the others (up to the l
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from PIL import Image as PILImage
@@ -21,12 +21,11 @@ from monoformer.config.spelling import hint
 from monoformer.device import choose, has_bf16_units
 from monoformer.document import Document, Image, Segment, Text
 from monoformer.generate.engine import Engine
-from monoformer.generate.session import Request
+from monoformer.generate.session import Request, Wanted
 from monoformer.pretrained import Pretrained, find_folder, load_pretrained, save_pretrained
 
 Size: TypeAlias = tuple[int, int]
 Picture: TypeAlias = PILImage.Image
-Wanted: TypeAlias = Literal["text", "image", "any"]
 
 
 class Pipeline:

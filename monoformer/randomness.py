@@ -10,11 +10,14 @@ import torch
 
 def generator(*key: int | str) -> torch.Generator:
     """A CPU generator that depends on the key alone, e.g. `generator(seed, document, image, "noise")`."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+    return torch.Generator().manual_seed(_number(key))
 
 
 def uniform(*key: int | str) -> float:
     """One number in [0, 1) that depends on the key alone."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "little") >> 11) / 2**53
+    return (_number(key) >> 11) / 2**53
+
+
+def _number(key: tuple[int | str, ...]) -> int:
+    """64 bits that depend on the key alone."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")

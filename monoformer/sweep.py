@@ -49,11 +49,6 @@ class Job:
         """Variant and seed."""
         return f"{self.run.name}-seed{self.seed}"
 
-    @property
-    def model(self) -> Path:
-        """Where the finished model is."""
-        return self.config.path / "model"
-
 
 def plan(sweep: SweepConfig, folder: Path, *, read: ReadConfig) -> list[Job]:
     """All jobs in the order of the file. Raises ValueError for one whose options are wrong."""
@@ -70,7 +65,7 @@ def _job(
     needs: list[Path] = []
 
     def place(match: re.Match[str]) -> str:
-        needs.append(_find(match["name"], seed, earlier, asking=run.name).model)
+        needs.append(_find(match["name"], seed, earlier, asking=run.name).config.model_path)
         return f"{match['option'] or ''}{needs[-1]}"
 
     words = [*shlex.split(sweep.overrides), *shlex.split(run.overrides), f"--seed={seed}"]

@@ -15,7 +15,7 @@ from monoformer.evaluate.scenes import SceneEvaluator, to_picture
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.pipeline import Pipeline
 from monoformer.presets import PRESETS
-from monoformer.train.build import build_run, model_folder
+from monoformer.train.build import build_run
 
 SCORES = {
     "draw_colour": "drawn objects with the right colour",
@@ -54,7 +54,7 @@ def demo(arguments: list[str]) -> None:
     if not run(built):
         console.print("stopped and saved; the same command goes on from here")
         return
-    pipeline = Pipeline.from_pretrained(model_folder(config))
+    pipeline = Pipeline.from_pretrained(config.model_path)
     data = _scenes(config)
     draw_gallery(show(pipeline, data)).save(config.path / "gallery.png")
     table = Table("score (held-out, exact parser)", "share")
@@ -64,7 +64,7 @@ def demo(arguments: list[str]) -> None:
     prompt = "a small blue ring left of a large red circle on a mint background"
     console.print(
         f"pictures: {config.path / 'gallery.png'}   curves: {config.path / 'curves.png'}\ntry next:\n"
-        f'  monoformer generate {model_folder(config)} "{prompt}"\n  monoformer train scenes',
+        f'  monoformer generate {config.model_path} "{prompt}"\n  monoformer train scenes',
         soft_wrap=True,
     )
 

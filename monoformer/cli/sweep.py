@@ -93,7 +93,7 @@ def _perform(job: Job, where: str, console: Console) -> Record | None:
 
 def _train(job: Job, where: str, console: Console) -> bool:
     """Train to the end, unless the model is there; False when stopped. A finished run's checkpoints are deleted."""
-    if (job.model / "config.json").is_file():
+    if (job.config.model_path / "config.json").is_file():
         return True
     for model in job.needs:
         if not (model / "config.json").is_file():
@@ -110,7 +110,7 @@ def _measure(job: Job) -> Record:
     """What training took, and the scores."""
     train = job.config.train
     lines = read_metrics(job.config.path / "metrics.jsonl")
-    pipeline = Pipeline.from_pretrained(job.model, device=train.device)
+    pipeline = Pipeline.from_pretrained(job.config.model_path, device=train.device)
     scores: dict[str, float] = {}
     for score in job.scores:
         for name, value in build_evaluator(score, pipeline, data=job.config.data).run():

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,13 +14,13 @@ from monoformer.cli.autoencoder import train_autoencoder
 from monoformer.cli.options import parse
 from monoformer.config.run import RunConfig, load_config
 from monoformer.config.spelling import hint
-from monoformer.data.build import build_source
+from monoformer.data.build import build_held_out
 from monoformer.document import Document, Image, Text
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.pipeline import Pipeline
 from monoformer.presets import PRESETS
-from monoformer.pretrained import Pretrained, save_pretrained
-from monoformer.train.build import Built, build_run, model_folder
+from monoformer.pretrained import save_pretrained
+from monoformer.train.build import Built, build_run
 from monoformer.train.loop import Sample
 from monoformer.train.trainer import Trainer
 
@@ -43,10 +44,8 @@ def train(arguments: list[str]) -> None:
             f"stopped and saved; the same command goes on from here:\n  monoformer train {' '.join(arguments)}"
         )
         return
-    folder = model_folder(config)
-    console.print(
-        f"done: {folder}\n  monoformer generate {folder} PROMPT --out picture.png\n  monoformer chat {folder}"
-    )
+    made = config.model_path
+    console.print(f"done: {made}\n  monoformer generate {made} PROMPT --out picture.png\n  monoformer chat {made}")
 
 
 def run(built: Built) -> bool:
@@ -56,7 +55,7 @@ def run(built: Built) -> bool:
     if not trainer.run():
         return False
     card = write_card(config, parameters=sum(p.numel() for p in built.parts.model.parameters()))
-    save_pretrained(model_folder(config), built.pretrained, weights=trainer.state.ema.weights, card=card)
+    save_pretrained(config.model_path, built.pretrained, weights=trainer.state.ema.weights, card=card)
     return True
 
 
@@ -89,14 +88,7 @@ def build_sample(built: Built) -> Sample:
     """Draws the same held-out prompts with the averaged weights into the run's samples/ folder."""
     config = built.parts.config
     model = copy.deepcopy(built.parts.model).eval()
-    pretrained = Pretrained(
-        model=model,
-        tokenizer=built.pretrained.tokenizer,
-        diffusion=built.pretrained.diffusion,
-        generate=built.pretrained.generate,
-        autoencoder=built.pretrained.autoencoder,
-    )
-    pipeline = Pipeline(pretrained, autoencoder=built.parts.autoencoder, slots=2 * SAMPLES)
+    pipeline = Pipeline(replace(built.pretrained, model=model), autoencoder=built.parts.autoencoder, slots=2 * SAMPLES)
     prompts = sample_prompts(config)
 
     def sample(step: int, weights: dict[str, Tensor]) -> None:
@@ -114,12 +106,8 @@ def build_sample(built: Built) -> Sample:
 
 def sample_prompts(config: RunConfig) -> list[Document]:
     """What precedes the drawn picture in the first documents of the held-out split that draw one from text."""
-    try:
-        source = build_source(config.data, split="test", seed=config.seed)
-    except ValueError:  # nothing was held out: show what training shows
-        source = build_source(config.data, split="train", seed=config.seed)
     prompts: list[Document] = []
-    for document in islice(source, 100 * SAMPLES):
+    for document in islice(build_held_out(config.data, seed=config.seed), 100 * SAMPLES):
         kinds = [type(segment) for segment in document.segments]
         last = document.segments[-1]
         if kinds[-1] is Image and isinstance(last, Image) and last.target and kinds[:-1] == [Text]:

@@ -84,6 +84,11 @@ class AutoencoderRun:
         return Path(self.folder) if self.folder else Path("runs") / self.name
 
     @property
+    def model_path(self) -> Path:
+        """Where the run leaves its finished autoencoder."""
+        return self.path / "model"
+
+    @property
     def down(self) -> int:
         """Pixels along the side of one latent cell."""
         return 1 << (len(self.widths) - 1)

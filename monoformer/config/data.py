@@ -144,6 +144,22 @@ class MixtureData:
 DataConfig: TypeAlias = ScenesData | FolderData | ParquetData | TextData | MixtureData
 
 
+def check_named(config: DataConfig, *, where: str = "data") -> None:
+    """Refuse data whose files nobody named: presets leave them open."""
+    match config:
+        case FolderData(root=""):
+            raise ValueError(f"{where}.root is empty; give a folder of pictures, e.g. --{where}.root pictures/")
+        case ParquetData(files=()):
+            raise ValueError(f"{where}.files is empty; give parquet files, e.g. --{where}.files train.parquet")
+        case TextData(files=()):
+            raise ValueError(f"{where}.files is empty; give text files or folders of .txt, e.g. --{where}.files books/")
+        case MixtureData(sources=sources):
+            for place, source in enumerate(sources):
+                check_named(source, where=f"{where}.sources.{place}")
+        case _:
+            pass
+
+
 @dataclass(frozen=True, kw_only=True)
 class SequenceConfig:
     """How documents are laid out and packed (DESIGN 4)."""

@@ -64,7 +64,6 @@ class RunConfig:
         check_sampler(self.generate, self.diffusion)
         if self.train.freeze == "text" and not self.start:
             raise ValueError("train.freeze = text keeps the text path of a model to start from; give one with --from")
-
         if not self.start and not self.autoencoder.path and (self.model.channels, self.model.down) != (3, 1):
             raise ValueError(
                 f"model.channels = {self.model.channels} and model.down = {self.model.down} are a latent's, but pixels "
@@ -75,6 +74,11 @@ class RunConfig:
     def path(self) -> Path:
         """The run's folder."""
         return Path(self.folder) if self.folder else Path("runs") / self.name
+
+    @property
+    def model_path(self) -> Path:
+        """Where the run leaves its finished model."""
+        return self.path / "model"
 
 
 def to_json(value: Any) -> Any:

@@ -13,22 +13,6 @@ from monoformer.data.text import TextFiles
 from monoformer.randomness import uniform
 
 
-def check_named(config: DataConfig, *, where: str = "data") -> None:
-    """Refuse data whose files nobody named, before anything large is loaded."""
-    match config:
-        case FolderData(root=""):
-            raise ValueError(f"{where}.root is empty; give a folder of pictures, e.g. --{where}.root pictures/")
-        case ParquetData(files=()):
-            raise ValueError(f"{where}.files is empty; give parquet files, e.g. --{where}.files train.parquet")
-        case TextData(files=()):
-            raise ValueError(f"{where}.files is empty; give text files or folders of .txt, e.g. --{where}.files books/")
-        case MixtureData(sources=sources):
-            for place, source in enumerate(sources):
-                check_named(source, where=f"{where}.sources.{place}")
-        case _:
-            pass
-
-
 def build_source(config: DataConfig, *, split: Split = "train", seed: int = 0) -> Source:
     """The endless stream of a configuration; ValueError where its data is missing or unusable."""
     match config:
@@ -49,3 +33,11 @@ def build_source(config: DataConfig, *, split: Split = "train", seed: int = 0) -
             return Mixture(sources, weights=config.weights, seed=seed)
         case _:
             assert_never(config)
+
+
+def build_held_out(config: DataConfig, *, seed: int = 0) -> Source:
+    """The stream of the test split; that of the training split where the data holds nothing out."""
+    try:
+        return build_source(config, split="test", seed=seed)
+    except ValueError:
+        return build_source(config, split="train", seed=seed)

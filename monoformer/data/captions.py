@@ -61,10 +61,8 @@ def texts(value: Any) -> tuple[str, ...]:
 def check_column(column: str, *, columns: Sequence[str], setting: str) -> None:
     """ValueError that names the columns and the nearest one, where `column` is missing."""
     if column not in columns:
-        raise ValueError(
-            f"{setting} names the column {column!r}, but the data has {', '.join(columns)}; "
-            f"{hint(column, columns, otherwise='choose one of these')}"
-        )
+        say = hint(column, columns, otherwise="choose one of these", cutoff=0.5)  # part of a name is near
+        raise ValueError(f"{setting} names the column {column!r}, but the data has {', '.join(columns)}; {say}")
 
 
 def folder_captions(root: Path, pictures: Sequence[Path]) -> list[tuple[str, ...]]:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from monoformer.config.data import FolderData, ParquetData
+from monoformer.config.data import FolderData, ParquetData, check_named
 from monoformer.data.captions import CaptionTemplate, check_column, folder_captions, texts
 from monoformer.data.edits import edit_pairs, held_out
 from monoformer.data.pictures import PictureCache, mirror, read_picture
 from monoformer.data.source import Order, Split, choose
-from monoformer.document import Document, Image, Text
+from monoformer.document import Document, describe_document, draw_document, edit_document
 from monoformer.randomness import uniform
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class FolderPictures:
     """A folder of pictures, random access. Rows number the pictures by path; `rows` are those of the split."""
 
     def __init__(self, config: FolderData, *, split: Split = "train", seed: int = 0) -> None:
-        root = _folder(config.root)
+        root = _folder(config)
         self.files = _picture_files(root)
         self._captions = folder_captions(root, self.files)
         self._config = config
@@ -157,28 +157,11 @@ class ParquetPictures:
         return read_picture(Path(content) if isinstance(content, str) else content, size=self._config.size, name=name)
 
 
-def draw_document(prompt: str, pixels: Tensor) -> Document:
-    """The user asks, the assistant draws."""
-    return Document((Text(prompt, role="user"), Image(pixels=pixels, target=True, role="assistant")))
-
-
-def describe_document(pixels: Tensor, caption: str) -> Document:
-    """The user shows a picture, the assistant says what it is."""
-    return Document((Image(pixels=pixels, role="user"), Text(caption, role="assistant")))
-
-
-def edit_document(before: Tensor, instruction: str, after: Tensor) -> Document:
-    """The user shows a picture and says what to change, the assistant draws it."""
-    user = (Image(pixels=before, role="user"), Text(instruction, role="user"))
-    return Document((*user, Image(pixels=after, target=True, role="assistant")))
-
-
 def read_table(config: ParquetData, *, text_columns: Sequence[str]) -> "datasets.Dataset":
     """The parquet files as one table with undecoded pictures; ValueError for missing files and columns."""
     import datasets
 
-    if not config.files:
-        raise ValueError("data.files is empty; give the paths of parquet files, e.g. --data.files train.parquet")
+    check_named(config)
     for path in config.files:
         if "://" not in path and not Path(path).is_file():
             raise ValueError(f"data.files names {path!r}, but there is no such file; check the path")
@@ -221,12 +204,11 @@ def _one(captions: Sequence[str], number: float) -> str:
     return captions[int(number * len(captions))]
 
 
-def _folder(path: str) -> Path:
-    if not path:
-        raise ValueError("data.root is empty; give a folder of pictures, e.g. --data.root pictures/")
-    if not Path(path).is_dir():
-        raise ValueError(f"data.root is {path!r}, which is not a folder; check the path")
-    return Path(path)
+def _folder(config: FolderData) -> Path:
+    check_named(config)
+    if not Path(config.root).is_dir():
+        raise ValueError(f"data.root is {config.root!r}, which is not a folder; check the path")
+    return Path(config.root)
 
 
 def _picture_files(root: Path) -> list[Path]:

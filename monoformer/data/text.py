@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from itertools import compress
 from pathlib import Path
 
-from monoformer.config.data import TextData
-from monoformer.config.spelling import hint
+from monoformer.config.data import TextData, check_named
+from monoformer.config.spelling import nearest
 from monoformer.data.captions import read_text
 from monoformer.data.source import Order, Split
 from monoformer.document import Document, Text
@@ -75,8 +75,7 @@ def _end(stretch: str, characters: int) -> int:
 
 
 def _files(config: TextData) -> list[Path]:
-    if not config.files:
-        raise ValueError("data.files is empty; give text files or folders of .txt, e.g. --data.files books/")
+    check_named(config)
     files: list[Path] = []
     for name in config.files:
         path = Path(name)
@@ -88,9 +87,8 @@ def _files(config: TextData) -> list[Path]:
         elif path.is_file():
             files.append(path)
         else:
-            siblings = [str(child) for child in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise ValueError(
-                f"data.files names {name!r}, but there is no such file or folder; "
-                f"{hint(name, siblings, otherwise='check the path')}"
-            )
+            siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+            near = nearest(path.name, siblings)  # names alone: the paths of a deep folder are all alike
+            say = f"did you mean {str(path.with_name(near))!r}?" if near else "check the path"
+            raise ValueError(f"data.files names {name!r}, but there is no such file or folder; {say}")
     return files

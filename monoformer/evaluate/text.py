@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
-from monoformer.batch import IGNORED
 from monoformer.document import Document, Text
 from monoformer.model.attention import build_mask
 from monoformer.packing import Row, collate, pack
 from monoformer.pretrained import Pretrained
+from monoformer.train.loss import sum_text_loss
 
 ROWS = 8
 """Packed rows in one pass."""
@@ -56,8 +55,6 @@ class TextEvaluator:
         for first in range(0, len(rows), ROWS):
             batch = collate(rows[first : first + ROWS], length=length, pad=tokenizer.pad).to(model.tokens.weight.device)
             hidden = model(batch.ids, batch.positions, build_mask(batch))
-            labelled = batch.labels != IGNORED
-            logits = model.text(hidden[labelled]).float()
-            nats += F.cross_entropy(logits, batch.labels[labelled], reduction="sum").item()
+            nats += sum_text_loss(model, hidden, batch).item()
             tokens += batch.labelled
         return nats, tokens

@@ -26,7 +26,7 @@ class Context:
     length: int = 0
     """Tokens in the cache."""
     position: int = 0
-    """Rotary position of the next token; smaller than `length` never, equal unless blocks shared positions."""
+    """Rotary position of the next token: `length`, for what is read here shares no positions."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,9 @@ from monoformer.generate.image import Drawing
 from monoformer.generate.passes import Context
 from monoformer.generate.text import TextStream
 
+Wanted: TypeAlias = Literal["text", "image", "any"]
+"""Nothing but text, one picture and nothing else, or whatever the model decides."""
+
 Reason: TypeAlias = Literal["stop", "length", "image"]
 """Why a session ended: the model or a stop string said so, no room was left, or the one picture is done."""
 
@@ -25,8 +28,7 @@ class Request:
     """A document so far, and what is wanted next."""
 
     document: Document
-    want: Literal["text", "image", "any"] = "any"
-    """"text": no pictures; "image": one picture and nothing else; "any": whatever the model decides."""
+    want: Wanted = "any"
     settings: GenerateConfig
     """Sampler, steps, guidance, temperature, ...; `settings.seed` is the request's own."""
     size: tuple[int, int] | None = None

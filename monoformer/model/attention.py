@@ -90,17 +90,6 @@ class KVCache:
         shape = (layers, slots, heads, capacity, width)
         return cls(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
 
-    @property
-    def capacity(self) -> int:
-        """Tokens a slot can hold."""
-        return self.keys.shape[3]
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Memory of one cached token."""
-        layers, _, heads, _, width = self.keys.shape
-        return 2 * layers * heads * width * self.keys.element_size()
-
 
 @dataclass(frozen=True)
 class CacheView:

@@ -1,8 +1,8 @@
 """MonoFormer: embed text and images into one sequence, run the transformer once, split what comes out.
 
-    hidden = model(batch, images, times, mask)            # one pass over text and images together
-    logits = model.text(hidden[...])                      # only where a label or a sampled token needs them
-    predictions = model.image(hidden, targets, times)     # only for target images; a U-Net's needs `skips` too
+    hidden = model(ids, positions, mask, images=..., times=..., places=...)   # one pass over text and images together
+    logits = model.text(hidden[...])                 # only where a label or a sampled token needs them
+    prediction = model.image(hidden, time, place)    # only for target images, a size; a U-Net's needs `skips` too
 
 Knows nothing of noise, losses or sampling: times are what `Path.network_time` returns.
 """

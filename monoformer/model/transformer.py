@@ -1,7 +1,7 @@
 """The LLaMA transformer: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
-Knows nothing of tokens, images or time: it maps (B, T, D) to (B, T, D) under a mask. Image tokens may be modulated a
-layer (DiT's adaLN): `modulated` tells each token which condition it takes, row 0 being "none". They may also have
+Knows nothing of tokens, images or time: it maps (B, T, D) to (B, T, D) under a mask. Image tokens may be modulated in
+every layer (DiT's adaLN): `Condition.index` tells each token which time it takes, 0 being none. They may also have
 experts, weights of their own for all that a token does alone (LMFusion, arXiv 2412.15188); attention is always joint.
 """
 

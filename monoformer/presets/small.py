@@ -153,33 +153,37 @@ def cifar10() -> RunConfig:
     )
 
 
+EMOJI = ParquetData(
+    files=("data/emoji128/train.parquet",),
+    caption="{name}[, {skin_tone} skin tone]",
+    size=64,
+    draw=4.0,
+    describe=1.0,
+    edit=1.5,
+    edit_group="name",
+    edit_column="skin_tone",
+    instruction="Change the skin tone to {}.",
+    holdout=200,
+    holdout_pairs=100,
+)
+"""Emoji with names and skin tones; what it holds out is the same at every size."""
+
+PICTURES_AT_64 = ModelConfig(width=320, layers=6, heads=5, kv_heads=5, mlp_width=864, context=512, patch=8, time="add")
+"""The shape for pictures of the world at 64x64, wider than that for scenes."""
+
+
 def emoji() -> RunConfig:
     """Emoji at 64x64 with names and skin tones, beside public-domain books: draw, name, change the skin tone, write.
 
     monoformer train emoji --data.sources.0.files EMOJI.parquet --data.sources.1.files BOOKS/
     Two CPU cores, some hours. Not measured yet.
     """
-    pictures = ParquetData(
-        files=("data/emoji128/train.parquet",),
-        caption="{name}[, {skin_tone} skin tone]",
-        size=64,
-        draw=4.0,
-        describe=1.0,
-        edit=1.5,
-        edit_group="name",
-        edit_column="skin_tone",
-        instruction="Change the skin tone to {}.",
-        holdout=200,
-        holdout_pairs=100,
-    )
     return RunConfig(
         name="emoji",
-        model=ModelConfig(width=320, layers=6, heads=5, kv_heads=5, mlp_width=864, context=512, patch=8, time="add"),
+        model=PICTURES_AT_64,
         diffusion=FlowConfig(time_mean=1.0),
         tokenizer=TokenizerConfig(vocabulary=2048),
-        data=MixtureData(
-            sources=(pictures, TextData(files=("data/text/books",), characters=300)), weights=(0.85, 0.15)
-        ),
+        data=MixtureData(sources=(EMOJI, TextData(files=("data/text/books",), characters=300)), weights=(0.85, 0.15)),
         sequence=SequenceConfig(row=320, window=1024, noise_draws=2),
         train=replace(AT_64, steps=5000),
         generate=STOCHASTIC,
@@ -194,7 +198,7 @@ def folder() -> RunConfig:
     """
     return RunConfig(
         name="folder",
-        model=ModelConfig(width=320, layers=6, heads=5, kv_heads=5, mlp_width=864, context=512, patch=8, time="add"),
+        model=PICTURES_AT_64,
         diffusion=FlowConfig(time_mean=1.0),
         tokenizer=TokenizerConfig(vocabulary=1024),
         data=FolderData(),
@@ -233,15 +237,6 @@ def autoencoder() -> AutoencoderRun:
     monoformer train autoencoder --data.sources.1.files EMOJI.parquet
     Two CPU cores, about two hours. Not measured yet.
     """
-    emoji = ParquetData(
-        files=("data/emoji128/train.parquet",),
-        caption="{name}",
-        size=128,
-        describe=0.0,
-        edit_group="name",
-        edit_column="skin_tone",
-        holdout=200,
-        holdout_pairs=100,
-    )
+    emoji = replace(EMOJI, size=128, describe=0.0, edit=0.0)
     drawn = ScenesData(size=128, draw=1.0, describe=0.0, edit=0.0, question=0.0, story=0.0)
     return AutoencoderRun(data=MixtureData(sources=(drawn, emoji), weights=(0.5, 0.5)))

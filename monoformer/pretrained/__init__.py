@@ -12,4 +12,4 @@ from monoformer.pretrained.llama import load_llama as load_llama
 from monoformer.pretrained.official import LoadedOfficial as LoadedOfficial
 from monoformer.pretrained.official import load_official as load_official
 from monoformer.pretrained.weights import find_folder as find_folder
-from monoformer.pretrained.weights import model_type as model_type
+from monoformer.pretrained.weights import read_description as read_description

@@ -20,7 +20,7 @@ from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import from_json, to_json
 from monoformer.model.monoformer import MonoFormer
-from monoformer.pretrained.weights import Weights, model_type, read_json, save_weights, written_whole
+from monoformer.pretrained.weights import Weights, read_description, save_weights, written_whole
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 
@@ -132,10 +132,10 @@ def load_pretrained(
 def read_folder_config(folder: Path) -> FolderConfig:
     """The checked `config.json` of a model folder."""
     path = folder / "config.json"
-    kind, data = model_type(folder), read_json(path)
+    data = read_description(folder)
     if "decoder_t_embed" in data:
         raise ValueError(f"{folder} is a checkpoint of the official code; first: monoformer convert {folder} OUT")
-    if kind != "monoformer":
+    if data.get("model_type") != "monoformer":
         raise ValueError(f"{path} does not describe a MonoFormer model (model_type is not 'monoformer')")
     version = data.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from monoformer.config.model import ModelConfig
 from monoformer.model.monoformer import MonoFormer
 from monoformer.pretrained.llama_layout import ARCHITECTURES, ROWS, describe, hugging_face_name, text_side
-from monoformer.pretrained.weights import Weights, model_type, save_weights, written_whole
+from monoformer.pretrained.weights import Weights, read_description, save_weights, written_whole
 from monoformer.randomness import generator
 from monoformer.tokenizer import Tokenizer
 
@@ -57,8 +57,9 @@ def load_llama(
     tokenizer leaves over, else new ones. Raises ValueError for what is damaged or cannot be honoured.
     """
     folder = Path(folder)
+    kind = read_description(folder).get("model_type")
     try:
-        config = text_side(read_llama_config(folder), image_side=image_side)
+        config = text_side(read_llama_config(folder, kind=kind), image_side=image_side)
     except ValueError as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from None
     weights, own_tokenizer = Weights(folder), Tokenizer.from_folder(tokenizer or folder)
@@ -69,16 +70,12 @@ def load_llama(
         model = MonoFormer(config)
     text = {name: known for name, _ in model.named_parameters() if (known := hugging_face_name(name))}
     spare = ("rotary_emb.inv_freq", *(["lm_head.weight"] if config.tie_embeddings else []))
-    check_names(weights, set(text.values()), folder, spare=spare, kind="plain language model of its kind")
+    weights.check_names(set(text.values()), spare=spare, kind="plain language model of its kind")
     for name, known in text.items():
-        tensor = weights.read(known, device=device, dtype=dtype)
-        if name in ROWS and new_rows:
-            tensor = grown(tensor, new_rows, generator(seed, "vocabulary", name))
-        expected = model.get_parameter(name).shape
-        if tensor.shape != expected:
-            shapes = f"{tuple(tensor.shape)} (with {new_rows} new rows)" if name in ROWS else f"{tuple(tensor.shape)}"
-            raise ValueError(f"{known} in {folder} is {shapes}, but by its config.json should be {tuple(expected)}")
-        _assign(model, name, tensor)
+        whole, more = model.get_parameter(name).shape, new_rows if name in ROWS else 0
+        shape = torch.Size((whole[0] - more, *whole[1:]))
+        tensor = weights.read(known, shape=shape, device=device, dtype=dtype)
+        _assign(model, name, grown(tensor, more, generator(seed, "vocabulary", name)) if more else tensor)
     model.tie()
     new = tuple(name for name, parameter in model.named_parameters() if parameter.is_meta)
     for name in new:
@@ -120,12 +117,11 @@ def export_llama(folder: str | Path, model: MonoFormer, tokenizer: Tokenizer) ->
         tokenizer.save(temporary)
 
 
-def read_llama_config(folder: Path) -> Any:
-    """The folder's `transformers` configuration, which knows the defaults of every version."""
+def read_llama_config(folder: Path, *, kind: object) -> Any:
+    """The folder's `transformers` configuration, which knows the defaults of every version; `kind`: its model_type."""
     from transformers import AutoConfig
 
-    kind = model_type(folder)
-    if kind not in ARCHITECTURES:
+    if str(kind) not in ARCHITECTURES:
         raise ValueError(f"its model_type is {kind!r}; of language models {', '.join(ARCHITECTURES)} can be loaded")
     try:
         return AutoConfig.from_pretrained(folder)
@@ -137,12 +133,3 @@ def _assign(model: MonoFormer, name: str, tensor: Tensor) -> None:
     """Put a tensor in the place of a parameter, without a copy."""
     path, _, last = name.rpartition(".")
     setattr(model.get_submodule(path), last, nn.Parameter(tensor))
-
-
-def check_names(weights: Weights, needed: set[str], folder: Path, *, spare: tuple[str, ...], kind: str) -> None:
-    """Every tensor that is needed is there, and no other but those whose names end in one of `spare`."""
-    held = {name for name in weights.files if not name.endswith(spare)}
-    for what, names in (("lacks", needed - held), ("also holds", held - needed)):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ValueError(f"the checkpoint in {folder} {what} {min(names)}{more}; it is no {kind}")

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from einops import rearrange
-from torch import Tensor
 
 from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.diffusion import DDPMConfig
@@ -19,9 +18,9 @@ from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.model.monoformer import MonoFormer
 from monoformer.pretrained.folders import Pretrained
-from monoformer.pretrained.llama import check_names, read_llama_config
+from monoformer.pretrained.llama import read_llama_config
 from monoformer.pretrained.llama_layout import hugging_face_name, text_side
-from monoformer.pretrained.weights import Weights, model_type, read_json
+from monoformer.pretrained.weights import Weights, read_description, read_json
 from monoformer.tokenizer import BOS, EOS, Tokenizer
 
 DOWN = 8
@@ -87,9 +86,10 @@ def load_official(
     autoencoder, if not AUTOENCODER. ValueError for what is no such checkpoint, is damaged, or cannot be honoured.
     """
     folder = Path(folder)
-    model = load_network(folder, device=device, dtype=dtype)
+    fields = read_description(folder)
+    model = load_network(folder, fields=fields, device=device, dtype=dtype)
     config = model.config
-    own_tokenizer, tokenizer_from = _find_tokenizer(folder, tokenizer, rows=config.vocabulary)
+    own_tokenizer, tokenizer_from = _find_tokenizer(folder, tokenizer, fields=fields, rows=config.vocabulary)
     pretrained = Pretrained(
         model=model,
         tokenizer=own_tokenizer,
@@ -105,12 +105,12 @@ def read_diffusion(config: ModelConfig) -> DDPMConfig:
     return DDPMConfig(variance="learned" if config.learned_variance else "fixed_large")
 
 
-def load_network(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> MonoFormer:
-    """The network alone."""
-    model_type(folder)
-    fields = read_json(folder / "config.json")
+def load_network(
+    folder: Path, *, fields: dict[str, Any], device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> MonoFormer:
+    """The network alone; `fields` are what the folder's config.json holds."""
     try:
-        config = read_config(fields, read_llama_config(folder))
+        config = read_config(fields, read_llama_config(folder, kind=fields.get("model_type")))
     except ValueError as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from None
     weights = Weights(folder)
@@ -118,16 +118,11 @@ def load_network(folder: Path, *, device: torch.device | str = "cpu", dtype: tor
         model = MonoFormer(config)
     names = {name: official_name(name, config) for name, _ in model.named_parameters()}
     spare = ("rotary_emb.inv_freq", "model.pos_embed", *(["lm_head.weight"] if config.tie_embeddings else []))
-    check_names(weights, set(names.values()), folder, spare=spare, kind="official MonoFormer checkpoint")
-    state: dict[str, Tensor] = {}
-    for name, known in names.items():
-        tensor = weights.read(known, device=device, dtype=dtype)
-        expected = model.get_parameter(name).shape
-        if tensor.shape != expected:
-            raise ValueError(
-                f"{known} in {folder} is {tuple(tensor.shape)}, but by its config.json should be {tuple(expected)}"
-            )
-        state[name] = tensor
+    weights.check_names(set(names.values()), spare=spare, kind="official MonoFormer checkpoint")
+    state = {
+        name: weights.read(known, shape=model.get_parameter(name).shape, device=device, dtype=dtype)
+        for name, known in names.items()
+    }
     # its patches are channels first on the way in, channels last on the way out
     ours = rearrange(state["patches.linear.weight"], "D (C p q) -> D (p q C)", p=config.patch, q=config.patch)
     state["patches.linear.weight"] = ours.contiguous()
@@ -200,12 +195,11 @@ def _refuse(fields: dict[str, Any]) -> None:
         )
 
 
-def _find_tokenizer(folder: Path, given: str, *, rows: int) -> tuple[Tokenizer, str]:
+def _find_tokenizer(folder: Path, given: str, *, fields: dict[str, Any], rows: int) -> tuple[Tokenizer, str]:
     """The tokenizer and where it came from: as given, else the folder's, else one of token numbers.
 
     The official code keeps its averaged weights in a folder `ema` inside the one that has the tokenizer.
     """
-    fields = read_json(folder / "config.json")
     homes = [folder, *([folder.resolve().parent] if folder.resolve().name == "ema" else [])]
     kept = [home for home in homes if (home / "tokenizer.json").is_file() or (home / "tokenizer.model").is_file()]
     source = given or (str(kept[0]) if kept else "")

@@ -45,14 +45,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def model_type(folder: Path) -> str:
-    """What a folder's config.json calls its model. Raises ValueError when there is none."""
+def read_description(folder: Path) -> dict[str, Any]:
+    """A folder's config.json, whose `model_type` is the kind of model. Raises ValueError when there is none."""
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(
             f"{folder} is no model folder: it has no config.json; give the folder that training or convert wrote"
         )
-    return str(read_json(path).get("model_type"))
+    return read_json(path)
 
 
 class Weights:
@@ -60,6 +60,7 @@ class Weights:
 
     def __init__(self, folder: Path) -> None:
         """Raises ValueError, naming the file, when one is missing or damaged."""
+        self.folder = folder
         index = folder / "model.safetensors.index.json"
         names = ["model.safetensors"]
         if index.is_file():
@@ -76,10 +77,32 @@ class Weights:
             with _opened(path) as file:
                 self.files |= dict.fromkeys(file.keys(), path)
 
-    def read(self, name: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Tensor:
-        """One tensor in memory of its own. The file is opened for it alone, so that what was read before is let go."""
+    def check_names(self, needed: set[str], *, spare: tuple[str, ...], kind: str) -> None:
+        """ValueError unless every needed tensor is there, and no other but those whose names end in one of `spare`."""
+        held = {name for name in self.files if not name.endswith(spare)}
+        for what, names in (("lacks", needed - held), ("also holds", held - needed)):
+            if names:
+                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                raise ValueError(f"the checkpoint in {self.folder} {what} {min(names)}{more}; it is no {kind}")
+
+    def read(
+        self,
+        name: str,
+        *,
+        shape: torch.Size | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """One tensor in memory of its own. The file is opened for it alone, so that what was read before is let go.
+
+        Raises ValueError when it has another shape than the one expected.
+        """
         with _opened(self.files[name]) as file:
             tensor: Tensor = file.get_tensor(name)
+            if shape is not None and tensor.shape != shape:
+                raise ValueError(
+                    f"{name} in {self.folder} is {tuple(tensor.shape)}, but by its config.json should be {tuple(shape)}"
+                )
             return tensor.to(device=device, dtype=tensor.dtype if dtype is None else dtype, copy=True)
 
 

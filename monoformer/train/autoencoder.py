@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from monoformer.autoencoder import Pixels, import_diffusers
 from monoformer.config.autoencoder import AutoencoderRun
 from monoformer.data.build import build_source
 from monoformer.data.loader import Loader
@@ -46,13 +47,9 @@ class Picture:
 
 def build_network(config: AutoencoderRun) -> Any:
     """A new AutoencoderKL, its weights drawn from the seed. Raises ValueError for pictures that do not fit it."""
-    try:
-        import diffusers
-    except ImportError:
-        raise ValueError("this needs diffusers; install it with: pip install 'monoformer[autoencoders]'") from None
-    levels, kind = len(config.widths), diffusers.AutoencoderKL
+    levels, kind = len(config.widths), import_diffusers().AutoencoderKL
     with torch.device("meta"):  # no memory, and no draw from the global generator
-        network: Any = kind(  # type: ignore[no-untyped-call]
+        network = kind(
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
             block_out_channels=config.widths,
@@ -158,7 +155,7 @@ class AutoencoderTrainer:
 
     def losses(self, pictures: list[Picture]) -> dict[str, Tensor]:
         """Mean absolute error, KL (nats a value of the latent), PSNR, and the perceptual distance if there is one."""
-        x = torch.stack([picture.pixels for picture in pictures]).to(self.device).float() / 127.5 - 1
+        x = Pixels().encode(torch.stack([picture.pixels for picture in pictures]).to(self.device))
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             posterior = self.network.encode(x).latent_dist

@@ -5,18 +5,24 @@ A run's tokenizer is trained once and kept in the run's folder, so that resuming
 
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import assert_never
 
 import torch
 
 from monoformer.autoencoder import Autoencoder, build_autoencoder, check_fits
 from monoformer.batch import Batch, Layout
-from monoformer.config.autoencoder import AutoencoderConfig
-from monoformer.config.data import DataConfig, FolderData, MixtureData, ParquetData, ScenesData, SourceConfig, TextData
-from monoformer.config.diffusion import DiffusionConfig
+from monoformer.config.data import (
+    DataConfig,
+    FolderData,
+    MixtureData,
+    ParquetData,
+    ScenesData,
+    SourceConfig,
+    TextData,
+    check_named,
+)
 from monoformer.config.run import RunConfig
-from monoformer.data.build import build_source, check_named
+from monoformer.data.build import build_source
 from monoformer.data.loader import Loader
 from monoformer.data.source import Source
 from monoformer.device import choose
@@ -25,7 +31,14 @@ from monoformer.document import Document, Text
 from monoformer.model.experts import with_experts
 from monoformer.model.monoformer import MonoFormer
 from monoformer.packing import Row, collate, pack
-from monoformer.pretrained import Pretrained, build_sequencer, find_folder, load_llama, load_pretrained, model_type
+from monoformer.pretrained import (
+    Pretrained,
+    build_sequencer,
+    find_folder,
+    load_llama,
+    load_pretrained,
+    read_description,
+)
 from monoformer.randomness import generator
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.freeze import freeze_text, new_rows
@@ -46,18 +59,6 @@ class Built:
     """What was newly initialised when the run started from a model."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Started:
-    """What a run starts from, and how it is trained on."""
-
-    model: MonoFormer
-    tokenizer: Tokenizer
-    diffusion: DiffusionConfig
-    autoencoder: AutoencoderConfig
-    news: str
-    """What was loaded and what is new."""
-
-
 def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> Built:
     """Build everything that a configuration names. Raises ValueError for settings that contradict the data.
 
@@ -65,13 +66,10 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> B
     """
     device = choose(config.train.device)
     check_named(config.data)
-    started = load_start(config) if config.start else None
+    started, news = load_start(config) if config.start else (None, "")
     if started:
-        shape = started.model.config
-        if config.model.experts == "modality":
-            shape = replace(shape, experts="modality")
         own = config.autoencoder if config.autoencoder.path else started.autoencoder
-        config = replace(config, model=shape, diffusion=started.diffusion, autoencoder=own)
+        config = replace(config, model=started.model.config, diffusion=started.diffusion, autoencoder=own)
     config = replace(config, data=sized(config.data, config.model.image_sizes[0][0]))
     check_sizes(config)
     if autoencoder is None:
@@ -80,9 +78,9 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> B
     check_fits(autoencoder, config.model)
     source = build_source(config.data, split="train", seed=config.seed)
     tokenizer = started.tokenizer if started else build_tokenizer(config)
-    model, news = build_model(config, tokenizer, started)
+    model, news = (started.model, news) if started else build_model(config, tokenizer)
     config = replace(config, model=model.config)
-    model.to(device)
+    model.train().to(device)
     if config.train.freeze == "text":
         freeze_text(model, rows=new_rows(config.model, tokenizer))
     pretrained = Pretrained(
@@ -103,20 +101,22 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> B
     return Built(parts=parts, pretrained=pretrained, news=news)
 
 
-def load_start(config: RunConfig) -> Started:
-    """What the run starts from: a model folder of ours, or a language model, which keeps the run's image side."""
+def load_start(config: RunConfig) -> tuple[Pretrained, str]:
+    """What the run starts from, with experts where it asks for them; and what was loaded and what is new."""
+    started, news = read_start(config)
+    if config.model.experts == "modality" and started.model.config.experts == "shared":
+        started = replace(started, model=with_experts(started.model))
+        news = f"{news}; image experts start as copies of the text weights"
+    return started, news
+
+
+def read_start(config: RunConfig) -> tuple[Pretrained, str]:
+    """A model folder of ours, or a language model, which keeps the run's image side; and what was loaded."""
     folder = find_folder(config.start)
-    if model_type(folder) == "monoformer":
+    if read_description(folder).get("model_type") == "monoformer":
         ours = load_pretrained(folder)
         count = len(list(ours.model.parameters()))
-        news = f"started from {config.start}: all {count} tensors loaded, none new"
-        return Started(
-            model=ours.model,
-            tokenizer=ours.tokenizer,
-            diffusion=ours.diffusion,
-            autoencoder=ours.autoencoder,
-            news=news,
-        )
+        return ours, f"started from {config.start}: all {count} tensors loaded, none new"
     image_side = replace(config.model, experts="shared")  # experts start as copies, once the text path is loaded
     llama = load_llama(folder, image_side=image_side, seed=config.seed, tokenizer=config.tokenizer.path)
     if config.sequence.row > llama.model.config.context:
@@ -124,23 +124,18 @@ def load_start(config: RunConfig) -> Started:
         raise ValueError(
             f"{config.start} reads {longest} tokens at most; lower --sequence.row = {config.sequence.row} to {longest}"
         )
-    news = f"started from {config.start}: {llama.news}"
-    return Started(
+    started = Pretrained(
         model=llama.model,
         tokenizer=llama.tokenizer,
         diffusion=config.diffusion,
+        generate=config.generate,
         autoencoder=config.autoencoder,
-        news=news,
     )
+    return started, f"started from {config.start}: {llama.news}"
 
 
-def build_model(config: RunConfig, tokenizer: Tokenizer, started: Started | None) -> tuple[MonoFormer, str]:
-    """The network: from the model that the run starts from, or new weights drawn from the seed."""
-    if started:
-        if config.model.experts == started.model.config.experts:
-            return started.model.train(), started.news
-        news = f"{started.news}; image experts start as copies of the text weights"
-        return with_experts(started.model.train()), news
+def build_model(config: RunConfig, tokenizer: Tokenizer) -> tuple[MonoFormer, str]:
+    """The network with new weights drawn from the seed, and what there is to say of it."""
     with torch.device("meta"):  # no memory, and no draw from the global generator
         model = MonoFormer(replace(config.model, vocabulary=config.model.vocabulary or tokenizer.size))
     model.to_empty(device="cpu")
@@ -224,8 +219,3 @@ def check_sizes(config: RunConfig) -> None:
                 f"the data's pictures are {size}x{size} but model.image_sizes is {config.model.image_sizes}; "
                 f"add --model.image-sizes {size} {size} or change data.size"
             )
-
-
-def model_folder(config: RunConfig) -> Path:
-    """Where a run leaves its finished model."""
-    return config.path / "model"

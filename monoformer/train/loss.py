@@ -55,13 +55,17 @@ def pass_losses(
         ]
 
     image_losses = flatten_losses(objective.loss(predict, x_0, t, noise), batch.ids.device)
-    labelled = batch.labels != IGNORED
-    logits = model.text(hidden[0][labelled]).float()
-    text_loss = F.cross_entropy(logits, batch.labels[labelled], reduction="sum")
     image_loss = image_losses.sum()
     if not batch.images:  # every parameter gets a gradient in every pass, or sharded training would hang
         image_loss = image_loss + 0.0 * torch.stack([p.sum() for p in model.image_parameters()]).sum()
-    return text_loss, image_loss
+    return sum_text_loss(model, hidden[0], batch), image_loss
+
+
+def sum_text_loss(model: MonoFormer, hidden: Tensor, batch: Batch) -> Tensor:
+    """Sum of the cross-entropy (nats, fp32) over the labelled tokens of hidden states (B, T, D)."""
+    labelled = batch.labels != IGNORED
+    logits = model.text(hidden[labelled]).float()
+    return F.cross_entropy(logits, batch.labels[labelled], reduction="sum")
 
 
 def times_of(slots: ImageSlots, targets: Tensor, objective: Objective, seed: int, *, positions: int) -> Tensor:

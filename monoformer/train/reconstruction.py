@@ -4,7 +4,6 @@ Knows nothing of training. Invariant: figures and pictures come from held-out da
 """
 
 import json
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any, assert_never
@@ -12,14 +11,15 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor
 
-from monoformer.autoencoder import LatentAutoencoder
+from monoformer.autoencoder import LatentAutoencoder, Pixels
 from monoformer.config.autoencoder import AutoencoderRun
 from monoformer.config.data import FolderData, MixtureData, ParquetData, ScenesData, SourceConfig, TextData
 from monoformer.config.run import to_json
-from monoformer.data.build import build_source
+from monoformer.data.build import build_held_out
 from monoformer.document import Image
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.train.autoencoder import build_network, build_pictures, decibels
+from monoformer.train.loop import Sample
 
 FIGURES = 200
 """Held-out pictures of each source that figures are taken over."""
@@ -36,11 +36,7 @@ def held_out(config: AutoencoderRun, count: int) -> dict[str, Tensor]:
 
 
 def _pictures(config: SourceConfig, count: int, seed: int) -> Tensor:
-    try:
-        source = build_source(config, split="test", seed=seed)
-    except ValueError:  # nothing was held out
-        source = build_source(config, split="train", seed=seed)
-    images = (image.pixels for document in source for image in document.images)
+    images = (image.pixels for document in build_held_out(config, seed=seed) for image in document.images)
     return torch.stack(list(islice(images, count)))
 
 
@@ -76,7 +72,7 @@ def show(network: Any, pictures: dict[str, Tensor], title: str) -> Any:
     return draw_gallery(sections)
 
 
-def build_sample(config: AutoencoderRun) -> Callable[[int, dict[str, Tensor]], None]:
+def build_sample(config: AutoencoderRun) -> Sample:
     """Draws the same held-out pictures with the averaged weights into the run's samples/ folder."""
     network, pictures = build_network(config), held_out(config, SHOWN)
 
@@ -96,7 +92,7 @@ def release(config: AutoencoderRun, weights: dict[str, Tensor]) -> Path:
     network.eval().requires_grad_(requires_grad=False)
     mean, deviation = measure(network, config)
     network.register_to_config(scaling_factor=1 / deviation, shift_factor=mean)
-    folder = config.path / "model"
+    folder = config.model_path
     network.to(memory_format=torch.contiguous_format).save_pretrained(folder, safe_serialization=True)
     pictures = held_out(config, FIGURES)
     figures = {}
@@ -119,7 +115,7 @@ def measure(network: Any, config: AutoencoderRun) -> tuple[float, float]:
     seen = 0
     while seen < MEASURED:
         pixels = torch.stack([picture.pixels for picture in next(loader)])
-        posterior = network.encode(pixels.float() / 127.5 - 1).latent_dist
+        posterior = network.encode(Pixels().encode(pixels)).latent_dist
         mean, variance = posterior.mean.double(), posterior.var.double()
         sums += torch.stack([mean.sum(), (mean.square() + variance).sum(), torch.tensor(float(mean.numel()))])
         seen += len(pixels)

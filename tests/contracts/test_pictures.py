@@ -1,6 +1,7 @@
 """Pictures and captions from the forms that people keep them in, and what is said where they are broken."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -85,8 +86,10 @@ def test_missing_folders_and_files_say_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
         ParquetPictures(ParquetData(files=(str(tmp_path / "nowhere.parquet"),)))
     (tmp_path / "book.txt").write_text("Once.")
-    with pytest.raises(ValueError, match=r"did you mean '.*book\.txt'"):
+    with pytest.raises(ValueError, match=re.escape(f"did you mean {str(tmp_path / 'book.txt')!r}?")):
         TextFiles(TextData(files=(str(tmp_path / "bok.txt"),)))
+    with pytest.raises(ValueError, match="check the path"):  # the folder that both share makes no names alike
+        TextFiles(TextData(files=(str(tmp_path / "letters"),)))
 
 
 def test_broken_pictures_and_decompression_bombs_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +157,8 @@ def test_templates_drop_empty_parts_and_take_lists_in_turn() -> None:
             CaptionTemplate(wrong)
     with pytest.raises(ValueError, match=r"has name, tone; did you mean 'name'\?"):
         check_column("nam", columns=("name", "tone"), setting="data.caption")
+    with pytest.raises(ValueError, match=r"did you mean 'skin_tones'\?"):  # 8 of 14 characters
+        check_column("tone", columns=("name", "skin_tones"), setting="data.edit_column")
 
 
 def test_text_is_cut_at_paragraphs_then_sentences_then_words() -> None:

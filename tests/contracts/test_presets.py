@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from monoformer.cli.training import read_config
+from monoformer.config.data import check_named
 from monoformer.config.run import RunConfig
-from monoformer.data.build import check_named
 from monoformer.model.monoformer import MonoFormer, is_text
 from monoformer.presets import PRESETS
 from monoformer.presets.transfusion import SHAPES, SIZES, UNET_WIDTH, transfusion

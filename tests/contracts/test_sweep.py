@@ -47,8 +47,8 @@ def test_jobs_come_in_order_and_start_from_the_same_seed() -> None:
     made = jobs(TWO)
     assert [job.name for job in made] == ["a-seed0", "a-seed1", "b-seed0", "b-seed1"]
     for first, second in ((made[0], made[2]), (made[1], made[3])):
-        assert second.config.start == str(first.model)
-        assert second.needs == (first.model,)
+        assert second.config.start == str(first.config.model_path)
+        assert second.needs == (first.config.model_path,)
         assert second.config.seed == first.seed
     assert made[2].config.train.steps == 7
     assert made[0].arguments == ("scenes-quick", "--seed=0")
@@ -62,7 +62,7 @@ def test_an_option_given_twice_has_its_last_value() -> None:
 def test_a_single_seed_serves_all() -> None:
     first = SweepRun(name="a", seeds=(5,))
     made = jobs(study(first, SweepRun(name="b", overrides="--tokenizer.path=@a"), seeds=(0, 1)))
-    assert {job.config.tokenizer.path for job in made[1:]} == {str(made[0].model)}
+    assert {job.config.tokenizer.path for job in made[1:]} == {str(made[0].config.model_path)}
 
 
 def test_digests_follow_what_matters_and_nothing_else() -> None:

@@ -103,7 +103,9 @@ def test_a_finished_run_keeps_its_model_and_not_its_checkpoints(finished: Path, 
     for name in ("model/model.safetensors", "config.json", "metrics.jsonl", "curves.png"):
         assert (path / name).is_file(), name
     assert not (path / "checkpoints").exists()
-    assert json.loads((path / "config.json").read_text())["start"] == str(jobs(file, finished)["words"].model)
+    assert json.loads((path / "config.json").read_text())["start"] == str(
+        jobs(file, finished)["words"].config.model_path
+    )
 
 
 def test_what_is_finished_is_skipped_and_what_failed_is_tried_again(finished: Path, file: Path) -> None:
@@ -137,10 +139,10 @@ def test_a_study_stopped_by_ctrl_c_goes_on_to_the_same_bits(
         read_config([*job.arguments, "--train.sample-every=1", f"--name={job.name}", f"--folder={job.config.path}"])
     )
     assert not Trainer(built.parts, sample=interrupt).run()
-    assert not job.model.exists()
+    assert not job.config.model_path.exists()
     assert run(file, tmp_path) == 1
     for name in ("words", "pictures"):
-        one, two = (jobs(file, folder)[name].model / "model.safetensors" for folder in (finished, tmp_path))
+        one, two = (jobs(file, folder)[name].config.model_path / "model.safetensors" for folder in (finished, tmp_path))
         assert one.read_bytes() == two.read_bytes(), name
     one, two = (
         [{**r["scores"], "losses": (r["text_loss"], r["image_loss"]), "digest": r["digest"]} for r in results(f)[:4:3]]

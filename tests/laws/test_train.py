@@ -314,7 +314,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Pat
 
 def test_a_built_model_keeps_its_tied_weights_one_parameter(tmp_path: Path) -> None:
     for mode, tied in (("add", True), ("adaln", False)):
-        model, _ = build_model(tiny.run_config(tmp_path, mode=mode), tiny.tokenizer(), None)
+        model, _ = build_model(tiny.run_config(tmp_path, mode=mode), tiny.tokenizer())
         assert (model.text_head.weight is model.tokens.weight) == tied
         assert all(bool(p.isfinite().all()) for p in model.parameters())
 

@@ -32,7 +32,7 @@ from monoformer.model.attention import dense_mask
 from monoformer.model.monoformer import MonoFormer, Place
 from monoformer.packing import collate
 from monoformer.pretrained.official import load_network, read_diffusion
-from monoformer.pretrained.weights import read_json
+from monoformer.pretrained.weights import read_description, read_json
 from monoformer.randomness import generator
 
 TOLERANCE = 1e-4
@@ -57,7 +57,8 @@ class Recording:
     @classmethod
     def open(cls, folder: Path) -> "Recording":
         """Read a folder of the fixture's form."""
-        model, fields = load_network(folder, dtype=torch.float32), read_json(folder / "config.json")
+        fields = read_description(folder)
+        model = load_network(folder, fields=fields, dtype=torch.float32)
         described = folder / "fixture.json"
         fixture = read_json(described) if described.is_file() else {}
         return cls(

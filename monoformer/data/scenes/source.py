@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal, TypeAlias
 
+from torch import Tensor
+
 from monoformer.config.data import ScenesData
 from monoformer.data.scenes.drawing import draw
 from monoformer.data.scenes.instructions import VERBS, Instruction, sample_instruction
@@ -18,7 +20,7 @@ from monoformer.data.scenes.splits import Split, split_of, split_of_text
 from monoformer.data.scenes.stories import tell
 from monoformer.data.scenes.world import Scene
 from monoformer.data.source import Order
-from monoformer.document import Document, Image, Text
+from monoformer.document import Document, Text, answer_document, describe_document, draw_document, edit_document
 
 SCENES_TRIED = 500
 """Scenes tried for one edit; among two or three objects a few suffice."""
@@ -113,15 +115,13 @@ class Scenes:
         """The example as a document: a chat, or plain text for a story. What the assistant draws is a target."""
         match example:
             case Drawing():
-                return Document((Text(example.caption, role="user"), self._image(example.scene, is_answer=True)))
+                return draw_document(example.caption, self._pixels(example.scene))
             case Describing():
-                return Document((self._image(example.scene), Text(example.caption, role="assistant")))
+                return describe_document(self._pixels(example.scene), example.caption)
             case Edit():
-                asked = (self._image(example.before), Text(example.text, role="user"))
-                return Document((*asked, self._image(example.after, is_answer=True)))
+                return edit_document(self._pixels(example.before), example.text, self._pixels(example.after))
             case Question():
-                asked = (self._image(example.scene), Text(example.question, role="user"))
-                return Document((*asked, Text(example.answer, role="assistant")))
+                return answer_document(self._pixels(example.scene), example.question, example.answer)
             case Story():
                 return Document((Text(example.text),))
 
@@ -186,9 +186,9 @@ class Scenes:
         assert description is not None, "a made scene can always be described"
         return scene, description
 
-    def _image(self, scene: Scene, *, is_answer: bool = False) -> Image:
-        """The picture as the user's (context) or as the assistant's answer (target)."""
-        return Image(pixels=draw(scene, self.config.size), target=is_answer, role="assistant" if is_answer else "user")
+    def _pixels(self, scene: Scene) -> Tensor:
+        """The picture of a scene."""
+        return draw(scene, self.config.size)
 
     def _rng(self, index: int, purpose: str) -> Random:
         """A generator for this number and purpose; seeding from text is a stable hash in Python."""
