@@ -69,6 +69,8 @@ class TrainConfig:
     device has matrix units for it (CUDA, CPUs with AMX), else fp32."""
     device: str = "auto"
     """cuda, mps or cpu; auto takes the first that is there."""
+    bad_steps: int = 20
+    """Steps whose gradient is not finite are left out and written down; after so many the run stops."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     checkpoint_every: int = 500
@@ -79,7 +81,7 @@ class TrainConfig:
     """Steps between two grids of sample pictures; 0 draws none."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rows", "log_every", "checkpoint_every", "keep"):
+        for name in ("steps", "rows", "bad_steps", "log_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, but is {getattr(self, name)}")
         for name in ("pass_rows", "warmup", "clip", "sample_every"):

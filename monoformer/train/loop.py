@@ -1,9 +1,11 @@
 """The loop around a training step: read, step, write down, save, resume, stop.
 
-Knows nothing of what is trained: the step is a function that somebody else passes in. Invariant: a run killed at any
-moment and started again ends with the same bits (DESIGN 4).
+Knows nothing of what is trained: the step is a function that somebody else passes in. Invariants: a run killed at any
+moment and started again ends with the same bits (DESIGN 4); a gradient that is not finite never reaches the weights.
 """
 
+import json
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +35,7 @@ Sample = Callable[[int, dict[str, Tensor]], None]
 Numbers = dict[str, float]
 
 MAY_CHANGE = ("name", "folder", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep",
-              "train.sample_every", "train.device", "generate")  # fmt: skip
+              "train.sample_every", "train.bad_steps", "train.device", "generate")  # fmt: skip
 """Fields that may differ when a run is resumed; everything else would make it another run."""
 
 
@@ -53,20 +55,28 @@ class Loop(Generic[T]):
         self.describe, self.sample, self.curves = describe, sample, curves
         self.metrics = Metrics(self.folder / "metrics.jsonl")
         self.step = 0
+        self.bad_steps = 0
         self._stopping = False
         self._saved = 0
+        self._failure: ValueError | None = None
         if next(state.model.parameters()).device.type == "cpu":
             keep_freed_memory()
 
     def descend(self) -> float:
-        """Step the optimisers along the clipped gradients at hand, then the averages; the norm before clipping."""
+        """Step the optimisers along the clipped gradients at hand, then the averages; the norm before clipping.
+
+        Gradients that are not finite are thrown away: the step changes nothing and is counted in `bad_steps`.
+        """
         limit = self.train.clip or float("inf")
         norm = float(torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), limit))
-        set_rates(self.state.optimizers, rate_factor(self.step, self.train))
-        for optimizer in self.state.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.state.ema.update(self.state.model)
+        if math.isfinite(norm):
+            set_rates(self.state.optimizers, rate_factor(self.step, self.train))
+            for optimizer in self.state.optimizers:
+                optimizer.step()
+            self.state.ema.update(self.state.model)
+        else:
+            self.bad_steps += 1
+        self.state.model.zero_grad(set_to_none=True)
         self.step += 1
         return norm
 
@@ -87,10 +97,13 @@ class Loop(Generic[T]):
         with stop_signals(self.stop), progress_bar() as bar:
             task = bar.add_task(self.config.name, total=self.train.steps, completed=self.step, numbers="")
             while self.step < self.train.steps and not self._stopping:
-                started = time.perf_counter()
+                started, place, bad = time.perf_counter(), loader.state_dict(), self.bad_steps
                 read = [next(loader) for _ in range(passes)]
                 waited = time.perf_counter() - started
                 losses = train_step(read)
+                if self.bad_steps > bad:
+                    self._write_down_bad(place, losses, bar)
+                    continue
                 seconds = time.perf_counter() - started
                 means, totals = count(read)
                 self.metrics.add({**losses, **means, "data_wait": waited / seconds, "seconds": seconds}, totals=totals)
@@ -98,6 +111,8 @@ class Loop(Generic[T]):
         loader.close()
         if self._saved != self.step:
             self.save(loader)
+        if self._failure:
+            raise self._failure
         return not self._stopping
 
     def stop(self) -> None:
@@ -110,6 +125,7 @@ class Loop(Generic[T]):
             "loader": loader.state_dict(),
             "config": to_json(self.config),
             "metrics": self.metrics.state_dict(),
+            "bad_steps": self.bad_steps,
         }
         self._saved = self.step
         folder = self.folder / "checkpoints"
@@ -128,6 +144,21 @@ class Loop(Generic[T]):
         if self.sample and self.train.sample_every and (self.step % self.train.sample_every == 0 or last):
             self.sample(self.step, self.state.ema.weights)
 
+    def _write_down_bad(self, place: dict[str, Any], losses: Numbers, bar: Progress) -> None:
+        """Say where a step's documents are; stop the run, saved, when there were too many such steps."""
+        path = self.folder / "bad-steps" / f"step-{self.step:08d}.json"
+        path.parent.mkdir(exist_ok=True)
+        told = {name: str(value) for name, value in losses.items()}
+        path.write_text(json.dumps({"step": self.step, "losses": told, "loader": place}, indent=2), encoding="utf-8")
+        bar.console.print(f"step {self.step} has no finite gradient and is left out; its documents: {path}")
+        if self.bad_steps >= self.train.bad_steps:
+            self._failure = ValueError(
+                f"{self.bad_steps} steps had no finite gradient; the run is saved at step {self.step}, its weights "
+                f"finite. Lower the learning rate, try --train.precision fp32, or look at the documents in "
+                f"{path.parent}; --train.bad-steps {2 * self.train.bad_steps} lets it go on"
+            )
+            self.stop()
+
     def _open_folder(self, loader: Loader[Any, T]) -> None:
         """Resume from the newest checkpoint, or begin; refuses a folder that holds another run."""
         found = checkpoints(self.folder / "checkpoints")
@@ -137,6 +168,7 @@ class Loop(Generic[T]):
             check_same_run(to_json(before), to_json(self.config), self.folder)
             load_checkpoint(found[-1], self.state, progress)
             self.step = self._saved = int(progress["step"])
+            self.bad_steps = progress.get("bad_steps", 0)
             self.metrics.load_state_dict(progress["metrics"])
             loader.load_state_dict(progress["loader"])
             self.metrics.forget_after(self.step)

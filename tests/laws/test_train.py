@@ -333,3 +333,29 @@ def test_building_and_training_leave_the_global_generator_alone(tmp_path: Path) 
         torch.set_float32_matmul_precision(precision)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert isinstance(built.parts.model, MonoFormer)
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path: Path) -> None:
+    trainer = tiny.trainer(tiny.run_config(tmp_path / "run", train={"steps": 4}))
+    trainer.model.tokens.weight.register_hook(lambda g: g * torch.inf if trainer.loop.step == 1 else g)
+    assert trainer.run()
+    assert (trainer.loop.step, trainer.loop.bad_steps) == (4, 1)
+    assert all(bool(p.isfinite().all()) for p in trainer.model.parameters())
+    assert [line["step"] for line in metrics_of(tmp_path / "run")] == [1, 3, 4], "the bad step is no figure"
+    (written,) = (tmp_path / "run" / "bad-steps").glob("*.json")
+    told = json.loads(written.read_text(encoding="utf-8"))
+    assert told["step"] == 2
+    assert told["loader"]["row"] or told["loader"]["document"], "where its documents are"
+
+
+def test_too_many_bad_steps_stop_the_run_and_leave_it_saved(tmp_path: Path) -> None:
+    config = tiny.run_config(tmp_path / "run", train={"steps": 9, "bad_steps": 2})
+    trainer = tiny.trainer(config)
+    hook = trainer.model.tokens.weight.register_hook(lambda gradient: gradient * torch.nan)
+    start = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    with pytest.raises(ValueError, match=r"2 steps had no finite gradient; the run is saved at step 2.*--train.bad-st"):
+        trainer.run()
+    assert all(torch.equal(p, start[name]) for name, p in trainer.model.named_parameters()), "nothing moved"
+    hook.remove()
+    again = finish(replace(config, train=replace(config.train, bad_steps=4)))
+    assert (again.loop.step, again.loop.bad_steps) == (9, 2), "the count is part of the run"
