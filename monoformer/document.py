@@ -26,7 +26,10 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """An image: a target (to be drawn: noised in training, has its own time) or context (clean, only read)."""
+    """An image: a target (to be drawn: noised in training, has its own time) or context (clean, only read).
+
+    What the model has drawn stays a target when it is read again: a vision encoder reads context alone.
+    """
 
     pixels: Tensor
     """uint8 (3, height, width)."""

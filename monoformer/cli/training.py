@@ -94,8 +94,9 @@ def build_sample(built: Built) -> Sample:
         diffusion=built.pretrained.diffusion,
         generate=built.pretrained.generate,
         autoencoder=built.pretrained.autoencoder,
+        vision=built.pretrained.vision,
     )
-    pipeline = Pipeline(pretrained, autoencoder=built.parts.autoencoder, slots=2 * SAMPLES)
+    pipeline = Pipeline(pretrained, autoencoder=built.parts.autoencoder, vision=built.parts.vision, slots=2 * SAMPLES)
     prompts = sample_prompts(config)
 
     def sample(step: int, weights: dict[str, Tensor]) -> None:

@@ -26,16 +26,25 @@ from monoformer.generate.session import Event, Reason, Request, Session, picture
 from monoformer.generate.text import TextStream, choose_token
 from monoformer.pretrained import Pretrained
 from monoformer.randomness import generator
+from monoformer.vision import VisionEncoder, check_sees
 
 
 class Engine:
     """Holds the cache and the sessions of one model."""
 
-    def __init__(self, pretrained: Pretrained, autoencoder: Autoencoder, *, slots: int = 32) -> None:
+    def __init__(
+        self,
+        pretrained: Pretrained,
+        autoencoder: Autoencoder,
+        *,
+        vision: VisionEncoder | None = None,
+        slots: int = 32,
+    ) -> None:
         """`slots` contexts fit at once (a guided picture takes two); each holds the model's context length."""
         if slots < 2:
             raise ValueError(f"an engine needs at least 2 slots (a guided picture takes two), but has {slots}")
         check_fits(autoencoder, pretrained.model.config)
+        check_sees(vision, pretrained.model.config)
         self.tokenizer, self.config = pretrained.tokenizer, pretrained.model.config
         self.sequencer = pretrained.sequencer()
         self.network = Network(
@@ -43,6 +52,7 @@ class Engine:
             objective=build_objective(pretrained.diffusion),
             autoencoder=autoencoder,
             cache=pretrained.model.cache(slots, self.config.context),
+            vision=vision,
         )
         self.free = list(range(slots))
         self.waiting: deque[Session] = deque()

@@ -16,6 +16,7 @@ from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.data import DataConfig, FolderData, MixtureData, ParquetData, ScenesData, SourceConfig, TextData
 from monoformer.config.diffusion import DiffusionConfig
 from monoformer.config.run import RunConfig
+from monoformer.config.vision import VisionConfig
 from monoformer.data.build import build_source, check_named
 from monoformer.data.loader import Loader
 from monoformer.data.source import Source
@@ -30,6 +31,7 @@ from monoformer.randomness import generator
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.freeze import freeze_text, new_rows
 from monoformer.train.trainer import Parts, computes_in_bf16
+from monoformer.vision import build_vision, fitted
 
 TOKENIZER_DOCUMENTS = 4000
 """Documents whose text a new tokenizer is trained on."""
@@ -53,6 +55,7 @@ class Started:
     tokenizer: Tokenizer
     diffusion: DiffusionConfig
     autoencoder: AutoencoderConfig
+    vision: VisionConfig
     news: str
     """What was loaded and what is new."""
 
@@ -70,11 +73,14 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> B
         if config.model.experts == "modality":
             shape = replace(shape, experts="modality")
         own = config.autoencoder if config.autoencoder.path else started.autoencoder
-        config = replace(config, model=shape, diffusion=started.diffusion, autoencoder=own)
+        eyes = config.vision if config.vision.path else started.vision
+        config = replace(config, model=shape, diffusion=started.diffusion, autoencoder=own, vision=eyes)
     config = replace(config, data=sized(config.data, config.model.image_sizes[0][0]))
     check_sizes(config)
+    dtype = torch.bfloat16 if computes_in_bf16(config.train, device) else torch.float32
+    vision = build_vision(config.vision, device=device, dtype=dtype)
+    config = replace(config, model=fitted(config.model, vision))
     if autoencoder is None:
-        dtype = torch.bfloat16 if computes_in_bf16(config.train, device) else torch.float32
         autoencoder = build_autoencoder(config.autoencoder, device=device, dtype=dtype)
     check_fits(autoencoder, config.model)
     source = build_source(config.data, split="train", seed=config.seed)
@@ -90,6 +96,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> B
         diffusion=config.diffusion,
         generate=config.generate,
         autoencoder=config.autoencoder,
+        vision=config.vision,
     )
     parts = Parts(
         config=config,
@@ -98,6 +105,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> B
         autoencoder=autoencoder,
         loader=build_loader(config, source, tokenizer),
         device=device,
+        vision=vision,
     )
     return Built(parts=parts, pretrained=pretrained, news=news)
 
@@ -114,6 +122,7 @@ def load_start(config: RunConfig) -> Started:
             tokenizer=ours.tokenizer,
             diffusion=ours.diffusion,
             autoencoder=ours.autoencoder,
+            vision=ours.vision,
             news=news,
         )
     image_side = replace(config.model, experts="shared")  # experts start as copies, once the text path is loaded
@@ -129,6 +138,7 @@ def load_start(config: RunConfig) -> Started:
         tokenizer=llama.tokenizer,
         diffusion=config.diffusion,
         autoencoder=config.autoencoder,
+        vision=config.vision,
         news=news,
     )
 
@@ -136,10 +146,13 @@ def load_start(config: RunConfig) -> Started:
 def build_model(config: RunConfig, tokenizer: Tokenizer, started: Started | None) -> tuple[MonoFormer, str]:
     """The network: from the model that the run starts from, or new weights drawn from the seed."""
     if started:
-        if config.model.experts == started.model.config.experts:
-            return started.model.train(), started.news
-        news = f"{started.news}; image experts start as copies of the text weights"
-        return with_experts(started.model.train()), news
+        model, news = started.model.train(), started.news
+        if config.model.experts != model.config.experts:
+            model, news = with_experts(model), f"{news}; image experts start as copies of the text weights"
+        if config.model.vision_width != model.config.vision_width:
+            model.give_vision(config.model, generator(config.seed, "vision"))
+            news += "; the projection of the vision encoder's features is new"
+        return model, news
     with torch.device("meta"):  # no memory, and no draw from the global generator
         model = MonoFormer(replace(config.model, vocabulary=config.model.vocabulary or tokenizer.size))
     model.to_empty(device="cpu")

@@ -16,14 +16,24 @@ from monoformer.model.attention import Mask
 from monoformer.model.monoformer import MonoFormer, Place
 from monoformer.model.unet import Skips
 from monoformer.randomness import generator, uniform
+from monoformer.vision import VisionEncoder
 
 
 def pass_losses(
-    model: MonoFormer, batch: Batch, mask: Mask, *, objective: Objective, autoencoder: Autoencoder, seed: int
+    model: MonoFormer,
+    batch: Batch,
+    mask: Mask,
+    *,
+    objective: Objective,
+    autoencoder: Autoencoder,
+    vision: VisionEncoder | None = None,
+    seed: int,
 ) -> tuple[Tensor, Tensor]:
     """Sums of the text loss over labelled tokens and of the image loss over target images (two scalars, fp32)."""
     with torch.no_grad():
         moments = [autoencoder.moments(slots.pixels) for slots in batch.images]
+    features = [] if vision is None else [vision.encode(slots.pixels)[slots.picture] for slots in batch.vision]
+    seen = [Place(slots.row, slots.start, slots.grid) for slots in batch.vision]
     clean = [mean[slots.picture] for (mean, _), slots in zip(moments, batch.images, strict=True)]
     targets = [slots.noised.nonzero()[:, 0] for slots in batch.images]
     x_0 = [latents_of(*parts, seed) for parts in zip(batch.images, targets, moments, strict=True)]
@@ -43,7 +53,10 @@ def pass_losses(
             for x, where, time in zip(clean, targets, t, strict=True)
         ]
         places = [Place(slots.row, slots.start, slots.grid) for slots in batch.images]
-        hidden.append(model(batch.ids, batch.positions, mask, images=images, times=times, places=places, skips=skips))
+        clean_and_noised = {"images": images, "times": times, "places": places}
+        hidden.append(
+            model(batch.ids, batch.positions, mask, **clean_and_noised, features=features, seen=seen, skips=skips)
+        )
         return [
             model.image(
                 hidden[0],
@@ -59,8 +72,11 @@ def pass_losses(
     logits = model.text(hidden[0][labelled]).float()
     text_loss = F.cross_entropy(logits, batch.labels[labelled], reduction="sum")
     image_loss = image_losses.sum()
-    if not batch.images:  # every parameter gets a gradient in every pass, or sharded training would hang
-        image_loss = image_loss + 0.0 * torch.stack([p.sum() for p in model.image_parameters()]).sum()
+    # every parameter gets a gradient in every pass, or sharded training would hang
+    idle = [] if batch.images else model.image_parameters()
+    idle = idle if batch.vision else idle + model.vision_parameters()
+    if idle:
+        image_loss = image_loss + 0.0 * torch.stack([p.sum() for p in idle]).sum()
     return text_loss, image_loss
 
 

@@ -29,6 +29,7 @@ from monoformer.train.checkpoint import TrainState, checkpoints, load_checkpoint
 from monoformer.train.loss import pass_losses
 from monoformer.train.metrics import Metrics, draw_curves, progress_bar
 from monoformer.train.optim import EMA, build_optimizers, rate_factor, set_rates
+from monoformer.vision import VisionEncoder
 
 Sample = Callable[[int, dict[str, Tensor]], None]
 """sample(step, averaged weights): draws whatever somebody wants to see while the run goes on."""
@@ -48,6 +49,7 @@ class Parts:
     autoencoder: Autoencoder
     loader: Loader[Any, Batch]
     device: torch.device
+    vision: VisionEncoder | None = None
 
 
 class Trainer:
@@ -98,6 +100,7 @@ class Trainer:
                 build_mask(batch),
                 objective=self.parts.objective,
                 autoencoder=self.parts.autoencoder,
+                vision=self.parts.vision,
                 seed=self.config.seed,
             )
 
