@@ -3,7 +3,7 @@
     bos ... boi [time] patches eoi ... eos
     clean_copy:  boi [time] noised patches [time] clean patches eoi    (both blocks share rotary positions)
     noise_draws: boi [time] noised patches [time] noised patches ... eoi    (none sees another)
-    by a vision encoder: boi features eoi    (context images alone; what the model draws stays patches, read again too)
+    vision encoder: boi features eoi    (context images alone; what the model draws is patches, also when read again)
 
 Knows nothing of networks. Invariant: a document read back after drawing has the layout that it had in training, since
 `Sequencer.document` and `Sequencer.prompt` build both with the same lines.

@@ -66,15 +66,18 @@ class Preparation:
             raise ValueError(f"it has means {self.mean} and deviations {self.deviation}, not three of each")
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """uint8 (N, 3, H, W) -> fp32 (N, 3, *size); PIL's filters, rounded once where PIL rounds after each side."""
+        """uint8 (N, 3, H, W) -> fp32 (N, 3, *size); resized as PIL does, to within one level."""
         height, width = pixels.shape[-2:]
         wanted = self.resized
         if isinstance(wanted, int):
             side, short = wanted, min(height, width)
             wanted = (int(side * height / short), int(side * width / short))
-        x = F.interpolate(pixels.float(), wanted, mode=self.mode, align_corners=False, antialias=True)
+        x = pixels.float()
+        for sides in ((height, wanted[1]), wanted):  # as PIL: width first, whole levels after each side, halves go up
+            x = F.interpolate(x, sides, mode=self.mode, align_corners=False, antialias=True)
+            x = (x + 0.5).floor().clamp(0, 255)
         top, left = (wanted[0] - self.size[0]) // 2, (wanted[1] - self.size[1]) // 2
-        x = x[..., top : top + self.size[0], left : left + self.size[1]].round().clamp(0, 255) / self.levels
+        x = x[..., top : top + self.size[0], left : left + self.size[1]] / self.levels
         mean, deviation = (
             torch.tensor(values, device=x.device)[:, None, None] for values in (self.mean, self.deviation)
         )
@@ -152,6 +155,12 @@ def read_preparation(folder: Path) -> Preparation:
     """What `preprocessor_config.json` asks for, in its older and newer forms; ValueError for what is not known."""
     fields = _read(folder / "preprocessor_config.json")
     crops = fields.get("do_center_crop", False)
+    for name in ("do_resize", "do_rescale", "do_normalize"):
+        if not fields.get(name, True):
+            raise ValueError(f"its preprocessor_config.json has {name} = {fields[name]}, which is not known")
+    if fields.get("resample") not in RESAMPLINGS:
+        known = " and ".join(f"{number} ({name})" for number, name in RESAMPLINGS.items())
+        raise ValueError(f"its preprocessor_config.json has resample = {fields.get('resample')}; known are {known}")
     try:
         resized = _sides(fields["size"], shorter=crops)
         return Preparation(

@@ -228,14 +228,14 @@ def run_config(folder: Path, *, mode: str = "adaln", train: dict[str, Any] | Non
     }  # fmt: skip
     parts: dict[str, Any] = {
         "name": "tiny",
-        "vision": VisionConfig(path="tiny" if model_config(mode).vision_width else ""),
         "folder": str(folder),
         "model": model_config(mode),
         "tokenizer": TokenizerConfig(vocabulary=300),
         "sequence": SequenceConfig(row=96, window=12),
         "train": TrainConfig(**{**settings, **(train or {})}),
     }
-    return RunConfig(**{**parts, **changes})
+    parts |= changes
+    return RunConfig(**{"vision": VisionConfig(path="tiny" if parts["model"].vision_width else ""), **parts})
 
 
 def trainer(config: RunConfig, *, sample: Sample | None = None, stream: Source | None = None) -> Trainer:

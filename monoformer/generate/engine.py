@@ -11,6 +11,7 @@ the last bits of matrix products); a half-noisy picture is never in the cache.
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -68,6 +69,7 @@ class Engine:
             picture_size(request.document, request.size, self.config)
             check_sampler(request.settings, self.network.objective.config)
             check_channels(request.settings, self.config)
+        request = replace(request, document=request.document.with_own_targets())
         layout = self.sequencer.prompt(request.document, opening="image" if request.want == "image" else None)
         picture = self._picture_tokens(request.document, request) if request.want == "image" else 0
         if len(layout) + picture + 1 > self.config.context:

@@ -74,9 +74,9 @@ def read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout
         view.mask(end.to(device)),
         images=[x.to(network.model.tokens.weight.dtype) for x in clean],
         times=times,
-        places=[Place(group.row, group.start, group.grid) for group in slots],
+        places=[Place.of(group) for group in slots],
         features=features,
-        seen=[Place(group.row, group.start, group.grid) for group in looked_at],
+        seen=[Place.of(group) for group in looked_at],
         view=view,
     )
     for context, layout in zip(contexts, layouts, strict=True):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from monoformer.batch import ImageSlots
 from monoformer.config.model import ModelConfig
 from monoformer.model.attention import CacheView, KVCache, Mask
 from monoformer.model.patches import ImageHead, PatchEmbedding, VisionEmbedding, positions_2d
@@ -30,6 +31,11 @@ class Place(NamedTuple):
     """(N,) index of the first patch token."""
     grid: tuple[int, int]
     """Height and width in patches."""
+
+    @classmethod
+    def of(cls, slots: ImageSlots) -> "Place":
+        """Where the blocks of a batch's image slots sit."""
+        return cls(slots.row, slots.start, slots.grid)
 
     @property
     def tokens(self) -> int:
@@ -194,10 +200,6 @@ class MonoFormer(nn.Module):
     def image_parameters(self) -> list[nn.Parameter]:
         """What only images touch; a pass without images still gives them a zero gradient (DESIGN 4)."""
         return [p for name, p in self.named_parameters() if not is_text(name)]
-
-    def vision_parameters(self) -> list[nn.Parameter]:
-        """Those among them that only a vision encoder's features touch."""
-        return [] if self.vision is None else list(self.vision.parameters())
 
 
 def is_text(name: str) -> bool:

@@ -33,7 +33,7 @@ def pass_losses(
     with torch.no_grad():
         moments = [autoencoder.moments(slots.pixels) for slots in batch.images]
     features = [] if vision is None else [vision.encode(slots.pixels)[slots.picture] for slots in batch.vision]
-    seen = [Place(slots.row, slots.start, slots.grid) for slots in batch.vision]
+    seen = [Place.of(slots) for slots in batch.vision]
     clean = [mean[slots.picture] for (mean, _), slots in zip(moments, batch.images, strict=True)]
     targets = [slots.noised.nonzero()[:, 0] for slots in batch.images]
     x_0 = [latents_of(*parts, seed) for parts in zip(batch.images, targets, moments, strict=True)]
@@ -52,11 +52,9 @@ def pass_losses(
             objective.path.network_time(torch.zeros(len(x), device=x.device).index_copy(0, where, time))
             for x, where, time in zip(clean, targets, t, strict=True)
         ]
-        places = [Place(slots.row, slots.start, slots.grid) for slots in batch.images]
-        clean_and_noised = {"images": images, "times": times, "places": places}
-        hidden.append(
-            model(batch.ids, batch.positions, mask, **clean_and_noised, features=features, seen=seen, skips=skips)
-        )
+        places = [Place.of(slots) for slots in batch.images]
+        given = {"images": images, "times": times, "places": places, "features": features, "seen": seen}
+        hidden.append(model(batch.ids, batch.positions, mask, **given, skips=skips))
         return [
             model.image(
                 hidden[0],
@@ -71,13 +69,18 @@ def pass_losses(
     labelled = batch.labels != IGNORED
     logits = model.text(hidden[0][labelled]).float()
     text_loss = F.cross_entropy(logits, batch.labels[labelled], reduction="sum")
-    image_loss = image_losses.sum()
-    # every parameter gets a gradient in every pass, or sharded training would hang
+    return text_loss, touch(image_losses.sum(), model, batch)
+
+
+def touch(loss: Tensor, model: MonoFormer, batch: Batch) -> Tensor:
+    """The same loss, with a gradient of 0 for what a pass without images, or without an encoder's, leaves alone.
+
+    Every parameter gets a gradient in every pass, or sharded training would hang.
+    """
     idle = [] if batch.images else model.image_parameters()
-    idle = idle if batch.vision else idle + model.vision_parameters()
-    if idle:
-        image_loss = image_loss + 0.0 * torch.stack([p.sum() for p in idle]).sum()
-    return text_loss, image_loss
+    if model.vision is not None and not batch.vision:
+        idle += model.vision.parameters()
+    return loss + 0.0 * torch.stack([p.sum() for p in idle]).sum() if idle else loss
 
 
 def times_of(slots: ImageSlots, targets: Tensor, objective: Objective, seed: int, *, positions: int) -> Tensor:

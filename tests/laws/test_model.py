@@ -212,3 +212,5 @@ def test_every_parameter_gets_a_gradient_in_every_pass(mode: str, images: str) -
     else:
         head = [p.grad for name, p in network.named_parameters() if name.startswith("image_head.")]
         assert any(bool(gradient.any()) for gradient in head) == (images == "no text labels")
+        if images == "context" and network.vision is not None:
+            assert all(p.grad is not None and bool(p.grad.any()) for p in network.vision.parameters())
