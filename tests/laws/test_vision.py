@@ -192,7 +192,7 @@ SPOILT: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: edit(f, "preprocessor_config.json", crop_size=20), "cuts 20x20 pixels out of 12x12"),
     (lambda f: edit(f, "preprocessor_config.json", size=24, crop_size=24), "makes pictures of 24x24, but.*12x12"),
     (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
-    (lambda f: (f / "model.safetensors").write_bytes(b"12345678"), "."),
+    (lambda f: (f / "model.safetensors").write_bytes(b"12345678"), "header"),
     (lambda f: edit(f, "config.json", vision_config=encoders.SHAPE | {"num_hidden_layers": 3}), "its weights lack "),
 ]
 
