@@ -7,7 +7,6 @@ AutoencoderTiny's (0.42) take 4 channels for granted.
 """
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.model import ModelConfig
+from monoformer.hub import keep, kept, locate
 
 Moments: TypeAlias = tuple[Tensor, Tensor | None]
 """Mean and deviation of latents, both (N, C, h, w); no deviation where training takes the mean."""
@@ -28,11 +28,12 @@ KINDS = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
 CHUNK = 2**20
 """Most pixels in one pass of an autoencoder: 16 pictures of 256 x 256."""
 
-COPIED = 100 * 2**20
-"""Largest autoencoder from the hub, in bytes, that is copied into a model folder; a larger one is kept by name."""
-
 PLACE = "autoencoder"
 """Where a model folder holds its copy."""
+
+FIELD = "autoencoder.path"
+FILES = ("config.json", "diffusion_pytorch_model.safetensors*", "diffusion_pytorch_model-*.safetensors")
+"""What is needed of an autoencoder's folder."""
 
 
 class Autoencoder(Protocol):
@@ -182,7 +183,7 @@ def build_autoencoder(
     """The autoencoder that a configuration names. Raises ValueError when it cannot be found or loaded."""
     if not config.path:
         return Pixels()
-    network = load_network(locate(config.path), dtype=dtype).to(device)
+    network = load_network(locate(config.path, field=FIELD, files=FILES), dtype=dtype).to(device)
     return LatentAutoencoder(network, sample=config.posterior == "sample", tile=config.tile)
 
 
@@ -215,33 +216,6 @@ def import_diffusers() -> Any:
     return diffusers
 
 
-def locate(path: str, *, download: bool = True) -> Path:
-    """The folder of an autoencoder; downloaded (config and safetensors alone) when `path` is a hub name.
-
-    Without `download`, what was downloaded before.
-    """
-    folder = Path(path)
-    owner, _, rest = path.partition("/")
-    name, _, inner = rest.partition("/")
-    if folder.is_dir():
-        return folder
-    if not name or path.startswith((".", "/", "~")):
-        raise ValueError(f"autoencoder.path is {path!r}, neither a folder here nor a hub name (OWNER/NAME)")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    wanted = ("config.json", "diffusion_pytorch_model.safetensors*", "diffusion_pytorch_model-*.safetensors")
-    try:
-        patterns = [f"{inner}/{pattern}" if inner else pattern for pattern in wanted]
-        found = snapshot_download(f"{owner}/{name}", allow_patterns=patterns, local_files_only=not download)
-        return Path(found) / inner
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        cause = str(error).splitlines()[0]
-        raise ValueError(
-            f"autoencoder.path is {path!r}, neither a folder here nor given out by the hub: {cause}"
-        ) from None
-
-
 def check_fits(autoencoder: Autoencoder, model: ModelConfig) -> None:
     """Refuse a model that was not shaped for these latents."""
     if (autoencoder.channels, autoencoder.down) != (model.channels, model.down):
@@ -253,29 +227,13 @@ def check_fits(autoencoder: Autoencoder, model: ModelConfig) -> None:
 
 
 def keep_autoencoder(config: AutoencoderConfig, folder: Path) -> AutoencoderConfig:
-    """Copy the autoencoder into a model folder, so that it stands alone; what the folder's `config.json` says of it.
-
-    A large one from the hub, one that was not downloaded yet, and one that only Python code knows is kept by name.
-    """
-    if not config.path:
-        return config
-    local = Path(config.path).is_dir()
-    try:
-        found = locate(config.path, download=False)
-    except ValueError:
-        return config
-    files = [found / "config.json", *sorted(found.glob("diffusion_pytorch_model*.safetensors*"))]
-    if not local and sum(file.stat().st_size for file in files) > COPIED:
-        return config
-    (folder / PLACE).mkdir()
-    for file in [*files, *found.glob("README.md"), *found.glob("LICENSE*")]:
-        shutil.copyfile(file, folder / PLACE / file.name)
-    return replace(config, path=PLACE)
+    """Copy the autoencoder into a model folder (`hub.keep`); what the folder's `config.json` says of it."""
+    return replace(config, path=keep(config.path, folder, place=PLACE, field=FIELD, files=FILES))
 
 
 def kept_autoencoder(config: AutoencoderConfig, folder: Path) -> AutoencoderConfig:
     """The inverse of `keep_autoencoder`: the path of the copy, where the folder holds one."""
-    return replace(config, path=str(folder / PLACE)) if config.path == PLACE else config
+    return replace(config, path=kept(config.path, folder, place=PLACE))
 
 
 def _kind(name: object) -> str:

@@ -34,6 +34,8 @@ class Block:
     """Which of the target's noised blocks."""
     noise_limit: float = 1.0
     """Share of the noise levels that a target's time is drawn from, the lowest ones."""
+    by_encoder: bool = False
+    """Read by the vision encoder, whose features are the tokens; else patches of the latent."""
 
 
 @dataclass
@@ -138,7 +140,9 @@ class Batch:
     labels: Tensor
     """int64 (B, T) the token to be predicted from this position, or IGNORED."""
     images: tuple[ImageSlots, ...]
-    """Image slots, grouped by size."""
+    """Image slots of latent patches, grouped by size."""
+    vision: tuple[ImageSlots, ...] = ()
+    """Image slots of a vision encoder's features, grouped by size of the picture; all clean."""
 
     @property
     def labelled(self) -> int:
@@ -162,7 +166,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch with tensors on `device`."""
-        return replace(_moved(self, device), images=tuple(slots.to(device) for slots in self.images))
+        images, vision = (tuple(slots.to(device) for slots in group) for group in (self.images, self.vision))
+        return replace(_moved(self, device), images=images, vision=vision)
 
 
 def _moved(value: T, device: torch.device) -> T:

@@ -4,7 +4,7 @@ Knows nothing of tokens, rows or models. Invariant: an image is uint8 pixels (3,
 saves as PNG and sends back is exactly what the model read.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -26,7 +26,10 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """An image: a target (to be drawn: noised in training, has its own time) or context (clean, only read)."""
+    """An image: a target (to be drawn: noised in training, has its own time) or context (clean, only read).
+
+    What the model has drawn stays a target when it is read again: a vision encoder reads context alone.
+    """
 
     pixels: Tensor
     """uint8 (3, height, width)."""
@@ -84,6 +87,13 @@ class Document:
     def images(self) -> tuple[Image, ...]:
         """The document's images, in order."""
         return tuple(segment for segment in self.segments if isinstance(segment, Image))
+
+    def with_own_targets(self) -> "Document":
+        """The same with every image of the assistant a target: it drew them, even if a user hands them back."""
+        segments = (
+            replace(s, target=True) if isinstance(s, Image) and s.role == "assistant" else s for s in self.segments
+        )
+        return Document(tuple(segments))
 
 
 def draw_document(prompt: str, pixels: Tensor) -> Document:

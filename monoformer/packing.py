@@ -72,13 +72,16 @@ def collate(rows: Sequence[Row], *, length: int, pad: int) -> Batch:
         private=private,
         labels=labels,
         images=group_blocks(blocks),
+        vision=group_blocks(blocks, by_encoder=True),
     )
 
 
-def group_blocks(blocks: Sequence[tuple[Block, int, int, int]]) -> tuple[ImageSlots, ...]:
-    """Image slots, one group a size, from (block, row, offset of its layout, global document number)."""
+def group_blocks(blocks: Sequence[tuple[Block, int, int, int]], *, by_encoder: bool = False) -> tuple[ImageSlots, ...]:
+    """Image slots of one kind, one group a size, from (block, row, offset of its layout, global document number)."""
     sizes: dict[tuple[int, int], list[tuple[Block, int, int, int]]] = {}
     for entry in blocks:
+        if entry[0].by_encoder != by_encoder:
+            continue
         height, width = entry[0].pixels.shape[-2:]
         sizes.setdefault((height, width), []).append(entry)
     return tuple(_slots(sizes[size]) for size in sorted(sizes))

@@ -23,6 +23,7 @@ from monoformer.document import Document, Image, Segment, Text
 from monoformer.generate.engine import Engine
 from monoformer.generate.session import Request, Wanted
 from monoformer.pretrained import Pretrained, find_folder, load_pretrained, save_pretrained
+from monoformer.vision import VisionEncoder, build_vision
 
 Size: TypeAlias = tuple[int, int]
 Picture: TypeAlias = PILImage.Image
@@ -32,14 +33,22 @@ class Pipeline:
     """One model, ready to use."""
 
     def __init__(
-        self, pretrained: Pretrained, *, autoencoder: Autoencoder | None = None, slots: int = 64, card: str = ""
+        self,
+        pretrained: Pretrained,
+        *,
+        autoencoder: Autoencoder | None = None,
+        vision: VisionEncoder | None = None,
+        slots: int = 64,
+        card: str = "",
     ) -> None:
-        """`slots` contexts are served at once; more items wait their turn. `autoencoder` None: the model's own."""
+        """`slots` contexts are served at once; more items wait. `autoencoder`, `vision` None: the model's own."""
         self.pretrained = pretrained
+        weight = pretrained.model.tokens.weight
         if autoencoder is None:
-            weight = pretrained.model.tokens.weight
             autoencoder = build_autoencoder(pretrained.autoencoder, device=weight.device, dtype=weight.dtype)
-        self.engine = Engine(pretrained, autoencoder, slots=slots)
+        if vision is None:
+            vision = build_vision(pretrained.vision, device=weight.device, dtype=weight.dtype)
+        self.engine = Engine(pretrained, autoencoder, vision=vision, slots=slots)
         self.card = card
 
     @classmethod
@@ -51,11 +60,12 @@ class Pipeline:
         dtype: torch.dtype | None = None,
         slots: int = 64,
         autoencoder: Autoencoder | None = None,
+        vision: VisionEncoder | None = None,
     ) -> "Pipeline":
         """Load a model folder, or a model of that name from the Hugging Face hub.
 
-        `dtype` None: bf16 where the device has matrix units for it, else fp32. `autoencoder` None: the one that the
-        folder holds or names. Raises ValueError when it is no model.
+        `dtype` None: bf16 where the device has matrix units for it, else fp32. `autoencoder`, `vision` None: those
+        that the folder holds or names. Raises ValueError when it is no model.
         """
         where = choose(device)
         if dtype is None:
@@ -64,7 +74,7 @@ class Pipeline:
         card = folder / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
         loaded = load_pretrained(folder, device=where, dtype=dtype)
-        return cls(loaded, autoencoder=autoencoder, slots=slots, card=text)
+        return cls(loaded, autoencoder=autoencoder, vision=vision, slots=slots, card=text)
 
     def generate(
         self,

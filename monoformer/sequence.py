@@ -3,6 +3,7 @@
     bos ... boi [time] patches eoi ... eos
     clean_copy:  boi [time] noised patches [time] clean patches eoi    (both blocks share rotary positions)
     noise_draws: boi [time] noised patches [time] noised patches ... eoi    (none sees another)
+    vision encoder: boi features eoi    (context images alone; what the model draws is patches, also when read again)
 
 Knows nothing of networks. Invariant: a document read back after drawing has the layout that it had in training, since
 `Sequencer.document` and `Sequencer.prompt` build both with the same lines.
@@ -48,6 +49,8 @@ class Sequencer:
     """Side in pixels of what one patch token shows (autoencoder's factor times patch)."""
     two_way: bool = True
     """Whether tokens of one image see each other in both directions."""
+    vision_grid: tuple[int, int] = (0, 0)
+    """Features down and across that a vision encoder makes of a context image; 0: context images are patches."""
     config: SequenceConfig = field(default_factory=SequenceConfig)
     _templates: dict[tuple[tuple[str, ...], bool], _Pieces] = field(default_factory=dict, compare=False)
     """Rendered chat templates by roles."""
@@ -75,8 +78,10 @@ class Sequencer:
                 self._add_noised(layout, element, image_number, copied=copied)
             if copied:
                 layout.next_position -= self._length(element.pixels)
-            if copied or not element.target:
+            if copied:
                 self._add_block(layout, element.pixels, image_number)
+            elif not element.target:
+                self._add_context(layout, element, image_number)
             layout.add_token(self.tokenizer.eoi)
         return layout
 
@@ -90,7 +95,7 @@ class Sequencer:
                 continue
             number += 1
             layout.add_token(self.tokenizer.boi)
-            self._add_block(layout, element.pixels, number)
+            self._add_context(layout, element, number)
             layout.add_token(self.tokenizer.eoi)
         if opening == "image":
             layout.add_token(self.tokenizer.boi)
@@ -126,15 +131,29 @@ class Sequencer:
             self._add_block(layout, image.pixels, number, noised=True, private=private)
             layout.blocks[-1] = replace(layout.blocks[-1], draw=draw, noise_limit=image.noise_limit)
 
+    def _add_context(self, layout: Layout, image: Image, number: int) -> None:
+        """An image that is only read: the encoder's features, or clean patches where there is none or we drew it."""
+        if image.target or not self.vision_grid[0]:
+            self._add_block(layout, image.pixels, number)
+            return
+        block = Block(
+            pixels=image.pixels, number=number, start=len(layout), grid=self.vision_grid, noised=False, by_encoder=True
+        )
+        self._add_patches(layout, block)
+
     def _add_block(
         self, layout: Layout, pixels: Tensor, number: int, *, noised: bool = False, private: int = 0
     ) -> None:
         if self.time_token:
             layout.add_token(self.tokenizer.time, private=private)
         grid = self.grid(*pixels.shape[-2:])
-        start, count = len(layout), grid[0] * grid[1]
-        layout.blocks.append(Block(pixels=pixels, number=number, start=start, grid=grid, noised=noised))
-        ends = [start + count] * count if self.two_way else None
+        block = Block(pixels=pixels, number=number, start=len(layout), grid=grid, noised=noised)
+        self._add_patches(layout, block, private=private)
+
+    def _add_patches(self, layout: Layout, block: Block, *, private: int = 0) -> None:
+        layout.blocks.append(block)
+        count = block.grid[0] * block.grid[1]
+        ends = [block.start + count] * count if self.two_way else None
         layout.add_tokens(self.tokenizer.patch, count, ends=ends, private=private)
 
     def _elements(self, document: Document, *, answer: bool) -> list[_Element]:

@@ -13,12 +13,13 @@ from functools import cached_property
 PACKAGE = "monoformer"
 
 LEVELS = {
-    0: ["config"],
+    0: ["config", "hub"],
     1: [
         "presets",
         "tokenizer",
         "document",
         "autoencoder",
+        "vision",
         "diffusion",
         "batch",
         "randomness",

@@ -22,6 +22,7 @@ from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import AdamWConfig, TrainConfig
+from monoformer.config.vision import VisionConfig
 from monoformer.data.source import Indexed, Source
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Document, Image, Role, Segment, Text
@@ -36,6 +37,8 @@ from monoformer.train.build import build_loader
 from monoformer.train.freeze import freeze_text, new_rows
 from monoformer.train.loop import Sample
 from monoformer.train.trainer import Parts, Trainer
+from monoformer.vision import Preparation, VisionEncoder, build_vision
+from tests import encoders
 
 WORDS = ("red", "blue", "circle", "square", "left", "of", "a", "the", "large", "small", "is", "what", "moves", "seen")
 SIZES = ((8, 8), (4, 8), (12, 8))
@@ -50,6 +53,9 @@ MODES: dict[str, dict[str, Any]] = {
     },
     "unet": {"time": "add", "image_head": "linear", "image_patches": "unet", "unet_width": 8},
     "experts": {"time": "adaln", "experts": "modality", "kv_heads": 2},
+    "vision": {
+        "time": "token", "experts": "modality", "vision_width": encoders.WIDTH, "vision_grid": encoders.GRID,
+    },
     "official": {"time": "adaln_input", "image_head": "shift", "image_positions": "every_layer", "qk_norm": False},
 }  # fmt: skip
 """Together they take every value of every alternative of `ModelConfig`."""
@@ -117,6 +123,19 @@ def sequencer(mode: str = "adaln", **sequence: Any) -> Sequencer:
     return build_sequencer(model_config(mode), tokenizer(), config)
 
 
+@cache
+def encoder() -> VisionEncoder:
+    """A CLIP that sees pictures as 12x12 pixels, 3x3 patches. Shared: never change it."""
+    side = (encoders.SIDE, encoders.SIDE)
+    preparation = Preparation(resized=side, size=side, mode="bicubic", mean=(0.5,) * 3, deviation=(0.5,) * 3)
+    return VisionEncoder(encoders.network("clip-vision"), preparation)
+
+
+def vision_of(config: ModelConfig) -> VisionEncoder | None:
+    """The encoder of a model that has one."""
+    return encoder() if config.vision_width else None
+
+
 def words(random: Random, fewest: int = 1, most: int = 5) -> str:
     """Some words."""
     return " ".join(random.choices(WORDS, k=random.randint(fewest, most)))
@@ -180,11 +199,20 @@ def latents_of(batch: Batch, *, seed: int = 0) -> tuple[list[Tensor], list[Tenso
     return images, times, places
 
 
+def features_of(batch: Batch) -> dict[str, Any]:
+    """What a network is given of the images that a vision encoder reads."""
+    return {
+        "features": [encoder().encode(slots.pixels)[slots.picture] for slots in batch.vision],
+        "seen": [Place(slots.row, slots.start, slots.grid) for slots in batch.vision],
+    }
+
+
 @torch.no_grad()
 def hidden_of(network: MonoFormer, batch: Batch, *, seed: int = 0) -> Tensor:
     """Hidden states (B, T, D) of a batch, the targets noised."""
     images, times, places = latents_of(batch, seed=seed)
-    states: Tensor = network(batch.ids, batch.positions, dense_mask(batch), images=images, times=times, places=places)
+    given: dict[str, Any] = {"images": images, "times": times, "places": places, **features_of(batch)}
+    states: Tensor = network(batch.ids, batch.positions, dense_mask(batch), **given)
     return states
 
 
@@ -207,7 +235,8 @@ def run_config(folder: Path, *, mode: str = "adaln", train: dict[str, Any] | Non
         "sequence": SequenceConfig(row=96, window=12),
         "train": TrainConfig(**{**settings, **(train or {})}),
     }
-    return RunConfig(**{**parts, **changes})
+    parts |= changes
+    return RunConfig(**{"vision": VisionConfig(path="tiny" if parts["model"].vision_width else ""), **parts})
 
 
 def trainer(config: RunConfig, *, sample: Sample | None = None, stream: Source | None = None) -> Trainer:
@@ -223,5 +252,6 @@ def trainer(config: RunConfig, *, sample: Sample | None = None, stream: Source |
         autoencoder=build_autoencoder(config.autoencoder),
         loader=build_loader(config, stream or source(config.seed), tokenizer()),
         device=torch.device("cpu"),
+        vision=encoder() if config.vision.path == "tiny" else build_vision(config.vision),
     )
     return Trainer(parts, sample=sample)

@@ -88,7 +88,8 @@ def build_sample(built: Built) -> Sample:
     """Draws the same held-out prompts with the averaged weights into the run's samples/ folder."""
     config = built.parts.config
     model = copy.deepcopy(built.parts.model).eval()
-    pipeline = Pipeline(replace(built.pretrained, model=model), autoencoder=built.parts.autoencoder, slots=2 * SAMPLES)
+    pretrained = replace(built.pretrained, model=model)
+    pipeline = Pipeline(pretrained, autoencoder=built.parts.autoencoder, vision=built.parts.vision, slots=2 * SAMPLES)
     prompts = sample_prompts(config)
 
     def sample(step: int, weights: dict[str, Tensor]) -> None:

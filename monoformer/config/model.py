@@ -126,6 +126,11 @@ class ModelConfig:
     text_vocabulary: int = 0
     """Rows of the token embedding that a text model had before its vocabulary grew; 0: the vocabulary did not grow.
     `train.freeze = text` keeps these rows, but for the image tokens among them."""
+    vision_width: int = 0
+    """Width of the features of a vision encoder that context images are read by, projected by a two-layer MLP; 0: taken
+    from `vision.path` when a run starts, or no such encoder."""
+    vision_grid: tuple[int, int] = (0, 0)
+    """Features down and across that the encoder makes of any picture: as many tokens; with `vision_width`."""
     image_head: Literal["linear", "dit", "shift"] = "dit"
     """What turns hidden states into patches, or into what a U-Net decodes: norm and linear; DiT's final layer, which
     is modulated by the time; or linear alone on hidden states to which a vector of the time is added."""
@@ -158,6 +163,12 @@ class ModelConfig:
                 f"{self.vocabulary}"
             )
         self._check_patches()
+        sides = (self.vision_width, *self.vision_grid)
+        if min(sides) < 0 or (max(sides) and not min(sides)):
+            raise ValueError(
+                f"model.vision_width and model.vision_grid are all 0 or all above it, but are {self.vision_width} and "
+                f"{self.vision_grid}; leave them 0, and they are those of --vision.path"
+            )
         if self.image_positions != "none" and self.width % 4:
             raise ValueError(f"model.width must be divisible by 4 for 2-D positions, but is {self.width}")
         if not self.image_sizes:

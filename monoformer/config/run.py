@@ -18,6 +18,7 @@ from monoformer.config.generate import GenerateConfig, check_sampler
 from monoformer.config.model import ModelConfig
 from monoformer.config.spelling import hint
 from monoformer.config.train import TrainConfig
+from monoformer.config.vision import VisionConfig
 
 T = TypeVar("T")
 
@@ -41,6 +42,8 @@ class RunConfig:
     """The network's shape."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     """What stands between pictures and latents: nothing, unless it names an autoencoder."""
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    """What reads the pictures that the model only looks at: the model itself, unless it names a vision encoder."""
     diffusion: DiffusionConfig = field(default_factory=FlowConfig)
     """How images are noised and what is predicted."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -64,6 +67,16 @@ class RunConfig:
         check_sampler(self.generate, self.diffusion)
         if self.train.freeze == "text" and not self.start:
             raise ValueError("train.freeze = text keeps the text path of a model to start from; give one with --from")
+        if self.sequence.noise_limit and (self.vision.path or self.model.vision_width):
+            raise ValueError(
+                f"sequence.noise_limit = {self.sequence.noise_limit} makes pictures before their caption targets, "
+                f"which a vision encoder never reads; set it to 0, or leave out --vision.path"
+            )
+        if not self.start and not self.vision.path and self.model.vision_width:
+            raise ValueError(
+                f"model.vision_width = {self.model.vision_width} is a vision encoder's; "
+                f"give --vision.path, or leave it 0"
+            )
         if not self.start and not self.autoencoder.path and (self.model.channels, self.model.down) != (3, 1):
             raise ValueError(
                 f"model.channels = {self.model.channels} and model.down = {self.model.down} are a latent's, but pixels "

@@ -11,6 +11,7 @@ the last bits of matrix products); a half-noisy picture is never in the cache.
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -26,16 +27,25 @@ from monoformer.generate.session import Event, Reason, Request, Session, picture
 from monoformer.generate.text import TextStream, choose_token
 from monoformer.pretrained import Pretrained
 from monoformer.randomness import generator
+from monoformer.vision import VisionEncoder, check_sees
 
 
 class Engine:
     """Holds the cache and the sessions of one model."""
 
-    def __init__(self, pretrained: Pretrained, autoencoder: Autoencoder, *, slots: int = 32) -> None:
+    def __init__(
+        self,
+        pretrained: Pretrained,
+        autoencoder: Autoencoder,
+        *,
+        vision: VisionEncoder | None = None,
+        slots: int = 32,
+    ) -> None:
         """`slots` contexts fit at once (a guided picture takes two); each holds the model's context length."""
         if slots < 2:
             raise ValueError(f"an engine needs at least 2 slots (a guided picture takes two), but has {slots}")
         check_fits(autoencoder, pretrained.model.config)
+        check_sees(vision, pretrained.model.config)
         self.tokenizer, self.config = pretrained.tokenizer, pretrained.model.config
         self.sequencer = pretrained.sequencer()
         self.network = Network(
@@ -43,6 +53,7 @@ class Engine:
             objective=build_objective(pretrained.diffusion),
             autoencoder=autoencoder,
             cache=pretrained.model.cache(slots, self.config.context),
+            vision=vision,
         )
         self.free = list(range(slots))
         self.waiting: deque[Session] = deque()
@@ -58,6 +69,7 @@ class Engine:
             picture_size(request.document, request.size, self.config)
             check_sampler(request.settings, self.network.objective.config)
             check_channels(request.settings, self.config)
+        request = replace(request, document=request.document.with_own_targets())
         layout = self.sequencer.prompt(request.document, opening="image" if request.want == "image" else None)
         picture = self._picture_tokens(request.document, request) if request.want == "image" else 0
         if len(layout) + picture + 1 > self.config.context:

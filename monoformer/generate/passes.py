@@ -16,6 +16,7 @@ from monoformer.model.attention import CacheView, KVCache
 from monoformer.model.monoformer import MonoFormer, Place
 from monoformer.model.unet import Skips
 from monoformer.packing import group_blocks
+from monoformer.vision import VisionEncoder
 
 
 @dataclass
@@ -31,12 +32,16 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """What a pass runs: the model, what it was trained to predict, its autoencoder, and the cache."""
+    """What a pass runs: the model, what it was trained to predict, its autoencoder, and the cache.
+
+    Where it has one, its vision encoder, too.
+    """
 
     model: MonoFormer
     objective: Objective
     autoencoder: Autoencoder
     cache: KVCache
+    vision: VisionEncoder | None = None
 
     @property
     def device(self) -> torch.device:
@@ -54,10 +59,14 @@ def read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout
     positions = _padded([layout.positions for layout in layouts], width)
     end = _padded([layout.end for layout in layouts], width)
     blocks = [(block, row, 0, 0) for row, layout in enumerate(layouts) for block in layout.blocks]
-    slots = [group.to(device) for group in group_blocks(blocks)]
+    slots, looked_at = (
+        [group.to(device) for group in group_blocks(blocks, by_encoder=by_encoder)] for by_encoder in (False, True)
+    )
     clean = [network.autoencoder.encode(group.pixels)[group.picture] for group in slots]
     zero = torch.zeros((), device=device)
     times = [network.objective.path.network_time(zero.expand(len(x))) for x in clean]
+    encoder = network.vision
+    features = [] if encoder is None else [encoder.encode(group.pixels)[group.picture] for group in looked_at]
     view = _view(network, contexts, counts.to(device), write=True)
     hidden: Tensor = network.model(
         ids.to(device),
@@ -65,7 +74,9 @@ def read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout
         view.mask(end.to(device)),
         images=[x.to(network.model.tokens.weight.dtype) for x in clean],
         times=times,
-        places=[Place(group.row, group.start, group.grid) for group in slots],
+        places=[Place.of(group) for group in slots],
+        features=features,
+        seen=[Place.of(group) for group in looked_at],
         view=view,
     )
     for context, layout in zip(contexts, layouts, strict=True):

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from monoformer.batch import ImageSlots
 from monoformer.config.model import ModelConfig
 from monoformer.model.attention import CacheView, KVCache, Mask
-from monoformer.model.patches import ImageHead, PatchEmbedding, positions_2d
+from monoformer.model.patches import ImageHead, PatchEmbedding, VisionEmbedding, positions_2d
 from monoformer.model.timestep import TimeEmbedding, TimeToken
 from monoformer.model.transformer import Condition, Route, Transformer
 from monoformer.model.unet import Skips
@@ -30,6 +31,11 @@ class Place(NamedTuple):
     """(N,) index of the first patch token."""
     grid: tuple[int, int]
     """Height and width in patches."""
+
+    @classmethod
+    def of(cls, slots: ImageSlots) -> "Place":
+        """Where the blocks of a batch's image slots sit."""
+        return cls(slots.row, slots.start, slots.grid)
 
     @property
     def tokens(self) -> int:
@@ -53,6 +59,7 @@ class MonoFormer(nn.Module):
         self.time = TimeEmbedding(config.width)
         self.time_token = TimeToken(config.width) if config.time == "projected_token" else nn.Identity()
         self.patches = PatchEmbedding(config)
+        self.vision = VisionEmbedding(config) if config.vision_width else None
         self.transformer = Transformer(config)
         self.text_head = nn.Linear(config.width, config.vocabulary, bias=False)
         self.image_head = ImageHead(config)
@@ -89,6 +96,15 @@ class MonoFormer(nn.Module):
                 noise = torch.randn(parameter.shape, generator=generator) * deviation
                 parameter.copy_(noise.to(parameter))
 
+    def give_vision(self, config: ModelConfig, generator: torch.Generator) -> None:
+        """Add the projection of a vision encoder's features, new weights; nothing else in `config` differs."""
+        assert self.vision is None, "the model has such a projection already"
+        with torch.device("meta"):
+            self.vision = VisionEmbedding(config)
+        self.vision.to_empty(device=self.tokens.weight.device).to(self.tokens.weight.dtype)
+        self.config = config
+        self.initialize(generator, only=[name for name, _ in self.named_parameters() if name.startswith("vision.")])
+
     def embed(
         self, ids: Tensor, images: Sequence[Tensor], times: Sequence[Tensor], places: Sequence[Place]
     ) -> tuple[Tensor, Condition | None, list[Skips]]:
@@ -121,17 +137,26 @@ class MonoFormer(nn.Module):
         images: Sequence[Tensor] = (),
         times: Sequence[Tensor] = (),
         places: Sequence[Place] = (),
+        features: Sequence[Tensor] = (),
+        seen: Sequence[Place] = (),
         view: CacheView | None = None,
         skips: list[Skips] | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D) of one pass over text and images together.
 
-        A list given as `skips` receives, a size, what a U-Net's image head needs of its encoder.
+        `features` (N, P, E) are what a vision encoder makes of the pictures at `seen`, a size as `images` are. A list
+        given as `skips` receives, a size, what a U-Net's image head needs of its encoder.
         """
         x, condition, kept = self.embed(ids, images, times, places)
+        for own, place in zip(features, seen, strict=True):
+            assert self.vision is not None, "the model has no projection of a vision encoder's features"
+            where = (place.row[:, None] * ids.shape[1] + place.columns()).flatten()
+            tokens = self.vision(own).flatten(0, 1)
+            x = x.flatten(0, 1).index_copy(0, where, tokens.to(x.dtype)).view_as(x)
         if skips is not None:
             skips += kept
-        route = self._route(ids, places) if self.config.experts == "modality" and places else None
+        has_images = bool(places or seen)
+        route = self._route(ids, places, seen) if self.config.experts == "modality" and has_images else None
         again = self._positions(x, places) if self.config.image_positions == "every_layer" and places else None
         hidden: Tensor = self.transformer(x, positions, mask, condition=condition, view=view, route=route, again=again)
         return hidden
@@ -143,13 +168,13 @@ class MonoFormer(nn.Module):
             found[place.row[:, None], place.columns()] = positions_2d(place.grid, x.shape[-1], x.device).to(x.dtype)
         return found
 
-    def _route(self, ids: Tensor, places: Sequence[Place]) -> Route:
-        """Patches and time tokens go to the image experts."""
+    def _route(self, ids: Tensor, places: Sequence[Place], seen: Sequence[Place]) -> Route:
+        """Patches, their time tokens and an encoder's features go to the image experts."""
         is_image = torch.zeros_like(ids, dtype=torch.bool)
-        for place in places:
+        for place in [*places, *seen]:
             is_image[place.row[:, None], place.columns()] = True
-            if self.config.has_time_token:
-                is_image[place.row, place.start - 1] = True
+        for place in places if self.config.has_time_token else ():
+            is_image[place.row, place.start - 1] = True
         flat = is_image.flatten()
         return Route(text=(~flat).nonzero()[:, 0], image=flat.nonzero()[:, 0])
 

@@ -4,6 +4,7 @@ Knows nothing of noise schedules or tokens. Invariant: `unpatchify(patchify(x)) 
 """
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -75,6 +76,23 @@ class PatchEmbedding(nn.Module):
             shift, scale = self.modulation(time)[:, None].to(tokens.dtype).chunk(2, dim=-1)
             tokens = torch.addcmul(shift, tokens, 1 + scale)
         return (tokens + time[:, None].to(tokens.dtype) if self.adds_time else tokens), skips
+
+
+class VisionEmbedding(nn.Module):
+    """A vision encoder's features as tokens: linear, GELU, linear (MonoFormer's released code).
+
+    No 2-D positions: the encoder has put its own into the features. No time: what it reads is never noised.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.input = nn.Linear(config.vision_width, config.width)
+        self.output = nn.Linear(config.width, config.width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, P, E) -> tokens (N, P, D)."""
+        tokens: Tensor = self.output(F.gelu(self.input(features.to(self.input.weight.dtype))))
+        return tokens
 
 
 class ImageHead(nn.Module):

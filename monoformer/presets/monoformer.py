@@ -4,6 +4,8 @@ None was run here. What the paper leaves open and the released code decides is l
 it the weight 0.01 of the text loss, which text is labelled, the number of steps, AdamW's betas and the clipping.
 """
 
+from dataclasses import replace
+
 from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.data import FolderData, MixtureData, ParquetData, SequenceConfig, SourceConfig, TextData
 from monoformer.config.diffusion import DDPMConfig
@@ -11,9 +13,12 @@ from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import AdamWConfig, TrainConfig
+from monoformer.config.vision import VisionConfig
 
 TINYLLAMA = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
 """The language model that MonoFormer starts from; LLaMA 2's 32,000 tokens."""
+CLIP = "openai/clip-vit-large-patch14"
+"""The vision encoder of the released code's understanding recipe: 24 layers of width 1024, pictures of 224x224."""
 PROMPT = "Please generate an image of {}."
 """What asks for a picture, around a class name."""
 
@@ -45,14 +50,19 @@ def monoformer_understanding() -> RunConfig:
     """MonoFormer that also reads pictures: JourneyDB to draw, LLaVA's pictures to describe, 1 : 1 (released code).
 
     monoformer train monoformer-understanding --data.sources.0.files DRAW.parquet --data.sources.1.files READ.parquet
-    Several GPUs of 80 GB for days; not run here, and the paper reports no number for it. Pictures are read through
-    the autoencoder; the released code reads them through a frozen CLIP ViT-L/14. LLaVA as parquet with the columns
-    image and answer.
+    Several GPUs of 80 GB for days; not run here, and the paper reports no number for it. As in the released code a
+    frozen CLIP ViT-L/14 reads the pictures, 224x224 as 256 tokens; drawn ones are latent patches. LLaVA as parquet with
+    the columns image and answer.
     """
     drawn = ParquetData(caption="{prompt}", size=256, draw=1.0, describe=0.0)
     read = ParquetData(caption="{answer}", size=256, draw=0.0, describe=1.0)
-    return _monoformer(
+    recipe = _monoformer(
         "monoformer-understanding", MixtureData(sources=(drawn, read), weights=(0.5, 0.5)), row=1024, rows=336
+    )
+    return replace(
+        recipe,
+        vision=VisionConfig(path=CLIP),
+        model=replace(recipe.model, vision_width=1024, vision_grid=(16, 16)),
     )
 
 

@@ -19,10 +19,12 @@ from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig,
 from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import from_json, to_json
+from monoformer.config.vision import VisionConfig
 from monoformer.model.monoformer import MonoFormer
 from monoformer.pretrained.weights import Weights, read_description, save_weights, written_whole
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
+from monoformer.vision import keep_vision, kept_vision
 
 FORMAT_VERSION = 1
 
@@ -39,6 +41,8 @@ class FolderConfig:
     """Defaults of writing and drawing."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     """What stands between its pictures and latents; `autoencoder` as a path is the folder's own copy."""
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    """What reads its context images; `vision` as a path is the folder's own copy."""
 
     def __post_init__(self) -> None:
         check_variance(self.diffusion, learned=self.model.learned_variance)
@@ -53,6 +57,7 @@ class Pretrained:
     diffusion: DiffusionConfig
     generate: GenerateConfig
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
 
     def sequencer(self, config: SequenceConfig | None = None) -> Sequencer:
         """What lays documents out for this model."""
@@ -66,6 +71,7 @@ def build_sequencer(model: ModelConfig, tokenizer: Tokenizer, config: SequenceCo
         time_token=model.has_time_token,
         cell=model.cell,
         two_way=model.image_attention == "two-way",
+        vision_grid=model.vision_grid,
         config=config,
     )
 
@@ -87,6 +93,7 @@ def save_pretrained(
             diffusion=pretrained.diffusion,
             generate=pretrained.generate,
             autoencoder=keep_autoencoder(pretrained.autoencoder, temporary),
+            vision=keep_vision(pretrained.vision, temporary),
         )
         text = json.dumps({**described, **to_json(config)}, indent=2)
         (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
@@ -126,6 +133,7 @@ def load_pretrained(
         diffusion=config.diffusion,
         generate=config.generate,
         autoencoder=kept_autoencoder(config.autoencoder, folder),
+        vision=kept_vision(config.vision, folder),
     )
 
 

@@ -44,6 +44,7 @@ from monoformer.tokenizer import Tokenizer
 from monoformer.train.freeze import freeze_text, new_rows
 from monoformer.train.loop import computes_in_bf16
 from monoformer.train.trainer import Parts
+from monoformer.vision import build_vision, fitted
 
 TOKENIZER_DOCUMENTS = 4000
 """Documents whose text a new tokenizer is trained on."""
@@ -69,16 +70,23 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> B
     started, news = load_start(config) if config.start else (None, "")
     if started:
         own = config.autoencoder if config.autoencoder.path else started.autoencoder
-        config = replace(config, model=started.model.config, diffusion=started.diffusion, autoencoder=own)
+        eyes = config.vision if config.vision.path else started.vision
+        shape, diffusion = started.model.config, started.diffusion
+        config = replace(config, model=shape, diffusion=diffusion, autoencoder=own, vision=eyes)
     config = replace(config, data=sized(config.data, config.model.image_sizes[0][0]))
     check_sizes(config)
+    dtype = torch.bfloat16 if computes_in_bf16(config.train, device) else torch.float32
+    vision = build_vision(config.vision, device=device, dtype=dtype)
+    config = replace(config, model=fitted(config.model, vision))
     if autoencoder is None:
-        dtype = torch.bfloat16 if computes_in_bf16(config.train, device) else torch.float32
         autoencoder = build_autoencoder(config.autoencoder, device=device, dtype=dtype)
     check_fits(autoencoder, config.model)
     source = build_source(config.data, split="train", seed=config.seed)
     tokenizer = started.tokenizer if started else build_tokenizer(config)
     model, news = (started.model, news) if started else build_model(config, tokenizer)
+    if config.model.vision_width != model.config.vision_width:
+        model.give_vision(config.model, generator(config.seed, "vision"))
+        news += "; the projection of the vision encoder's features is new"
     config = replace(config, model=model.config)
     model.train().to(device)
     if config.train.freeze == "text":
@@ -89,6 +97,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> B
         diffusion=config.diffusion,
         generate=config.generate,
         autoencoder=config.autoencoder,
+        vision=config.vision,
     )
     parts = Parts(
         config=config,
@@ -97,6 +106,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> B
         autoencoder=autoencoder,
         loader=build_loader(config, source, tokenizer),
         device=device,
+        vision=vision,
     )
     return Built(parts=parts, pretrained=pretrained, news=news)
 
@@ -130,6 +140,7 @@ def read_start(config: RunConfig) -> tuple[Pretrained, str]:
         diffusion=config.diffusion,
         generate=config.generate,
         autoencoder=config.autoencoder,
+        vision=config.vision,
     )
     return started, f"started from {config.start}: {llama.news}"
 

@@ -16,14 +16,24 @@ from monoformer.model.attention import Mask
 from monoformer.model.monoformer import MonoFormer, Place
 from monoformer.model.unet import Skips
 from monoformer.randomness import generator, uniform
+from monoformer.vision import VisionEncoder
 
 
 def pass_losses(
-    model: MonoFormer, batch: Batch, mask: Mask, *, objective: Objective, autoencoder: Autoencoder, seed: int
+    model: MonoFormer,
+    batch: Batch,
+    mask: Mask,
+    *,
+    objective: Objective,
+    autoencoder: Autoencoder,
+    vision: VisionEncoder | None = None,
+    seed: int,
 ) -> tuple[Tensor, Tensor]:
     """Sums of the text loss over labelled tokens and of the image loss over target images (two scalars, fp32)."""
     with torch.no_grad():
         moments = [autoencoder.moments(slots.pixels) for slots in batch.images]
+    features = [] if vision is None else [vision.encode(slots.pixels)[slots.picture] for slots in batch.vision]
+    seen = [Place.of(slots) for slots in batch.vision]
     clean = [mean[slots.picture] for (mean, _), slots in zip(moments, batch.images, strict=True)]
     targets = [slots.noised.nonzero()[:, 0] for slots in batch.images]
     x_0 = [latents_of(*parts, seed) for parts in zip(batch.images, targets, moments, strict=True)]
@@ -42,8 +52,9 @@ def pass_losses(
             objective.path.network_time(torch.zeros(len(x), device=x.device).index_copy(0, where, time))
             for x, where, time in zip(clean, targets, t, strict=True)
         ]
-        places = [Place(slots.row, slots.start, slots.grid) for slots in batch.images]
-        hidden.append(model(batch.ids, batch.positions, mask, images=images, times=times, places=places, skips=skips))
+        places = [Place.of(slots) for slots in batch.images]
+        given = {"images": images, "times": times, "places": places, "features": features, "seen": seen}
+        hidden.append(model(batch.ids, batch.positions, mask, **given, skips=skips))
         return [
             model.image(
                 hidden[0],
@@ -55,10 +66,7 @@ def pass_losses(
         ]
 
     image_losses = flatten_losses(objective.loss(predict, x_0, t, noise), batch.ids.device)
-    image_loss = image_losses.sum()
-    if not batch.images:  # every parameter gets a gradient in every pass, or sharded training would hang
-        image_loss = image_loss + 0.0 * torch.stack([p.sum() for p in model.image_parameters()]).sum()
-    return sum_text_loss(model, hidden[0], batch), image_loss
+    return sum_text_loss(model, hidden[0], batch), touch(image_losses.sum(), model, batch)
 
 
 def sum_text_loss(model: MonoFormer, hidden: Tensor, batch: Batch) -> Tensor:
@@ -66,6 +74,17 @@ def sum_text_loss(model: MonoFormer, hidden: Tensor, batch: Batch) -> Tensor:
     labelled = batch.labels != IGNORED
     logits = model.text(hidden[labelled]).float()
     return F.cross_entropy(logits, batch.labels[labelled], reduction="sum")
+
+
+def touch(loss: Tensor, model: MonoFormer, batch: Batch) -> Tensor:
+    """The same loss, with a gradient of 0 for what a pass without images, or without an encoder's, leaves alone.
+
+    Every parameter gets a gradient in every pass, or sharded training would hang.
+    """
+    idle = [] if batch.images else model.image_parameters()
+    if model.vision is not None and not batch.vision:
+        idle += model.vision.parameters()
+    return loss + 0.0 * torch.stack([p.sum() for p in idle]).sum() if idle else loss
 
 
 def times_of(slots: ImageSlots, targets: Tensor, objective: Objective, seed: int, *, positions: int) -> Tensor:

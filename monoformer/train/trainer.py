@@ -21,6 +21,7 @@ from monoformer.train.checkpoint import TrainState
 from monoformer.train.loop import Loop, Numbers, Sample, computes_in_bf16
 from monoformer.train.loss import pass_losses
 from monoformer.train.optim import EMA, build_optimizers
+from monoformer.vision import VisionEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class Parts:
     autoencoder: Autoencoder
     loader: Loader[Any, Batch]
     device: torch.device
+    vision: VisionEncoder | None = None
 
 
 class Trainer:
@@ -68,6 +70,7 @@ class Trainer:
                 build_mask(batch),
                 objective=self.parts.objective,
                 autoencoder=self.parts.autoencoder,
+                vision=self.parts.vision,
                 seed=self.config.seed,
             )
 

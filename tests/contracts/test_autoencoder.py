@@ -19,7 +19,6 @@ from monoformer.autoencoder import (
     in_tiles,
     keep_autoencoder,
     kept_autoencoder,
-    locate,
 )
 from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.model import ModelConfig
@@ -239,10 +238,10 @@ def test_a_copy_is_kept_and_a_large_one_from_the_hub_named(tmp_path: Path, monke
     assert found.posterior == "sample"
     pixels = latents.pictures()
     assert torch.equal(build_autoencoder(found).encode(pixels), build_autoencoder(local).encode(pixels))
-    monkeypatch.setattr("monoformer.autoencoder.locate", lambda path, *, download: tmp_path / "source")
+    monkeypatch.setattr("monoformer.hub.locate", lambda path, **options: tmp_path / "source")
     hub = AutoencoderConfig(path="owner/name")
     assert keep_autoencoder(hub, tmp_path / "second").path == "autoencoder"
-    monkeypatch.setattr("monoformer.autoencoder.COPIED", 1000)
+    monkeypatch.setattr("monoformer.hub.COPIED", 1000)
     assert keep_autoencoder(hub, tmp_path / "third") == hub
     assert not list((tmp_path / "third").iterdir())
 
@@ -251,4 +250,4 @@ def test_a_name_that_only_python_knows_is_kept(tmp_path: Path) -> None:
     named = AutoencoderConfig(path="taef2")
     assert keep_autoencoder(named, tmp_path) == kept_autoencoder(named, tmp_path) == named
     with pytest.raises(ValueError, match="taef2"):
-        locate("taef2")
+        build_autoencoder(named)

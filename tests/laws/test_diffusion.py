@@ -99,7 +99,7 @@ def drawn(made: Pretrained, *seeds: int) -> torch.Tensor:
         Request(document=document, want="image", settings=replace(made.generate, seed=seed), size=(12, 8))
         for seed in seeds
     ]
-    server = Engine(made, Pixels(), slots=2 * len(seeds))
+    server = Engine(made, Pixels(), vision=tiny.vision_of(made.model.config), slots=2 * len(seeds))
     return torch.stack([answer.images[0].pixels for answer in server.run(requests)])
 
 

@@ -43,7 +43,7 @@ CAPTION = Document((picture(3, (12, 8)), Text("is")))
 
 
 def engine(made: Pretrained, slots: int = 4) -> Engine:
-    return Engine(made, Pixels(), slots=slots)
+    return Engine(made, Pixels(), vision=tiny.vision_of(made.model.config), slots=slots)
 
 
 def request(made: Pretrained, document: Document, want: Any, **settings: Any) -> Request:
@@ -81,9 +81,8 @@ def states_of(
         images.append(x)
         times.append(path.network_time(time))
         places.append(Place(slots.row, slots.start, slots.grid))
-    states: Tensor = made.model(
-        batch.ids, batch.positions, dense_mask(batch), images=images, times=times, places=places, skips=skips
-    )[0]
+    given: dict[str, Any] = {"images": images, "times": times, "places": places, **tiny.features_of(batch)}
+    states: Tensor = made.model(batch.ids, batch.positions, dense_mask(batch), **given, skips=skips)[0]
     return states
 
 
@@ -120,6 +119,7 @@ def network_of(made: Pretrained, slots: int = 6) -> Network:
         objective=build_objective(made.diffusion),
         autoencoder=Pixels(),
         cache=made.model.cache(slots, made.model.config.context),
+        vision=tiny.vision_of(made.model.config),
     )
 
 
@@ -207,7 +207,7 @@ def opens_a_picture(made: Pretrained, document: Document) -> Pretrained:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-@pytest.mark.parametrize("mode", ["adaln", "token", "causal"])
+@pytest.mark.parametrize("mode", ["adaln", "token", "causal", "vision"])
 @pytest.mark.parametrize("document", [DRAW, EDIT], ids=["draw", "edit"])
 def test_after_drawing_the_cache_holds_the_clean_picture(mode: str, document: Document, guidance: float) -> None:
     made = opens_a_picture(tiny.pretrained(mode), document)
@@ -358,7 +358,7 @@ def mixed(made: Pretrained) -> list[Request]:
     ]
 
 
-@pytest.mark.parametrize("mode", ["adaln", "token"])
+@pytest.mark.parametrize("mode", ["adaln", "token", "vision"])
 def test_alone_is_in_a_batch(mode: str) -> None:
     made = tiny.pretrained(mode)
     requests = mixed(made)

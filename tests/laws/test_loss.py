@@ -51,7 +51,7 @@ def ragged_passes() -> list[list[list[Layout]]]:
 @pytest.mark.parametrize("mode", tiny.MODES)
 def test_accumulated_passes_are_one_big_batch(mode: str, tmp_path: Path) -> None:
     passes = ragged_passes()
-    if mode in ("token", "causal"):
+    if tiny.model_config(mode).has_time_token:
         passes = [[tiny.layouts(mode, 1, 3, images=False)], [tiny.layouts(mode, 2, 4)], [tiny.layouts(mode, 3, 4)]]
     length = max(sum(map(len, row)) for rows in passes for row in rows)
     pad = tiny.tokenizer().pad

@@ -28,7 +28,7 @@ def tokens_of(layout: Layout, document: tuple[int, int], offset: int, *, time_to
     tokens = [Token(document, offset + i) for i in range(len(layout))]
     for number, block in enumerate(layout.blocks):
         hidden = block.noised and any(b.number == block.number and not b.noised for b in layout.blocks)
-        first = block.start - time_token
+        first = block.start - (time_token and not block.by_encoder)
         for i in range(first, block.start + block.grid[0] * block.grid[1]):
             tokens[i] = Token(document, offset + i, block=number, is_patch=i >= block.start, hidden=hidden)
     return tokens

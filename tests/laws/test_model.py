@@ -55,7 +55,14 @@ def test_every_mode_runs_and_predicts_images_of_the_right_shape(mode: str, chang
     def predictions() -> list[Tensor]:
         skips: list[Skips] = []
         states = network(
-            batch.ids, batch.positions, dense_mask(batch), images=images, times=times, places=places, skips=skips
+            batch.ids,
+            batch.positions,
+            dense_mask(batch),
+            images=images,
+            times=times,
+            places=places,
+            skips=skips,
+            **tiny.features_of(batch),
         )
         assert states.shape == (*batch.ids.shape, 32)
         assert network.text(states).shape[-1] == network.config.vocabulary
@@ -153,13 +160,14 @@ def test_a_noised_image_with_a_clean_copy_influences_nothing_after_it(mode: str)
         moved[which][0] += change
         later = [time.clone() for time in times]
         later[which][0] += 100 * change
-        found: Tensor = network(batch.ids, batch.positions, mask, images=moved, times=later, places=places)
+        given = {"images": moved, "times": later, "places": places, **tiny.features_of(batch)}
+        found: Tensor = network(batch.ids, batch.positions, mask, **given)
         return found.detach()
 
     before, after = states(0.0), states(1.0)
     touched = (before != after).any(dim=-1)[0]
     assert touched[noised : noised + count].all()
-    touched[noised - (mode in ("token", "causal")) : noised + count] = False
+    touched[noised - network.config.has_time_token : noised + count] = False
     assert not touched.any()
 
 
@@ -188,13 +196,21 @@ def test_every_parameter_gets_a_gradient_in_every_pass(mode: str, images: str) -
     if images == "no text labels":
         batch = replace(batch, labels=torch.full_like(batch.labels, IGNORED))
     text, image = pass_losses(
-        network, batch, dense_mask(batch), objective=build_objective(FlowConfig()), autoencoder=Pixels(), seed=0
+        network,
+        batch,
+        dense_mask(batch),
+        objective=build_objective(FlowConfig()),
+        autoencoder=Pixels(),
+        vision=tiny.vision_of(network.config),
+        seed=0,
     )
     (text + image).backward()
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
     if images == "target":
         unmoved = [name for name, p in network.named_parameters() if not p.grad.any()]
-        assert unmoved == []
+        assert unmoved == [name for name in unmoved if name.startswith("vision.")], "they read context alone"
     else:
         head = [p.grad for name, p in network.named_parameters() if name.startswith("image_head.")]
         assert any(bool(gradient.any()) for gradient in head) == (images == "no text labels")
+        if images == "context" and network.vision is not None:
+            assert all(p.grad is not None and bool(p.grad.any()) for p in network.vision.parameters())

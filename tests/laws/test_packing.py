@@ -18,7 +18,15 @@ def losses(network: MonoFormer, batch: Batch) -> torch.Tensor:
     objective = build_objective(FlowConfig())
     with torch.no_grad():
         return torch.stack(
-            pass_losses(network, batch, dense_mask(batch), objective=objective, autoencoder=Pixels(), seed=3)
+            pass_losses(
+                network,
+                batch,
+                dense_mask(batch),
+                objective=objective,
+                autoencoder=Pixels(),
+                vision=tiny.vision_of(network.config),
+                seed=3,
+            )
         )
 
 

@@ -276,7 +276,7 @@ def test_a_dropped_document_keeps_bos_boi_and_learns_no_text(chat: bool) -> None
     assert sum(block.noised for block in layout.blocks) == 1
 
 
-@pytest.mark.parametrize("mode", ["adaln", "token"])
+@pytest.mark.parametrize("mode", ["adaln", "token", "vision"])
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("edit", [False, True])
 def test_the_null_context_of_sampling_is_that_of_training(mode: str, chat: bool, edit: bool) -> None:
@@ -292,7 +292,7 @@ def test_the_null_context_of_sampling_is_that_of_training(mode: str, chat: bool,
             assert trained.positions[:at] == sampled.positions
             assert trained.end[:at] == sampled.end
             assert trained.private[:at] == sampled.private
-            start = trained.blocks[-1].start - (mode == "token")
+            start = trained.blocks[-1].start - own.time_token
             assert start == at, "the target follows at once"
             assert trained.positions[start] == sampled.next_position
             return
@@ -311,7 +311,7 @@ def test_both_null_contexts_come_from_one_function() -> None:
 # --- prompts ---
 
 
-@pytest.mark.parametrize("mode", ["adaln", "token", "causal"])
+@pytest.mark.parametrize("mode", ["adaln", "token", "causal", "vision"])
 def test_a_prompt_is_the_beginning_of_its_training_layout(mode: str) -> None:
     own = tiny.sequencer(mode)
     for document in tiny.documents(7, 60):
@@ -325,8 +325,8 @@ def test_a_prompt_is_the_beginning_of_its_training_layout(mode: str) -> None:
         assert prompt.positions[:length] == trained.positions[:length]
         assert prompt.end[:length] == trained.end[:length]
         assert prompt.private[:length] == trained.private[:length]
-        assert [(b.start, b.grid, b.noised) for b in prompt.blocks] == [
-            (b.start, b.grid, b.noised) for b in trained.blocks
+        assert [(b.start, b.grid, b.noised, b.by_encoder) for b in prompt.blocks] == [
+            (b.start, b.grid, b.noised, b.by_encoder) for b in trained.blocks
         ]
         assert prompt.next_position == len(prompt)
 
@@ -335,7 +335,7 @@ def _context(segment: Segment) -> Segment:
     return Image(pixels=segment.pixels, role=segment.role) if isinstance(segment, Image) else segment
 
 
-@pytest.mark.parametrize("mode", ["adaln", "token"])
+@pytest.mark.parametrize("mode", ["adaln", "token", "vision"])
 @pytest.mark.parametrize("chat", [False, True])
 def test_a_drawn_picture_is_read_as_its_clean_copy_was_trained(mode: str, chat: bool) -> None:
     own = tiny.sequencer(mode)

@@ -94,7 +94,7 @@ def run_and_kill(config: RunConfig, step: int) -> None:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: type(o).__name__)
-@pytest.mark.parametrize("mode", ["adaln", "add", "experts"])
+@pytest.mark.parametrize("mode", ["adaln", "add", "experts", "vision"])
 def test_a_killed_run_resumes_bit_for_bit(optimizer: OptimizerConfig, mode: str, tmp_path: Path) -> None:
     settings = {"optimizer": optimizer, "checkpoint_every": 3, "freeze": "text" if mode == "experts" else "none"}
     straight = tiny.run_config(tmp_path / "straight", mode=mode, start="a text model", train=settings)
