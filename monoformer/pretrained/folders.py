@@ -143,6 +143,8 @@ def read_folder_config(folder: Path) -> FolderConfig:
     data = read_description(folder)
     if "decoder_t_embed" in data:
         raise ValueError(f"{folder} is a checkpoint of the official code; first: monoformer convert {folder} OUT")
+    if data.get("kind") == "RunConfig":
+        raise ValueError(f"{folder} is a run that has not made its model yet; its training must go on to the end")
     if data.get("model_type") != "monoformer":
         raise ValueError(f"{path} does not describe a MonoFormer model (model_type is not 'monoformer')")
     version = data.get("format_version")

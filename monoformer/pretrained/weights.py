@@ -20,8 +20,10 @@ OTHER_FORMS = ["original/*", "consolidated*"]  # the same weights again, as thei
 
 
 def find_folder(name: str | Path) -> Path:
-    """The model's folder; downloaded when it is a hub name. Never fetches anything but data files."""
+    """The model's folder: `name` itself, the model of a run, or what the hub gives out under it (data files alone)."""
     folder = Path(name)
+    if (folder / "model" / "config.json").is_file() and not any(folder.glob("*.safetensors")):
+        return folder / "model"
     if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         return folder
     from huggingface_hub import snapshot_download

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from monoformer.config.diffusion import DDPMConfig, FlowConfig
+from monoformer.config.run import save_config
 from monoformer.document import Document, Text
-from monoformer.pretrained import Pretrained, load_pretrained, save_pretrained
+from monoformer.pretrained import Pretrained, find_folder, load_pretrained, save_pretrained
 from tests import tiny
 
 
@@ -179,6 +180,18 @@ def edit_config(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     data = json.loads(path.read_text(encoding="utf-8")) | changes
     path.write_text(json.dumps({k: v for k, v in data.items() if v is not None}), encoding="utf-8")
+
+
+def test_a_run_stands_for_its_model(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    save_config(tiny.run_config(run), run / "config.json")
+    with pytest.raises(ValueError, match="is a run that has not made its model yet"):
+        load_pretrained(find_folder(run))
+    save(run / "model")
+    assert find_folder(run) == run / "model"
+    assert find_folder(run / "model") == run / "model"
+    load_pretrained(find_folder(run))
 
 
 @pytest.mark.parametrize(
