@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +13,8 @@ from monoformer.cli.options import parse
 from monoformer.config.run import RunConfig, load_config
 from monoformer.config.spelling import hint
 from monoformer.data.build import build_source
-from monoformer.document import Document, Image, Text
+from monoformer.document import Document, Text
+from monoformer.evaluate.prompts import drawings
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.pipeline import Pipeline
 from monoformer.presets import PRESETS
@@ -117,15 +117,7 @@ def sample_prompts(config: RunConfig) -> list[Document]:
         source = build_source(config.data, split="test", seed=config.seed)
     except ValueError:  # nothing was held out: show what training shows
         source = build_source(config.data, split="train", seed=config.seed)
-    prompts: list[Document] = []
-    for document in islice(source, 100 * SAMPLES):
-        kinds = [type(segment) for segment in document.segments]
-        last = document.segments[-1]
-        if kinds[-1] is Image and isinstance(last, Image) and last.target and kinds[:-1] == [Text]:
-            prompts.append(Document(document.segments[:-1]))
-        if len(prompts) == SAMPLES:
-            break
-    return prompts
+    return [prompt for prompt, _ in drawings(source, count=SAMPLES)]
 
 
 def _words(document: Document) -> str:

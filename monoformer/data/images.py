@@ -33,7 +33,7 @@ class FolderPictures:
 
     def __init__(self, config: FolderData, *, split: Split = "train", seed: int = 0) -> None:
         root = _folder(config.root)
-        self.files = _picture_files(root)
+        self.files = picture_files(root)
         self._captions = folder_captions(root, self.files)
         self._config = config
         self._seed = seed
@@ -229,7 +229,8 @@ def _folder(path: str) -> Path:
     return Path(path)
 
 
-def _picture_files(root: Path) -> list[Path]:
+def picture_files(root: Path) -> list[Path]:
+    """All pictures in a folder and in those inside it, by path; ValueError where there are none."""
     try:
         next(root.iterdir(), None)
         found = sorted(root.rglob("*"), key=lambda path: path.relative_to(root).as_posix())

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import linalg
 
-from monoformer.evaluate.images import frechet_distance
+from monoformer.evaluate.frechet import frechet_distance
 from monoformer.randomness import generator
 
 
