@@ -32,9 +32,10 @@ from monoformer.config.evaluate import (
 from monoformer.config.run import RunConfig, load_config, to_json
 from monoformer.config.spelling import hint
 from monoformer.doctor import describe_device
-from monoformer.evaluate.build import BATCH, Evaluator, build_evaluator, sources
+from monoformer.evaluate.build import BATCH, Evaluator, build_evaluator
 from monoformer.evaluate.extractors import digest_chunks, read_chunks
 from monoformer.evaluate.journal import Journal
+from monoformer.evaluate.material import sources
 from monoformer.evaluate.report import describe_figure, origins, table, write_report
 from monoformer.pipeline import Pipeline
 from monoformer.pretrained import find_folder
@@ -101,7 +102,7 @@ def evaluate(arguments: list[str]) -> None:
     pipeline = open_pipeline(options)
     trained = find_training(options, pipeline)
     where = find_folder(options.model)
-    folder = options.out or where.with_name(f"{where.name}-evaluation")
+    folder = options.out or evaluation_folder(options.model)
     folder.mkdir(parents=True, exist_ok=True)
     results, origin = folder / "results.jsonl", describe(pipeline, where, arguments)
     work = [
@@ -187,6 +188,12 @@ def open_pipeline(options: _Evaluate) -> Pipeline:
     generate = replace(pipeline.pretrained.generate, **options.sampling.given())
     pipeline.pretrained = replace(pipeline.pretrained, generate=generate)
     return pipeline
+
+
+def evaluation_folder(model: str) -> Path:
+    """Beside a model folder, or in runs/ for a model of the hub."""
+    path = Path(model)
+    return path.with_name(f"{path.name}-evaluation") if path.exists() else Path("runs") / f"{path.name}-evaluation"
 
 
 def find_training(options: _Evaluate, pipeline: Pipeline) -> RunConfig | None:

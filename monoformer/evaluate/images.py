@@ -17,9 +17,9 @@ from torch import Tensor
 from monoformer.document import Document, Text
 from monoformer.evaluate.diversity import inception_score, precision_recall
 from monoformer.evaluate.extractors import Extractor
-from monoformer.evaluate.frechet import distance, frechet_distance, statistics
+from monoformer.evaluate.frechet import Statistics, distance, frechet_distance, statistics
 from monoformer.evaluate.journal import Array, Journal
-from monoformer.evaluate.references import Pictures, Statistics, load_reference
+from monoformer.evaluate.references import Pictures, load_reference
 from monoformer.evaluate.score import Score, share
 from monoformer.pipeline import Pipeline
 

@@ -60,6 +60,14 @@ class Journal:
         self.watch(count)
         return array
 
+    def part(self, name: str) -> "Journal":
+        """A journal inside this one, for a part whose keys may be those of another; this one's watch is told."""
+        return Journal(None if self.folder is None else self.folder / name, watch=self.tell)
+
+    def tell(self, count: int) -> None:
+        """So many items are done, in a part of this journal."""
+        self.watch(count)
+
     def forget(self) -> None:
         """Remove the folder, once the figures are written elsewhere."""
         if self.folder is not None:

@@ -70,11 +70,12 @@ def continuation(context: Sequence[int], following: Sequence[int], *, length: in
     """A layout that asks how `following` goes on from `context` (both token ids, the first of them bos).
 
     Where both together are too long, the beginning of the context is left out; the last token is predicted but not
-    read. Raises ValueError when not even `following` fits.
+    read. Raises ValueError when there is nothing to predict, or too much to be read at all.
     """
-    if len(following) > length:
+    if not 1 <= len(following) <= length:
         raise ValueError(
-            f"a continuation has {len(following)} tokens, but the model reads {length} at most; shorten it"
+            f"a continuation has {len(following)} tokens, but must have at least one and the model reads {length} at "
+            f"most; change it"
         )
     ids = [*context, *following][-(length + 1) :]
     layout = Layout()

@@ -47,6 +47,25 @@ class Network:
 @torch.no_grad()
 def read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout]) -> Tensor:
     """Read each layout into its context's cache, clean; the last token's hidden state (B, D)."""
+    hidden = _read(network, contexts, layouts, write=True)
+    counts = torch.tensor([len(layout) for layout in layouts], device=network.device)
+    for context, layout in zip(contexts, layouts, strict=True):
+        context.length += len(layout)
+        context.position = layout.next_position
+    return hidden[torch.arange(len(layouts), device=network.device), counts - 1]
+
+
+@torch.no_grad()
+def peek(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout]) -> Tensor:
+    """Hidden states (B, T, D) of layouts, each behind its cached context; writes nothing, so rows may share a context.
+
+    What lies beyond a layout's own tokens is padding.
+    """
+    return _read(network, contexts, layouts, write=False)
+
+
+def _read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout], *, write: bool) -> Tensor:
+    """Hidden states (B, T, D)."""
     device = network.device
     counts = torch.tensor([len(layout) for layout in layouts])
     width = int(counts.max())
@@ -58,7 +77,7 @@ def read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout
     clean = [network.autoencoder.encode(group.pixels)[group.picture] for group in slots]
     zero = torch.zeros((), device=device)
     times = [network.objective.path.network_time(zero.expand(len(x))) for x in clean]
-    view = _view(network, contexts, counts.to(device), write=True)
+    view = _view(network, contexts, counts.to(device), write=write)
     hidden: Tensor = network.model(
         ids.to(device),
         positions.to(device),
@@ -68,10 +87,7 @@ def read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout
         places=[Place(group.row, group.start, group.grid) for group in slots],
         view=view,
     )
-    for context, layout in zip(contexts, layouts, strict=True):
-        context.length += len(layout)
-        context.position = layout.next_position
-    return hidden[torch.arange(len(layouts), device=device), counts.to(device) - 1]
+    return hidden
 
 
 @torch.no_grad()

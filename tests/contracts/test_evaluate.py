@@ -13,8 +13,9 @@ from torch import Tensor
 from monoformer.config.data import MixtureData, ParquetData, ScenesData, TextData
 from monoformer.config.evaluate import ClassScores, SceneScores, TextScores
 from monoformer.document import Document, Text
-from monoformer.evaluate.build import build_evaluator, check_held_out
+from monoformer.evaluate.build import build_evaluator
 from monoformer.evaluate.images import ClassEvaluator
+from monoformer.evaluate.material import check_held_out
 from monoformer.evaluate.resnet import ResNet, load_resnet
 from monoformer.evaluate.text import TextEvaluator
 from monoformer.pipeline import Pipeline
