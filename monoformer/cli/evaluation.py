@@ -33,7 +33,7 @@ from monoformer.config.run import RunConfig, load_config, to_json
 from monoformer.config.spelling import hint
 from monoformer.doctor import describe_device
 from monoformer.evaluate.build import BATCH, Evaluator, build_evaluator
-from monoformer.evaluate.extractors import digest_chunks, read_chunks
+from monoformer.evaluate.digests import digest_chunks, digest_named, read_chunks
 from monoformer.evaluate.journal import Journal
 from monoformer.evaluate.material import sources
 from monoformer.evaluate.report import describe_figure, origins, table, write_report
@@ -146,7 +146,8 @@ def plan(
 ) -> Suite:
     """The suite, with what is known of it in `folder`. Raises ValueError where it does not fit the model."""
     generate = to_json(pipeline.pretrained.generate) if isinstance(config, SAMPLED) else {}
-    depends = [origin["weights"], to_json(config), generate, origin["precision"]]
+    settings = to_json(config)
+    depends = [origin["weights"], settings, digest_named(settings), generate, origin["precision"]]
     own = digest([*depends, to_json(trained.data) if trained else None], folder)
     if any(record["digest"] == own for record in read_results(folder / "results.jsonl")):
         return Suite(config=config, generate=generate, digest=own, journal=Journal(), evaluator=None)

@@ -77,7 +77,7 @@ class CaptionEvaluator:
         chosen = Random(repr((self.seed, index, "captions"))).sample(others, min(self.among - 1, len(others)))
         image = self.pipeline.context_image(Image(pixels=pixels).to_pil())
         likelihoods = caption_likelihoods(self.pipeline, image, [own[0], *chosen], chunk=self.chunk)
-        return max(range(len(likelihoods)), key=likelihoods.__getitem__) == 0
+        return likelihoods[0] > max(likelihoods[1:])
 
 
 def caption_likelihoods(pipeline: Pipeline, image: Image, captions: Sequence[str], *, chunk: int = 64) -> list[float]:

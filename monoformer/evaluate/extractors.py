@@ -5,9 +5,8 @@ programs, so they run only when the user says that the file is trusted. Exported
 unpickling and are refused.
 """
 
-import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from monoformer.config.evaluate import ImageScores
+from monoformer.evaluate.digests import digest_file
 from monoformer.evaluate.resnet import load_resnet
 
 Network: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor | None]]
@@ -94,23 +94,3 @@ def load_script(path: Path, *, trust: bool, device: torch.device) -> Extractor:
         return found if isinstance(found, tuple) else (found, None)
 
     return Extractor(name=path.stem, digest=digest_file(path), network=network)
-
-
-def digest_file(path: Path) -> str:
-    """Ten hexadecimal digits of a file's content."""
-    return digest_chunks(read_chunks(path))
-
-
-def read_chunks(path: Path) -> Iterator[bytes]:
-    """A file's content, a megabyte at a time."""
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            yield chunk
-
-
-def digest_chunks(chunks: Iterable[bytes]) -> str:
-    """Ten hexadecimal digits of all chunks together."""
-    found = hashlib.blake2b(digest_size=5)
-    for chunk in chunks:
-        found.update(chunk)
-    return found.hexdigest()

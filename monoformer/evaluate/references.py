@@ -16,7 +16,8 @@ from torch import Tensor
 
 from monoformer.data.images import picture_files
 from monoformer.data.pictures import read_picture
-from monoformer.evaluate.extractors import Extractor, digest_chunks
+from monoformer.evaluate.digests import digest_chunks
+from monoformer.evaluate.extractors import Extractor
 from monoformer.evaluate.frechet import Statistics, statistics
 
 BATCH = 64
