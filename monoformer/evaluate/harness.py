@@ -126,7 +126,7 @@ class HarnessEvaluator:
             limit=self.count or None,
             task_manager=TaskManager(include_path=self.path or None),
             log_samples=False,
-            bootstrap_iters=0,
+            bootstrap_iters=1000,
             random_seed=None,
             numpy_random_seed=None,
             torch_random_seed=None,

@@ -22,7 +22,9 @@ try:
 except ImportError:
     theirs = None  # type: ignore[assignment]
 
-needs_lm_eval = pytest.mark.skipif(theirs is None, reason="this needs lm_eval (the extra `evaluate`)")
+needs_lm_eval = pytest.mark.skipif(
+    theirs is None, reason="this needs lm_eval and its hf model (pip install lm_eval[hf])"
+)
 pytestmark = pytest.mark.filterwarnings("ignore")  # lm_eval's own
 
 PAIRS = [

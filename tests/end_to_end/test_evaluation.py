@@ -1,0 +1,105 @@
+"""monoformer evaluate: one command, one JSON file, one table; resumed, refused, kept apart, put into the card."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monoformer.card import read_card
+from monoformer.cli.main import main
+from monoformer.pipeline import Pipeline
+from tests.end_to_end.test_command_line import fails
+
+SMALL = ["--count=2", "--captions.among=2", "--captions.no-cider", "--sampling.steps=1"]
+
+
+def evaluate(run: Path, *arguments: str) -> int:
+    """Run the command; its exit code."""
+    try:
+        main(["evaluate", str(run / "model"), *SMALL, *arguments])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def suites(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "scores.json").read_text())["suites"]
+    return found
+
+
+def test_one_command_one_file_one_table(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = f"--out={tmp_path / 'scores'}"
+    assert evaluate(run, out) == 0  # what the card says of the training data is enough to choose
+    (scenes,) = suites(tmp_path / "scores")
+    assert scenes["suite"] == "scenes"
+    assert scenes["settings"]["count"] == 2
+    assert scenes["generate"]["steps"] == 1
+    for key in ("commit", "command", "versions", "machine", "weights", "precision", "seconds", "finished", "digest"):
+        assert scenes[key], key
+    names = [figure["name"] for figure in scenes["figures"]]
+    assert names[0] == "draw_exact"
+    assert all(f["low"] <= f["value"] <= f["high"] and f["count"] == 2 for f in scenes["figures"])
+    table = (tmp_path / "scores" / "scores.md").read_text()
+    assert table in capsys.readouterr().out
+    assert "| scenes | draw_exact | 0 | 0 to 0.6576 | 2 |" in table
+    before = suites(tmp_path / "scores")
+    assert evaluate(run, out) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert suites(tmp_path / "scores") == before
+    assert evaluate(run, out, "--seed=1", "--suite", "scenes") == 0
+    assert suites(tmp_path / "scores")[0] == before[0]
+    assert [suite["settings"]["seed"] for suite in suites(tmp_path / "scores")] == [0, 1], "kept apart"
+
+
+def test_ctrl_c_keeps_what_is_done(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (f"--out={tmp_path}", "--suite", "captions", "scenes", "--batch=1")
+    drawn: list[int] = []
+    draw = Pipeline.generate_images
+
+    def interrupted(self: Pipeline, *given: Any, **settings: Any) -> Any:
+        drawn.append(1)
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        return draw(self, *given, **settings)
+
+    monkeypatch.setattr(Pipeline, "generate_images", interrupted)
+    assert evaluate(run, *arguments) == 130
+    assert "the same command goes on from here" in capsys.readouterr().out
+    assert not (tmp_path / "scores.json").exists()
+    assert evaluate(run, *arguments) == 0
+    assert "captions: finished before" in capsys.readouterr().out
+    assert len(drawn) == 3, "two pictures, one of them tried twice"
+    assert [suite["suite"] for suite in suites(tmp_path)] == ["captions", "scenes"]
+    assert not list((tmp_path / "begun").iterdir())
+
+
+def test_the_card_holds_the_table_and_its_command(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "model", tmp_path / "model")
+    card = tmp_path / "model" / "README.md"
+    before = card.read_text()
+    for seed in (0, 5):
+        assert evaluate(tmp_path, f"--out={tmp_path / 'scores'}", "--suite", "scenes", f"--seed={seed}", "--card") == 0
+    after = card.read_text()
+    assert after.count("## Scores") == 1
+    assert after.count("| scenes | draw_exact |") == 1
+    assert "--seed=5 --card`" in after
+    assert read_card(after) == read_card(before)
+    assert after.index("## Scores") < after.index("## Limits")
+
+
+def test_wrong_suites_and_options_are_one_line_errors(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = str(run / "model"), f"--out={tmp_path}"
+    assert "did you mean 'scenes'?" in fails(capsys, "evaluate", model, out, "--suite", "scens")
+    assert "no text to read" in fails(capsys, "evaluate", model, out, "--suite", "scenes", "text")
+    assert "give --seed instead" in fails(capsys, "evaluate", model, out, "--sampling.seed=1")
+    assert "nothing was left out" in fails(capsys, "evaluate", model, out, "--suite", "composition")
+    assert "trained from nothing" in fails(capsys, "evaluate", model, out, "--suite", "forgetting")
+    assert "--batch must be 1 or more" in fails(capsys, "evaluate", model, out, "--batch=0")
+    assert not (tmp_path / "scores.json").exists()
+    assert "did you mean" not in fails(capsys, "evaluate", str(tmp_path / "none"), out)
