@@ -3,8 +3,8 @@
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +18,7 @@ from monoformer import __version__
 from monoformer.card import read_card, with_scores
 from monoformer.cli.generation import ModelFolder
 from monoformer.cli.options import Use, parse
-from monoformer.config.data import ScenesData, TextData
+from monoformer.cli.scoring import fitting_suites, with_given
 from monoformer.config.evaluate import (
     CaptionScores,
     CompositionScores,
@@ -35,7 +35,6 @@ from monoformer.doctor import describe_device
 from monoformer.evaluate.build import BATCH, Evaluator, build_evaluator
 from monoformer.evaluate.digests import digest_chunks, digest_named, read_chunks
 from monoformer.evaluate.journal import Journal
-from monoformer.evaluate.material import sources
 from monoformer.evaluate.report import describe_figure, origins, table, write_report
 from monoformer.pipeline import Pipeline
 from monoformer.pretrained import find_folder
@@ -219,29 +218,11 @@ def check_suites(names: Sequence[str]) -> None:
 
 def choose_scores(options: _Evaluate, trained: RunConfig | None) -> list[ScoreConfig]:
     """The configurations of the suites that are asked for, with --count and --seed put in."""
-    kinds = sources(trained.data) if trained else ()
-    scenes = [source for source in kinds if isinstance(source, ScenesData)]
-    fitting = {
-        "scenes": bool(scenes),
-        "composition": bool(scenes and (scenes[0].left_out or scenes[0].left_out_objects)),
-        "text": any(isinstance(source, TextData) for source in kinds),
-    }
-    names = dict.fromkeys(options.suite) or [name for name, fits in fitting.items() if fits]
+    names = dict.fromkeys(options.suite or (fitting_suites(trained.data) if trained else ()))
     if not names:
         raise ValueError(f"which suites? name some with --suite: {', '.join(SUITES)}")
     given = {name: value for name in ("count", "seed") if (value := getattr(options, name)) is not None}
     return [with_given(getattr(options, name), given) for name in names]
-
-
-def with_given(config: Any, given: Mapping[str, int]) -> Any:
-    """The configuration, and those within it, with these fields in the place of their own."""
-    own = {f.name: given[f.name] for f in fields(config) if f.name in given}
-    inner = {
-        f.name: with_given(value, given)
-        for f in fields(config)
-        if isinstance(value := getattr(config, f.name), TextScores | TaskScores)
-    }
-    return replace(config, **own, **inner)
 
 
 def describe(pipeline: Pipeline, folder: Path, arguments: Sequence[str]) -> Record:

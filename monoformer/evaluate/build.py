@@ -28,6 +28,7 @@ from monoformer.evaluate.forgetting import ForgettingEvaluator, load_before
 from monoformer.evaluate.harness import HarnessEvaluator
 from monoformer.evaluate.images import ClassEvaluator, ImageEvaluator
 from monoformer.evaluate.journal import Journal
+from monoformer.evaluate.likelihood import ROWS
 from monoformer.evaluate.material import captioned, held_out_text, read_whole, scenes_of, sources
 from monoformer.evaluate.prompts import held_out_drawings, read_prompts
 from monoformer.evaluate.references import Pictures, open_drawn, open_reference
@@ -85,6 +86,11 @@ class Subject:
     """Items drawn or read at a time."""
     samples: Path | None = None
     """Where pictures drawn for `ImageScores` go."""
+
+    @property
+    def rows(self) -> int:
+        """Packed rows of text read at a time: one holds several items."""
+        return max(1, self.batch * ROWS // BATCH)
 
 
 def build_evaluator(
@@ -174,6 +180,7 @@ def build_text(config: TextScores, subject: Subject, *, vocabulary: int = 0) -> 
         documents=read(config, subject.data),
         name=config.name,
         stride=config.stride,
+        rows=subject.rows,
         vocabulary=vocabulary,
         journal=subject.journal,
     )
@@ -241,8 +248,15 @@ def build_tasks(config: TaskScores, subject: Subject, *, vocabulary: int = 0) ->
     parts: list[Evaluator] = []
     if config.folder:
         items = read_tasks(config.folder, config.tasks, count=config.count)
-        own, journal = subject.pipeline.pretrained, subject.journal
-        parts.append(TaskEvaluator(pretrained=own, items=items, vocabulary=vocabulary, journal=journal))
+        parts.append(
+            TaskEvaluator(
+                pretrained=subject.pipeline.pretrained,
+                items=items,
+                rows=subject.rows,
+                vocabulary=vocabulary,
+                journal=subject.journal,
+            )
+        )
     if config.harness:
         parts.append(
             HarnessEvaluator(
@@ -250,6 +264,7 @@ def build_tasks(config: TaskScores, subject: Subject, *, vocabulary: int = 0) ->
                 tasks=config.harness,
                 path=config.harness_path,
                 count=config.count,
+                rows=subject.rows,
                 journal=subject.journal,
             )
         )

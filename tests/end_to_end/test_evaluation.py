@@ -1,15 +1,24 @@
 """monoformer evaluate: one command, one JSON file, one table; resumed, refused, kept apart, put into the card."""
 
+import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from monoformer.card import read_card
 from monoformer.cli.main import main
+from monoformer.cli.scoring import build_scores
+from monoformer.cli.training import read_config
+from monoformer.config.evaluate import SceneScores
+from monoformer.evaluate.build import build_evaluator
 from monoformer.pipeline import Pipeline
+from monoformer.train.build import build_run
+from tests.end_to_end.conftest import SMALL as TRAINED
 from tests.end_to_end.test_command_line import fails
 
 SMALL = ["--count=2", "--captions.among=2", "--captions.no-cider", "--sampling.steps=1"]
@@ -103,3 +112,20 @@ def test_wrong_suites_and_options_are_one_line_errors(
     assert "--batch must be 1 or more" in fails(capsys, "evaluate", model, out, "--batch=0")
     assert not (tmp_path / "scores.json").exists()
     assert "did you mean" not in fails(capsys, "evaluate", str(tmp_path / "none"), out)
+
+
+def test_scores_while_training_are_those_of_the_averaged_weights(run: Path, tmp_path: Path) -> None:
+    built = build_run(read_config(["scenes-quick", f"--folder={tmp_path / 'run'}", "--seed=3", *TRAINED]))
+    scores = build_scores(built, count=2)
+    untrained = built.parts.model.state_dict()
+    first = scores(1, untrained)
+    assert set(first) == {
+        *("draw_exact", "draw_colour", "draw_colour_and_shape", "describe_exact", "edit_exact", "answer_exact")
+    }
+    trained = Pipeline.from_pretrained(run / "model", device="cpu").pretrained.model.state_dict()
+    pipeline = Pipeline(replace(built.pretrained, model=copy.deepcopy(built.parts.model).eval()), slots=2)
+    pipeline.pretrained.model.load_state_dict(trained)
+    own = build_evaluator(SceneScores(count=2), pipeline, data=built.parts.config.data, batch=2)
+    assert scores(2, trained) == dict(own.run())
+    assert all(torch.equal(tensor, untrained[name]) for name, tensor in built.parts.model.state_dict().items())
+    built.parts.loader.close()
