@@ -32,8 +32,9 @@ from monoformer.config.evaluate import (
 from monoformer.config.run import RunConfig, load_config, to_json
 from monoformer.config.spelling import hint
 from monoformer.doctor import describe_device
-from monoformer.evaluate.build import BATCH, Evaluator, build_evaluator
+from monoformer.evaluate.build import BATCH, build_evaluator
 from monoformer.evaluate.digests import digest_chunks, digest_named, read_chunks
+from monoformer.evaluate.evaluator import Evaluator
 from monoformer.evaluate.journal import Journal
 from monoformer.evaluate.report import describe_figure, origins, table, write_report
 from monoformer.pipeline import Pipeline

@@ -41,6 +41,11 @@ class CompositionScores:
 
     name: str = "composition"
     """What runs of a sweep call these scores."""
+    pairs: tuple[str, ...] = ()
+    """Pairs to ask for, such as 'red circle'; empty: those that the run left out. Named, they let a run that saw
+    everything be asked the same."""
+    objects: int = 0
+    """The number of objects to ask for; 0: the one that the run left out."""
     tasks: tuple[SceneTask, ...] = ("draw", "describe")
     """What is asked of the model."""
     count: int = 256

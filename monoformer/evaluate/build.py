@@ -1,9 +1,8 @@
 """From a configuration of scores to what computes them: the one place that knows them all."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from monoformer.config.data import DataConfig, TextData
 from monoformer.config.evaluate import (
@@ -23,6 +22,7 @@ from monoformer.data.scenes import Scenes
 from monoformer.data.scenes.omission import LeftOut
 from monoformer.document import Document, Image
 from monoformer.evaluate.captions import CaptionEvaluator
+from monoformer.evaluate.evaluator import Evaluator, Together
 from monoformer.evaluate.extractors import load_extractor
 from monoformer.evaluate.forgetting import ForgettingEvaluator, load_before
 from monoformer.evaluate.harness import HarnessEvaluator
@@ -40,36 +40,6 @@ from monoformer.pipeline import Pipeline
 
 BATCH = 64
 """Items in one call of the pipeline."""
-
-
-class Evaluator(Protocol):
-    """What scores a model."""
-
-    @property
-    def total(self) -> int:
-        """Items that its journal will be told of."""
-        ...
-
-    def run(self) -> Iterator[tuple[str, float]]:
-        """Scores by name; a `Score` where the spread is known."""
-        ...
-
-
-@dataclass(frozen=True)
-class Together:
-    """Several evaluators, one after the other."""
-
-    parts: Sequence[Evaluator]
-
-    @property
-    def total(self) -> int:
-        """Items of all."""
-        return sum(part.total for part in self.parts)
-
-    def run(self) -> Iterator[tuple[str, float]]:
-        """All their scores."""
-        for part in self.parts:
-            yield from part.run()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +77,8 @@ def build_evaluator(
 
     The other arguments are the fields of `Subject`.
     """
-    subject = Subject(
-        pipeline=pipeline, data=data, start=start, journal=journal or Journal(), batch=batch, samples=samples
-    )
+    journal = journal or Journal()
+    subject = Subject(pipeline=pipeline, data=data, start=start, journal=journal, batch=batch, samples=samples)
     match config:
         case SceneScores():
             return build_scenes(config, subject)
@@ -146,11 +115,13 @@ def build_scenes(config: SceneScores, subject: Subject) -> SceneEvaluator:
 
 def build_composition(config: CompositionScores, subject: Subject) -> Together:
     """Scenes with a pair that was left out, and scenes with the number that was."""
-    scenes = scenes_of(subject.data, subject.pipeline, name=config.name)
+    own = scenes_of(subject.data, subject.pipeline, name=config.name)
+    pairs, objects = config.pairs or own.left_out, config.objects or own.left_out_objects
+    scenes = replace(own, left_out=pairs, left_out_objects=objects)
     kinds: list[LeftOut] = ["pairs"] if scenes.left_out else []
     kinds += ["objects"] if scenes.left_out_objects else []
     if not kinds:
-        raise ValueError(f"{config.name}: nothing was left out of this model's training (data.left_out)")
+        raise ValueError(f"{config.name}: nothing was left out of this model's training; name pairs or objects")
     parts = [
         SceneEvaluator(
             subject.pipeline,

@@ -5,31 +5,18 @@ Knows evaluators and model folders. Invariant: both models read the same items i
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
 
+from monoformer.evaluate.evaluator import Evaluator
 from monoformer.evaluate.score import Score, difference
 from monoformer.pretrained import Pretrained, find_folder, load_llama, load_pretrained, model_type
-
-
-class Half(Protocol):
-    """An evaluator of one of the two models."""
-
-    @property
-    def total(self) -> int:
-        """Its items."""
-        ...
-
-    def run(self) -> Iterator[tuple[str, float]]:
-        """Its scores."""
-        ...
 
 
 @dataclass(frozen=True)
 class ForgettingEvaluator:
     """What both say, name by name."""
 
-    before: Half
-    after: Half
+    before: Evaluator
+    after: Evaluator
 
     @property
     def total(self) -> int:

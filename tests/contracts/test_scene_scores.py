@@ -190,6 +190,9 @@ def test_composition_scores() -> None:
     assert evaluator.total == 8
     assert names[0] == "left_out_pairs_draw_exact"
     assert names[-1] == "left_out_objects_describe_exact"
+    named = CompositionScores(count=2, pairs=LEFT_OUT.left_out, objects=2)
+    whole = ScenesData(size=32, objects=(1, 3))
+    assert dict(build_evaluator(named, pipeline, data=whole).run()) == dict(evaluator.run()), "the same items"
     with pytest.raises(ValueError, match="nothing was left out of this model's training"):
         build_evaluator(CompositionScores(), pipeline, data=DATA)
 
