@@ -1,15 +1,19 @@
 """The model card that goes with a trained model: what it is, how it was made, how to use it."""
 
 import json
+import re
 
 from monoformer.config.model import ModelConfig
-from monoformer.config.run import RunConfig, to_json
+from monoformer.config.run import RunConfig, from_json, to_json
+
+TRAINING = "## Training configuration"
+SCORES = "## Scores"
 
 
 def write_card(config: RunConfig, *, parameters: int, scores: dict[str, float] | None = None) -> str:
     """Markdown with the ecosystem's metadata block. `scores` are shares by name."""
     rows = "".join(f"| {name} | {value:.3f} |\n" for name, value in (scores or {}).items())
-    table = f"\n## Scores\n\n| score | value |\n|---|---|\n{rows}" if rows else ""
+    table = f"\n{SCORES}\n\n| score | value |\n|---|---|\n{rows}" if rows else ""
     sizes = ", ".join(f"{height}x{width}" for height, width in config.model.image_sizes)
     return f"""---
 library_name: monoformer
@@ -34,12 +38,32 @@ print(pipeline.caption(picture)[0])
 The model knows only the kind of pictures and words that it was trained on. Say here what data it saw, and under which
 licences.
 
-## Training configuration
+{TRAINING}
 
 ```json
 {json.dumps(to_json(config), indent=1)}
 ```
 """
+
+
+def read_card(text: str) -> RunConfig | None:
+    """The configuration that a card says its model was trained with; None where it says nothing.
+
+    Raises ValueError for one that this version cannot read.
+    """
+    found = re.search(rf"^{TRAINING}\n+```json\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    return from_json(RunConfig, json.loads(found[1]), where="the model card") if found else None
+
+
+def with_scores(text: str, table: str) -> str:
+    """The card with this Markdown as its scores, in the place of those it had, else before its next section."""
+    section = f"{SCORES}\n\n{table.strip()}\n\n"
+    old = re.search(rf"^{SCORES}\n.*?(?=^## |\Z)", text, flags=re.DOTALL | re.MULTILINE)
+    if old:
+        return text[: old.start()] + section + text[old.end() :]
+    following = re.search(r"^## ", text, flags=re.MULTILINE)
+    at = following.start() if following else len(text)
+    return text[:at] + section + text[at:]
 
 
 def write_converted_card(name: str, config: ModelConfig, *, numbers: bool) -> str:

@@ -25,7 +25,7 @@ EXTRAS = {
     "autoencoders": ("diffusers",),
     "tracking": ("tensorboard", "wandb"),
     "serve": ("fastapi", "uvicorn", "gradio", "prometheus-client", "python-multipart"),
-    "evaluate": ("lm_eval", "torch-fidelity"),
+    "evaluate": ("lm_eval", "torch-fidelity", "pycocoevalcap"),
 }
 """Optional packages by the extra that installs them, as in pyproject.toml."""
 

@@ -53,7 +53,7 @@ NEVER_SEES = {"data": ["model"]}
 
 OPTIONAL = {
     *("diffusers", "wandb", "tensorboard", "gradio", "fastapi", "uvicorn", "prometheus_client"),
-    *("lm_eval", "torch_fidelity", "peft", "torchao", "ray"),
+    *("lm_eval", "torch_fidelity", "pycocoevalcap", "peft", "torchao", "ray"),
 }
 """Packages of the extras: `pip install monoformer` leaves them out, so only a function may import them."""
 

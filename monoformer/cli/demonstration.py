@@ -11,6 +11,7 @@ from monoformer.cli.training import run
 from monoformer.config.data import ScenesData
 from monoformer.config.run import RunConfig
 from monoformer.data.scenes import Scenes, draw
+from monoformer.evaluate.journal import Journal
 from monoformer.evaluate.scenes import SceneEvaluator, to_picture
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.pipeline import Pipeline
@@ -104,5 +105,6 @@ def _scenes(config: RunConfig) -> ScenesData:
 def _evaluate(pipeline: Pipeline, data: ScenesData, count: int, console: Console) -> list[tuple[str, float]]:
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("scoring", total=4 * count)
-        evaluator = SceneEvaluator(pipeline, data, count=count, watch=lambda n: bar.advance(task, n))
+        journal = Journal(watch=lambda n: bar.advance(task, n))
+        evaluator = SceneEvaluator(pipeline, data, count=count, journal=journal)
         return list(evaluator.run())

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from monoformer.cli.conversion import convert, export
 from monoformer.cli.demonstration import demo
+from monoformer.cli.evaluation import evaluate
 from monoformer.cli.generation import caption, chat, edit, generate, write
 from monoformer.cli.information import doctor, presets
 from monoformer.cli.sweep import sweep
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Command] = {
     "chat": chat,
     "export": export,
     "convert": convert,
+    "evaluate": evaluate,
     "sweep": sweep,
     "presets": presets,
     "doctor": doctor,

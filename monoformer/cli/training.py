@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -12,10 +11,12 @@ from torch import Tensor
 from monoformer.card import write_card
 from monoformer.cli.autoencoder import train_autoencoder
 from monoformer.cli.options import parse
+from monoformer.cli.scoring import build_scores
 from monoformer.config.run import RunConfig, load_config
 from monoformer.config.spelling import hint
 from monoformer.data.build import build_held_out
-from monoformer.document import Document, Image, Text
+from monoformer.document import Document, Text
+from monoformer.evaluate.prompts import drawings
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.pipeline import Pipeline
 from monoformer.presets import PRESETS
@@ -51,7 +52,9 @@ def train(arguments: list[str]) -> None:
 def run(built: Built) -> bool:
     """Train to the end and write the model folder; False when the run was stopped early."""
     config = built.parts.config
-    trainer = Trainer(built.parts, sample=build_sample(built) if config.train.sample_every else None)
+    sample = build_sample(built) if config.train.sample_every else None
+    scores = build_scores(built, count=config.train.evaluate_count) if config.train.evaluate_every else None
+    trainer = Trainer(built.parts, sample=sample, scores=scores)
     if not trainer.run():
         return False
     card = write_card(config, parameters=sum(p.numel() for p in built.parts.model.parameters()))
@@ -107,15 +110,8 @@ def build_sample(built: Built) -> Sample:
 
 def sample_prompts(config: RunConfig) -> list[Document]:
     """What precedes the drawn picture in the first documents of the held-out split that draw one from text."""
-    prompts: list[Document] = []
-    for document in islice(build_held_out(config.data, seed=config.seed), 100 * SAMPLES):
-        kinds = [type(segment) for segment in document.segments]
-        last = document.segments[-1]
-        if kinds[-1] is Image and isinstance(last, Image) and last.target and kinds[:-1] == [Text]:
-            prompts.append(Document(document.segments[:-1]))
-        if len(prompts) == SAMPLES:
-            break
-    return prompts
+    source = build_held_out(config.data, seed=config.seed)
+    return [prompt for prompt, _ in drawings(source, count=SAMPLES)]
 
 
 def _words(document: Document) -> str:

@@ -26,6 +26,11 @@ class ScenesData:
     """Relative weight of captions as text alone, without their pictures (to learn the language before the pictures)."""
     documents: int = 0
     """Number of different documents; after them the same ones come again in another order. 0: without end."""
+    left_out: tuple[str, ...] = ()
+    """Pairs of colour and shape that no document shows or names, such as 'red circle': whether the model can put them
+    together all the same is the suite `composition` of `monoformer evaluate`."""
+    left_out_objects: int = 0
+    """A number of objects, within `objects`, that no scene has, for the same suite; 0: none."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.objects[0] <= self.objects[1] <= 3:
@@ -37,6 +42,12 @@ class ScenesData:
             raise ValueError("data.draw, describe, edit, question, story and caption must be 0 or more, and not all 0")
         if self.documents < 0:
             raise ValueError(f"data.documents must be 0 (without end) or more, but is {self.documents}")
+        fewest, most = self.objects
+        if self.left_out_objects and not (fewest <= self.left_out_objects <= most and fewest < most):
+            raise ValueError(
+                f"data.left_out_objects must be 0 or one of several numbers in data.objects = {self.objects}, but is "
+                f"{self.left_out_objects}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

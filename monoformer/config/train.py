@@ -79,12 +79,16 @@ class TrainConfig:
     """Checkpoints kept."""
     sample_every: int = 0
     """Steps between two grids of sample pictures; 0 draws none."""
+    evaluate_every: int = 0
+    """Steps between two evaluations by the suites that the data fits (`monoformer evaluate`); 0: none."""
+    evaluate_count: int = 64
+    """Held-out items of each suite in these evaluations."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rows", "bad_steps", "log_every", "checkpoint_every", "keep"):
+        for name in ("steps", "rows", "bad_steps", "log_every", "checkpoint_every", "keep", "evaluate_count"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, but is {getattr(self, name)}")
-        for name in ("pass_rows", "warmup", "clip", "sample_every"):
+        for name in ("pass_rows", "warmup", "clip", "sample_every", "evaluate_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} must be 0 or more, but is {getattr(self, name)}")
         if not 0 < self.decay <= 1:

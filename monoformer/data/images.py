@@ -33,7 +33,7 @@ class FolderPictures:
 
     def __init__(self, config: FolderData, *, split: Split = "train", seed: int = 0) -> None:
         root = _folder(config)
-        self.files = _picture_files(root)
+        self.files = picture_files(root)
         self._captions = folder_captions(root, self.files)
         self._config = config
         self._seed = seed
@@ -211,7 +211,8 @@ def _folder(config: FolderData) -> Path:
     return Path(config.root)
 
 
-def _picture_files(root: Path) -> list[Path]:
+def picture_files(root: Path) -> list[Path]:
+    """All pictures in a folder and in those inside it, by path; ValueError where there are none."""
     try:
         next(root.iterdir(), None)
         found = sorted(root.rglob("*"), key=lambda path: path.relative_to(root).as_posix())

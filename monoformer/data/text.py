@@ -23,7 +23,7 @@ class TextFiles:
     """UTF-8 files as plain documents, random access. The split does not depend on the seed."""
 
     def __init__(self, config: TextData, *, split: Split = "train", seed: int = 0) -> None:
-        pieces = [piece for path in _files(config) for piece in cut(read_text(path), characters=config.characters)]
+        pieces = [piece for path in text_files(config) for piece in cut(read_text(path), characters=config.characters)]
         if not pieces:
             raise ValueError(f"data.files {', '.join(config.files)} hold no text; give files with some")
         numbers = [uniform("split", piece) for piece in pieces]
@@ -74,7 +74,8 @@ def _end(stretch: str, characters: int) -> int:
     return words[-1] if words else characters
 
 
-def _files(config: TextData) -> list[Path]:
+def text_files(config: TextData) -> list[Path]:
+    """The files that a configuration names, those in folders by path; ValueError where there are none."""
     check_named(config)
     files: list[Path] = []
     for name in config.files:

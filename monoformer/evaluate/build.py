@@ -1,62 +1,271 @@
 """From a configuration of scores to what computes them: the one place that knows them all."""
 
-from collections.abc import Iterator
-from typing import Protocol, assert_never
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import assert_never
 
-from monoformer.config.data import DataConfig, MixtureData, ScenesData, TextData
-from monoformer.config.evaluate import ClassScores, SceneScores, ScoreConfig, TextScores
+from monoformer.config.data import DataConfig, TextData
+from monoformer.config.evaluate import (
+    CaptionScores,
+    ClassScores,
+    CompositionScores,
+    ForgettingScores,
+    ImageScores,
+    SceneScores,
+    ScoreConfig,
+    TaskScores,
+    TextScores,
+)
+from monoformer.data.captions import read_text
 from monoformer.data.images import ParquetPictures
-from monoformer.data.text import TextFiles
-from monoformer.evaluate.images import ClassEvaluator
+from monoformer.data.scenes import Scenes
+from monoformer.data.scenes.omission import LeftOut
+from monoformer.document import Document, Image
+from monoformer.evaluate.captions import CaptionEvaluator
+from monoformer.evaluate.evaluator import Evaluator, Together
+from monoformer.evaluate.extractors import load_extractor
+from monoformer.evaluate.forgetting import ForgettingEvaluator, load_before
+from monoformer.evaluate.harness import HarnessEvaluator
+from monoformer.evaluate.images import ClassEvaluator, ImageEvaluator
+from monoformer.evaluate.journal import Journal
+from monoformer.evaluate.likelihood import ROWS
+from monoformer.evaluate.material import captioned, held_out_text, read_whole, scenes_of, sources
+from monoformer.evaluate.prompts import held_out_drawings, read_prompts
+from monoformer.evaluate.references import Pictures, open_drawn, open_reference
 from monoformer.evaluate.resnet import load_resnet
 from monoformer.evaluate.scenes import SceneEvaluator
+from monoformer.evaluate.tasks import TaskEvaluator, read_tasks
 from monoformer.evaluate.text import TextEvaluator
 from monoformer.pipeline import Pipeline
 
-
-class Evaluator(Protocol):
-    """What scores a model."""
-
-    def run(self) -> Iterator[tuple[str, float]]:
-        """Scores by name."""
-        ...
+BATCH = 64
+"""Items in one call of the pipeline."""
 
 
-def build_evaluator(config: ScoreConfig, pipeline: Pipeline, *, data: DataConfig) -> Evaluator:
-    """The evaluator of these scores for a model that was trained on `data`; ValueError where they do not fit."""
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model and how it is scored."""
+
+    pipeline: Pipeline
+    data: DataConfig | None
+    """What it was trained on; None: nobody knows."""
+    start: str = ""
+    """What its run started from."""
+    journal: Journal = field(default_factory=Journal)
+    batch: int = BATCH
+    """Items drawn or read at a time."""
+    samples: Path | None = None
+    """Where pictures drawn for `ImageScores` go."""
+
+    @property
+    def rows(self) -> int:
+        """Packed rows of text read at a time: one holds several items."""
+        return max(1, self.batch * ROWS // BATCH)
+
+
+def build_evaluator(
+    config: ScoreConfig,
+    pipeline: Pipeline,
+    *,
+    data: DataConfig | None,
+    start: str = "",
+    journal: Journal | None = None,
+    batch: int = BATCH,
+    samples: Path | None = None,
+) -> Evaluator:
+    """The evaluator of these scores for a model that was trained on `data`; ValueError where they do not fit.
+
+    The other arguments are the fields of `Subject`.
+    """
+    journal = journal or Journal()
+    subject = Subject(pipeline=pipeline, data=data, start=start, journal=journal, batch=batch, samples=samples)
     match config:
-        case SceneScores(tasks=tasks, count=count, seed=seed):
-            scenes = [source for source in sources(data) if isinstance(source, ScenesData)]
-            if not scenes:
-                raise ValueError(f"{config.name}: scene scores are for runs on scenes, but this one trains on none")
-            return SceneEvaluator(pipeline, scenes[0], count=count, seed=seed, tasks=tasks)
-        case TextScores(data=text, count=count):
-            check_held_out(text, data)
-            files = TextFiles(text, split="test")
-            documents = [files.document(number) for number in range(min(count, files.length))]
-            return TextEvaluator(pretrained=pipeline.pretrained, documents=documents, name=config.name)
-        case ClassScores(judge=judge, real=real, prompt=prompt, count=count, seed=seed):
-            pictures = ParquetPictures(real)
-            shown = [pictures.picture(row) for row in pictures.rows]
-            return ClassEvaluator(
-                pipeline=pipeline, judge=load_resnet(judge), real=shown, prompt=prompt, count=count, seed=seed
-            )
+        case SceneScores():
+            return build_scenes(config, subject)
+        case CompositionScores():
+            return build_composition(config, subject)
+        case TextScores():
+            return build_text(config, subject)
+        case ClassScores():
+            return build_classes(config, subject)
+        case ImageScores():
+            return build_images(config, subject)
+        case CaptionScores():
+            return build_captions(config, subject)
+        case TaskScores():
+            return build_tasks(config, subject)
+        case ForgettingScores():
+            return build_forgetting(config, subject)
         case _:
             assert_never(config)
 
 
-def sources(data: DataConfig) -> tuple[DataConfig, ...]:
-    """The single sources of a mixture; anything else alone."""
-    return data.sources if isinstance(data, MixtureData) else (data,)
+def build_scenes(config: SceneScores, subject: Subject) -> SceneEvaluator:
+    """Held-out scenes."""
+    return SceneEvaluator(
+        subject.pipeline,
+        scenes_of(subject.data, subject.pipeline, name=config.name),
+        count=config.count,
+        seed=config.seed,
+        tasks=config.tasks,
+        chunk=subject.batch,
+        journal=subject.journal,
+    )
 
 
-def check_held_out(text: TextData, data: DataConfig) -> None:
-    """Refuse to test on text that a run trains on: what is held out depends on how files are cut."""
-    for source in sources(data):
-        if isinstance(source, TextData) and set(source.files) & set(text.files):
-            given, trained = (text.characters, text.holdout), (source.characters, source.holdout)
-            if given != trained or not text.holdout:
-                raise ValueError(
-                    f"text scores read {', '.join(text.files)} with characters and holdout {given}, but the run trains "
-                    f"on them with {trained}: it may have seen what is tested; give both the same, holdout above 0"
-                )
+def build_composition(config: CompositionScores, subject: Subject) -> Together:
+    """Scenes with a pair that was left out, and scenes with the number that was."""
+    own = scenes_of(subject.data, subject.pipeline, name=config.name)
+    pairs, objects = config.pairs or own.left_out, config.objects or own.left_out_objects
+    scenes = replace(own, left_out=pairs, left_out_objects=objects)
+    kinds: list[LeftOut] = ["pairs"] if scenes.left_out else []
+    kinds += ["objects"] if scenes.left_out_objects else []
+    if not kinds:
+        raise ValueError(f"{config.name}: nothing was left out of this model's training; name pairs or objects")
+    parts = [
+        SceneEvaluator(
+            subject.pipeline,
+            scenes,
+            count=config.count,
+            tasks=config.tasks,
+            chunk=subject.batch,
+            journal=subject.journal,
+            scenes=Scenes(scenes, split="test", seed=config.seed, left_out=kind),
+            prefix=f"left_out_{kind}_",
+        )
+        for kind in kinds
+    ]
+    return Together(parts)
+
+
+def build_text(config: TextScores, subject: Subject, *, vocabulary: int = 0) -> TextEvaluator:
+    """The reader of the text that the scores name, else of what the run held out of its own."""
+    if not config.data.files:
+        own = [source for source in sources(subject.data) if isinstance(source, TextData)]
+        if not own:
+            raise ValueError(f"{config.name}: there is no text to read; name files, such as --text.data.files books/")
+        config = replace(config, data=own[0])
+    read = read_whole if config.whole else held_out_text
+    return TextEvaluator(
+        pretrained=subject.pipeline.pretrained,
+        documents=read(config, subject.data),
+        name=config.name,
+        stride=config.stride,
+        rows=subject.rows,
+        vocabulary=vocabulary,
+        journal=subject.journal,
+    )
+
+
+def build_classes(config: ClassScores, subject: Subject) -> ClassEvaluator:
+    """The judge and the real pictures."""
+    pictures = ParquetPictures(config.real)
+    return ClassEvaluator(
+        pipeline=subject.pipeline,
+        judge=load_resnet(config.judge),
+        real=[pictures.picture(row) for row in pictures.rows],
+        prompt=config.prompt,
+        count=config.count,
+        seed=config.seed,
+        chunk=subject.batch,
+        journal=subject.journal,
+    )
+
+
+def build_images(config: ImageScores, subject: Subject) -> ImageEvaluator:
+    """Prompts and real pictures from files, and what is not given from the run's held-out documents."""
+    model = subject.pipeline.pretrained.model
+    own: list[tuple[Document, Image]] = []
+    if not config.reference or not (config.prompts or config.drawn):
+        if subject.data is None:
+            raise ValueError(f"{config.name}: what the model was trained on is not known; name prompts and a reference")
+        own = held_out_drawings(subject.data, count=config.count, seed=config.seed, name=config.name)
+    prompts = [document for document, _ in own]
+    if config.prompts:
+        prompts = read_prompts(read_text(Path(config.prompts)), count=config.count)
+    distinct = {image.pixels.numpy().tobytes(): image.pixels for _, image in own}
+    real = Pictures.listed(list(distinct.values()))
+    return ImageEvaluator(
+        pipeline=subject.pipeline,
+        extractor=load_extractor(config, device=model.tokens.weight.device),
+        prompts=[] if config.drawn else prompts,
+        drawn=open_drawn(config.drawn) if config.drawn else None,
+        real=open_reference(config.reference, size=model.config.image_sizes[0][0]) if config.reference else real,
+        cache=Path(config.cache),
+        seed=config.seed,
+        neighbours=config.neighbours,
+        splits=config.splits,
+        chunk=subject.batch,
+        samples=subject.samples,
+        journal=subject.journal,
+    )
+
+
+def build_captions(config: CaptionScores, subject: Subject) -> CaptionEvaluator:
+    """Pictures with captions, named or the run's own."""
+    return CaptionEvaluator(
+        pipeline=subject.pipeline,
+        shown=captioned(config, subject.data),
+        among=config.among,
+        cider=config.cider,
+        seed=config.seed,
+        chunk=subject.batch,
+        journal=subject.journal,
+    )
+
+
+def build_tasks(config: TaskScores, subject: Subject, *, vocabulary: int = 0) -> Together:
+    """Local tasks, and those that lm_eval runs itself."""
+    parts: list[Evaluator] = []
+    if config.folder:
+        items = read_tasks(config.folder, config.tasks, count=config.count)
+        parts.append(
+            TaskEvaluator(
+                pretrained=subject.pipeline.pretrained,
+                items=items,
+                rows=subject.rows,
+                vocabulary=vocabulary,
+                journal=subject.journal,
+            )
+        )
+    if config.harness:
+        parts.append(
+            HarnessEvaluator(
+                pipeline=subject.pipeline,
+                tasks=config.harness,
+                path=config.harness_path,
+                count=config.count,
+                rows=subject.rows,
+                journal=subject.journal,
+            )
+        )
+    if not parts:
+        raise ValueError(f"{config.name}: there are no tasks; name their folder, --tasks.folder FOLDER")
+    return Together(parts)
+
+
+def build_forgetting(config: ForgettingScores, subject: Subject) -> ForgettingEvaluator:
+    """Text and tasks on this model and on the one before."""
+    name = config.before or subject.start
+    if not name:
+        raise ValueError(f"{config.name}: the model was trained from nothing; name another, --forgetting.before MODEL")
+    if config.tasks.harness:
+        raise ValueError(f"{config.name}: lm_eval's own tasks are not compared; name a folder of tasks")
+    if not config.text.data.files and not config.tasks.folder:
+        raise ValueError(
+            f"{config.name}: there is nothing to read; name text or tasks, --forgetting.text.data.files FILE or "
+            f"--forgetting.tasks.folder FOLDER"
+        )
+    model, vocabulary = load_before(name, subject.pipeline.pretrained)
+    before = replace(subject, pipeline=Pipeline(model, slots=2), journal=subject.journal.part("before"))
+    after = replace(subject, journal=subject.journal.part("after"))
+    return ForgettingEvaluator(_language(config, before, vocabulary), _language(config, after, 0))
+
+
+def _language(config: ForgettingScores, subject: Subject, vocabulary: int) -> Together:
+    parts: list[Evaluator] = []
+    if config.text.data.files:
+        parts.append(build_text(config.text, subject, vocabulary=vocabulary))
+    if config.tasks.folder:
+        parts.append(build_tasks(config.tasks, subject, vocabulary=vocabulary))
+    return Together(parts)

@@ -1,60 +1,84 @@
 """Perplexity of text that the model never trained on.
 
-Knows the network and the sequencer, nothing of where text comes from. Invariant: a document's loss does not depend on
-what it is packed with (up to the last bits of matrix products).
+Knows documents and the sequencer, nothing of where text comes from. Invariant: every token counts once, and what a
+document gets does not depend on what it is read with.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
-import torch
-
+from monoformer.batch import Layout
 from monoformer.document import Document, Text
-from monoformer.model.attention import build_mask
-from monoformer.packing import Row, collate, pack
+from monoformer.evaluate.journal import Journal
+from monoformer.evaluate.likelihood import ROWS, read_layouts, windows
+from monoformer.evaluate.score import ratio
 from monoformer.pretrained import Pretrained
-from monoformer.train.loss import sum_text_loss
-
-ROWS = 8
-"""Packed rows in one pass."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class TextEvaluator:
-    """Reads `documents` of text alone, each as bos, text, eos.
+    """Reads `documents` of text alone, each as bos, text, eos; what is longer than the context in strided windows.
 
-    A token's perplexity depends on the tokenizer, a byte's does not; both share out the same loss, eos included.
+    A token's perplexity depends on the tokenizer, a byte's and a word's do not; all share out the same loss, eos
+    included. Words are what stands between blanks.
     """
 
     pretrained: Pretrained
     documents: Sequence[Document]
     name: str = "text"
+    stride: int = 0
+    """Tokens between two windows of a long document; 0: half the context."""
+    rows: int = ROWS
+    """Packed rows in one pass."""
+    chunk: int = 64
+    """Windows between two entries of the journal."""
+    vocabulary: int = 0
+    """Rows of the vocabulary that can follow; 0: all."""
+    journal: Journal = field(default_factory=Journal)
+
+    def __post_init__(self) -> None:
+        length = self.pretrained.model.config.context
+        if self.stride >= length:
+            raise ValueError(
+                f"the {self.name} scores have a stride of {self.stride}, but the model reads {length} tokens; a window "
+                f"must begin within the one before it, so give less"
+            )
+
+    @cached_property
+    def windows(self) -> list[Layout]:
+        """What is read, window by window."""
+        length, sequencer = self.pretrained.model.config.context, self.pretrained.sequencer()
+        stride = self.stride or max(length // 2, 1)
+        laid_out = (sequencer.document(document) for document in self.documents)
+        return [window for layout in laid_out for window in windows(layout.ids, length=length, stride=stride)]
+
+    @property
+    def total(self) -> int:
+        """Windows that are read."""
+        return len(self.windows)
 
     def run(self) -> Iterator[tuple[str, float]]:
-        """exp(loss / tokens) and exp(loss / bytes of UTF-8)."""
+        """exp(loss / tokens), exp(loss / bytes of UTF-8), exp(loss / words), and bits a byte."""
         nats, tokens = self.loss()
-        size = sum(len(s.text.encode()) for d in self.documents for s in d.segments if isinstance(s, Text))
-        yield f"{self.name}_perplexity", math.exp(nats / max(tokens, 1))
-        yield f"{self.name}_byte_perplexity", math.exp(nats / max(size, 1))
+        texts = [s.text for d in self.documents for s in d.segments if isinstance(s, Text)]
+        loss, count = ratio(nats, tokens), sum(tokens)
+        a_byte = loss.scaled(count / max(sum(len(text.encode()) for text in texts), 1))
+        a_word = loss.scaled(count / max(sum(len(text.split()) for text in texts), 1))
+        yield f"{self.name}_perplexity", loss.exp()
+        yield f"{self.name}_byte_perplexity", a_byte.exp()
+        yield f"{self.name}_word_perplexity", a_word.exp()
+        yield f"{self.name}_bits_per_byte", a_byte.scaled(1 / math.log(2))
 
-    @torch.no_grad()
-    def loss(self) -> tuple[float, int]:
-        """Sum of the cross-entropy in nats, and the number of tokens that it was taken over."""
-        model, tokenizer = self.pretrained.model, self.pretrained.tokenizer
-        sequencer, length = self.pretrained.sequencer(), model.config.context
-        layouts = [sequencer.document(document, number) for number, document in enumerate(self.documents)]
-        for layout in layouts:
-            if len(layout) > length:
-                raise ValueError(
-                    f"a document of the {self.name} scores has {len(layout)} tokens, but the model reads {length} at "
-                    f"most; cut the text shorter (data.characters)"
-                )
-        rows: list[Row] = pack(layouts, length=length)
-        nats, tokens = 0.0, 0
-        for first in range(0, len(rows), ROWS):
-            batch = collate(rows[first : first + ROWS], length=length, pad=tokenizer.pad).to(model.tokens.weight.device)
-            hidden = model(batch.ids, batch.positions, build_mask(batch))
-            nats += sum_text_loss(model, hidden, batch).item()
-            tokens += batch.labelled
-        return nats, tokens
+    def loss(self) -> tuple[list[float], list[int]]:
+        """The sum of the cross-entropy in nats over each window's new tokens, and their number."""
+        found: list[list[float]] = []
+        for first in range(0, self.total, self.chunk):
+            chosen = self.windows[first : first + self.chunk]
+            found += self.journal.remember(self.name, first, count=len(chosen), compute=partial(self._read, chosen))
+        return [nats for nats, _ in found], [int(tokens) for _, tokens in found]
+
+    def _read(self, chosen: Sequence[Layout]) -> list[tuple[float, int]]:
+        readings = read_layouts(self.pretrained, chosen, rows=self.rows, vocabulary=self.vocabulary)
+        return [(reading.nats, reading.tokens) for reading in readings]

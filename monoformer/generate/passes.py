@@ -52,6 +52,25 @@ class Network:
 @torch.no_grad()
 def read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout]) -> Tensor:
     """Read each layout into its context's cache, clean; the last token's hidden state (B, D)."""
+    hidden = _read(network, contexts, layouts, write=True)
+    counts = torch.tensor([len(layout) for layout in layouts], device=network.device)
+    for context, layout in zip(contexts, layouts, strict=True):
+        context.length += len(layout)
+        context.position = layout.next_position
+    return hidden[torch.arange(len(layouts), device=network.device), counts - 1]
+
+
+@torch.no_grad()
+def peek(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout]) -> Tensor:
+    """Hidden states (B, T, D) of layouts, each behind its cached context; writes nothing, so rows may share a context.
+
+    What lies beyond a layout's own tokens is padding.
+    """
+    return _read(network, contexts, layouts, write=False)
+
+
+def _read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout], *, write: bool) -> Tensor:
+    """Hidden states (B, T, D)."""
     device = network.device
     counts = torch.tensor([len(layout) for layout in layouts])
     width = int(counts.max())
@@ -67,7 +86,7 @@ def read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout
     times = [network.objective.path.network_time(zero.expand(len(x))) for x in clean]
     encoder = network.vision
     features = [] if encoder is None else [encoder.encode(group.pixels)[group.picture] for group in looked_at]
-    view = _view(network, contexts, counts.to(device), write=True)
+    view = _view(network, contexts, counts.to(device), write=write)
     hidden: Tensor = network.model(
         ids.to(device),
         positions.to(device),
@@ -79,10 +98,7 @@ def read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout
         seen=[Place.of(group) for group in looked_at],
         view=view,
     )
-    for context, layout in zip(contexts, layouts, strict=True):
-        context.length += len(layout)
-        context.position = layout.next_position
-    return hidden[torch.arange(len(layouts), device=device), counts.to(device) - 1]
+    return hidden
 
 
 @torch.no_grad()

@@ -34,8 +34,12 @@ Sample = Callable[[int, dict[str, Tensor]], None]
 
 Numbers = dict[str, float]
 
+Scores = Callable[[int, dict[str, Tensor]], Numbers]
+"""scores(step, averaged weights): how well the model does what it is for."""
+
 MAY_CHANGE = ("name", "folder", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep",
-              "train.sample_every", "train.bad_steps", "train.device", "generate")  # fmt: skip
+              "train.sample_every", "train.evaluate_every", "train.evaluate_count", "train.bad_steps", "train.device",
+              "generate")  # fmt: skip
 """Fields that may differ when a run is resumed; everything else would make it another run."""
 
 
@@ -49,10 +53,11 @@ class Loop(Generic[T]):
         *,
         describe: Callable[[Numbers], str],
         sample: Sample | None = None,
+        scores: Scores | None = None,
         curves: Sequence[tuple[str, str]] = CURVES,
     ) -> None:
         self.config, self.train, self.folder, self.state = config, config.train, config.path, state
-        self.describe, self.sample, self.curves = describe, sample, curves
+        self.describe, self.sample, self.scores, self.curves = describe, sample, scores, curves
         self.metrics = Metrics(self.folder / "metrics.jsonl")
         self.step = 0
         self.bad_steps = 0
@@ -138,11 +143,16 @@ class Loop(Generic[T]):
             line = self.metrics.write(self.step, rate_factor=rate_factor(self.step - 1, self.train))
             bar.update(task, numbers=self.describe(line))
         bar.update(task, completed=self.step)
+        if self.scores and self._is_time(self.train.evaluate_every, last=last):
+            self.metrics.append({"step": self.step, "scores": self.scores(self.step, self.state.ema.weights)})
         if self.step % self.train.checkpoint_every == 0 or last:
             self.save(loader)
             draw_curves(self.metrics.path, self.folder / "curves.png", shown=self.curves)
-        if self.sample and self.train.sample_every and (self.step % self.train.sample_every == 0 or last):
+        if self.sample and self._is_time(self.train.sample_every, last=last):
             self.sample(self.step, self.state.ema.weights)
+
+    def _is_time(self, every: int, *, last: bool) -> bool:
+        return every > 0 and (self.step % every == 0 or last)
 
     def _write_down_bad(self, place: dict[str, Any], losses: Numbers, bar: Progress) -> None:
         """Say where a step's documents are; stop the run, saved, when there were too many such steps."""

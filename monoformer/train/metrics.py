@@ -53,10 +53,14 @@ class Metrics:
         for name, value in self._sums.items():
             line[name] = value / self._counts[name] if name in self._counts else value / elapsed
         line |= more
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({name: _short(value) for name, value in line.items()}) + "\n")
+        self.append({name: _short(value) for name, value in line.items()})
         self._sums, self._counts, self._since = {}, {}, time.perf_counter()
         return line
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Write one line as it is."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def _short(value: float) -> float:
@@ -79,15 +83,25 @@ CURVES = (
 
 
 def draw_curves(path: Path, target: Path, *, shown: Sequence[tuple[str, str]] = CURVES) -> None:
-    """Loss and speed curves of a `metrics.jsonl` as a picture."""
+    """Loss and speed curves of a `metrics.jsonl` as a picture, and the scores where the run was evaluated."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     lines = read_metrics(path)
-    figure, axes = plt.subplots(1, len(shown), figsize=(12, 3.2), constrained_layout=True)
-    for axis, (name, title) in zip(axes, shown, strict=True):
+    scored = [line for line in lines if "scores" in line]
+    columns = len(shown) + bool(scored)
+    figure, axes = plt.subplots(1, columns, figsize=(4 * columns, 3.2), constrained_layout=True)
+    if scored:
+        for name in scored[-1]["scores"]:
+            points = [(line["step"], line["scores"][name]) for line in scored if name in line["scores"]]
+            axes[-1].plot(*zip(*points, strict=True), linewidth=1.2, marker=".", label=name)
+        axes[-1].set_title("scores", fontsize=10)
+        axes[-1].set_xlabel("step")
+        axes[-1].grid(alpha=0.3)
+        axes[-1].legend(fontsize=7)
+    for axis, (name, title) in zip(axes, shown, strict=False):
         points = [(line["step"], line[name]) for line in lines if name in line]
         if points:
             axis.plot(*zip(*points, strict=True), linewidth=1.2)

@@ -18,7 +18,7 @@ from monoformer.diffusion.objectives import Objective
 from monoformer.model.attention import build_mask
 from monoformer.model.monoformer import MonoFormer
 from monoformer.train.checkpoint import TrainState
-from monoformer.train.loop import Loop, Numbers, Sample, computes_in_bf16
+from monoformer.train.loop import Loop, Numbers, Sample, Scores, computes_in_bf16
 from monoformer.train.loss import pass_losses
 from monoformer.train.optim import EMA, build_optimizers
 from monoformer.vision import VisionEncoder
@@ -40,13 +40,13 @@ class Parts:
 class Trainer:
     """Trains one model on one stream of batches."""
 
-    def __init__(self, parts: Parts, *, sample: Sample | None = None) -> None:
+    def __init__(self, parts: Parts, *, sample: Sample | None = None, scores: Scores | None = None) -> None:
         self.parts, self.config, self.train = parts, parts.config, parts.config.train
         self.model = parts.model
         self.state = TrainState(
             model=self.model, ema=EMA(self.model), optimizers=build_optimizers(self.model, self.train)
         )
-        self.loop: Loop[Batch] = Loop(self.config, self.state, describe=describe, sample=sample)
+        self.loop: Loop[Batch] = Loop(self.config, self.state, describe=describe, sample=sample, scores=scores)
         self.bf16 = computes_in_bf16(self.train, parts.device)
 
     def train_step(self, passes: list[Batch]) -> Numbers:

@@ -13,8 +13,9 @@ from torch import Tensor
 from monoformer.config.data import MixtureData, ParquetData, ScenesData, TextData
 from monoformer.config.evaluate import ClassScores, SceneScores, TextScores
 from monoformer.document import Document, Text
-from monoformer.evaluate.build import build_evaluator, check_held_out
+from monoformer.evaluate.build import build_evaluator
 from monoformer.evaluate.images import ClassEvaluator
+from monoformer.evaluate.material import check_held_out
 from monoformer.evaluate.resnet import ResNet, load_resnet
 from monoformer.evaluate.text import TextEvaluator
 from monoformer.pipeline import Pipeline
@@ -43,10 +44,14 @@ def test_perplexity_is_that_of_each_document_alone() -> None:
     pretrained = tiny.pretrained()
     nats, tokens = one_by_one(pretrained)
     scores = dict(TextEvaluator(pretrained=pretrained, documents=DOCUMENTS, name="x").run())
-    assert list(scores) == ["x_perplexity", "x_byte_perplexity"]
+    assert list(scores) == ["x_perplexity", "x_byte_perplexity", "x_word_perplexity", "x_bits_per_byte"]
     assert scores["x_perplexity"] == pytest.approx(math.exp(nats / tokens), rel=1e-4)
     size = sum(len(text.encode()) for text in TEXTS)
     assert scores["x_byte_perplexity"] == pytest.approx(math.exp(nats / size), rel=1e-4)
+    assert scores["x_bits_per_byte"] == pytest.approx(nats / size / math.log(2), rel=1e-4)
+    words = sum(len(text.split()) for text in TEXTS)
+    assert scores["x_word_perplexity"] == pytest.approx(math.exp(nats / words), rel=1e-3)
+    assert scores["x_perplexity"].low < scores["x_perplexity"] < scores["x_perplexity"].high
 
 
 @torch.no_grad()
@@ -57,10 +62,25 @@ def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary() -> No
     assert scores["text_perplexity"] == pytest.approx(pretrained.model.config.vocabulary, rel=1e-5)
 
 
-def test_a_text_longer_than_the_context_is_refused() -> None:
-    long = [Document((Text("what moves is seen " * 100),))]
-    with pytest.raises(ValueError, match=r"has \d+ tokens, but the model reads 160 at most; cut the text shorter"):
-        dict(TextEvaluator(pretrained=tiny.pretrained(), documents=long).run())
+@torch.no_grad()
+def test_a_text_longer_than_the_context_is_read_in_windows_each_token_once() -> None:
+    pretrained = tiny.pretrained()
+    long = Document((Text("what moves is seen " * 40),))
+    evaluator = TextEvaluator(pretrained=pretrained, documents=[long], stride=50)
+    nats, tokens = evaluator.loss()
+    ids = pretrained.sequencer().document(long).ids
+    assert sum(tokens) == len(ids) - 1 > 2 * pretrained.model.config.context
+    assert evaluator.total == len(tokens) > 3
+    # the last window alone: everything but its own new tokens is context
+    length, start = 160, 50 * (evaluator.total - 1)
+    window = torch.tensor([ids[start:]])
+    mask = torch.ones(1, window.shape[1], window.shape[1], dtype=torch.bool).tril()
+    hidden = pretrained.model(window, torch.arange(window.shape[1])[None], mask)
+    logs = pretrained.model.text(hidden).double().log_softmax(-1)[0, :-1].gather(1, window[0, 1:, None])
+    new = len(ids) - (start - 50 + length)
+    assert nats[-1] == pytest.approx(-float(logs[-new:].sum()), rel=1e-4)
+    with pytest.raises(ValueError, match="stride of 160, but the model reads 160 tokens"):
+        TextEvaluator(pretrained=pretrained, documents=[long], stride=160)
 
 
 def judge(folder: Path) -> Path:
@@ -134,7 +154,7 @@ def test_scores_that_do_not_fit_the_run_are_refused(tmp_path: Path) -> None:
             check_held_out(book, trained)
     with pytest.raises(ValueError, match="holdout above 0"):
         check_held_out(replace(book, holdout=0.0), replace(book, holdout=0.0))
-    for trained in (book, ScenesData(), replace(book, files=("b",), holdout=0.3)):
+    for trained in (book, ScenesData(), replace(book, files=("b",), holdout=0.3), None):
         check_held_out(book, trained)
 
 

@@ -40,7 +40,7 @@ def test_every_study_is_well_formed(file: Path) -> None:
 
 
 def test_there_are_studies() -> None:
-    assert len(FILES) == 8
+    assert len(FILES) == 9
 
 
 def test_jobs_come_in_order_and_start_from_the_same_seed() -> None:

@@ -16,9 +16,9 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished tiny run on scenes."""
+    """A finished tiny run on scenes, which every test leaves as it is."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     main(["train", "scenes-quick", f"--folder={folder}", "--train.sample-every=2", *SMALL])
     return folder

@@ -87,7 +87,8 @@ def test_one_line_of_results_a_run(finished: Path) -> None:
     assert [r["run"] for r in (words, broken, after, pictures)] == ["words", "broken", "after-broken", "pictures"]
     assert "no-such-folder" in broken["error"]
     assert "has not finished" in after["error"]
-    assert list(words["scores"]) == ["words_perplexity", "words_byte_perplexity"]
+    measures = ("perplexity", "byte_perplexity", "word_perplexity", "bits_per_byte")
+    assert list(words["scores"]) == [f"words_{measure}" for measure in measures]
     assert list(pictures["scores"]) == ["draw_exact", "draw_colour", "draw_colour_and_shape", *words["scores"]]
     assert pictures["steps"] == 4
     for key in ("documents", "tokens", "seconds", "parameters", "text_loss", "image_loss"):

@@ -4,7 +4,9 @@ Knows nothing of pixels or words. Invariant: every scene is well made (`is_well_
 state alone.
 """
 
+from collections.abc import Callable
 from random import Random
+from typing import TypeAlias
 
 from monoformer.data.scenes.splits import Split, split_of
 from monoformer.data.scenes.world import (
@@ -24,11 +26,20 @@ ATTEMPTS = 60
 """Positions tried before a layout is given up; about 3 in 4 succeed."""
 
 
-def sample_kinds(rng: Random, count: int, *, split: Split) -> tuple[Kind, ...]:
-    """`count` kinds of thing that may share a scene of that split."""
+Allowed: TypeAlias = Callable[[tuple[Kind, ...]], bool]
+"""Whether these kinds of thing may share a scene."""
+
+
+def always(kinds: tuple[Kind, ...]) -> bool:
+    """Every set of kinds may."""
+    return True
+
+
+def sample_kinds(rng: Random, count: int, *, split: Split | None, allowed: Allowed = always) -> tuple[Kind, ...]:
+    """`count` kinds of thing that may share a scene of that split; None: of either."""
     while True:
         kinds = tuple(rng.choice(KINDS) for _ in range(count))
-        if len({kind.name for kind in kinds}) == count and split_of(kinds) == split:
+        if len({kind.name for kind in kinds}) == count and split in (None, split_of(kinds)) and allowed(kinds):
             return kinds
 
 
@@ -46,9 +57,9 @@ def sample_thing(rng: Random, kind: Kind, *, where: str) -> Thing:
     )
 
 
-def sample_scene(rng: Random, count: int, *, split: Split) -> Scene:
-    """A well-made scene of `count` things of that split."""
-    kinds = sample_kinds(rng, count, split=split)
+def sample_scene(rng: Random, count: int, *, split: Split | None, allowed: Allowed = always) -> Scene:
+    """A well-made scene of `count` things of that split; None: of either."""
+    kinds = sample_kinds(rng, count, split=split, allowed=allowed)
     background = rng.choice(tuple(BACKGROUNDS))
     while True:
         places = rng.sample(QUADRANTS, count)

@@ -4,6 +4,7 @@ A document is a function of (seed, split, index) alone. Knows nothing of tokens,
 scene of a document, before and after an edit too, belongs to the source's split (`splits.py`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, TypeAlias
@@ -15,6 +16,7 @@ from monoformer.data.scenes.drawing import draw
 from monoformer.data.scenes.instructions import VERBS, Instruction, sample_instruction
 from monoformer.data.scenes.language import Description, caption, describe
 from monoformer.data.scenes.layout import sample_scene
+from monoformer.data.scenes.omission import LeftOut, LeftOutThings
 from monoformer.data.scenes.questions import ask
 from monoformer.data.scenes.splits import Split, split_of, split_of_text
 from monoformer.data.scenes.stories import tell
@@ -78,10 +80,16 @@ Example: TypeAlias = Drawing | Describing | Edit | Question | Story
 class Scenes:
     """Documents about drawn scenes, numbered without end."""
 
-    def __init__(self, config: ScenesData, *, split: Split = "train", seed: int = 0) -> None:
+    def __init__(
+        self, config: ScenesData, *, split: Split = "train", seed: int = 0, left_out: LeftOut = "avoided"
+    ) -> None:
+        """`left_out`: whether scenes avoid what the configuration leaves out, as those of both splits do, or each
+        holds a pair, or has the number of objects, that was left out (`split` then only names other seeds).
+        """
         self.config = config
         self.split = split
         self.seed = seed
+        self.left_out = LeftOutThings(config.left_out, config.left_out_objects, left_out)
         self._order = Order(seed, config.documents) if config.documents else None
 
     def kind(self, index: int) -> ExampleKind:
@@ -143,18 +151,17 @@ class Scenes:
         Raises ValueError where no edit of that verb stays in the split: single things are too few in the held-out one.
         """
         rng = self._rng(index, "edit")
-        fewest, most = self.config.objects
-        verb = rng.choice(VERBS if fewest < most else VERBS[:3])
-        low, high = fewest + (verb == "remove"), most - (verb == "add")
+        numbers = {verb: self._numbers(verb) for verb in VERBS}
+        verb = rng.choice([verb for verb in VERBS if numbers[verb]])
         for _ in range(SCENES_TRIED):
-            before = sample_scene(rng, rng.randint(low, high), split=self.split)
+            before = self._scene(rng, numbers[verb])
             for _ in range(12):
                 instruction = sample_instruction(before, verb, rng)
                 try:
                     after = instruction.apply(before, rng)
                 except ValueError:  # it makes no sense here, e.g. no room: try another
                     continue
-                if split_of(after.kinds) == self.split:
+                if split_of(after.kinds) == self.split and self.left_out.allow(after.kinds):
                     return Edit(before, instruction, instruction.text, after)
         raise ValueError(
             f"no edit of the kind '{verb}' was found in the split '{self.split}' with data.objects = "
@@ -165,19 +172,31 @@ class Scenes:
         """Question number `index`."""
         rng = self._rng(index, "question")
         scene = self._scene(rng)
-        return Question(scene, *ask(scene, rng))
+        while True:
+            question, answer = ask(scene, rng)
+            if not self.left_out.named_in(question):
+                return Question(scene, question, answer)
 
     def story(self, index: int) -> Story:
         """Story number `index`; its split is that of its text."""
         rng = self._rng(index, "story")
         while True:
             text = tell(rng)
-            if split_of_text(text) == self.split:
+            if split_of_text(text) == self.split and not self.left_out.named_in(text):
                 return Story(text)
 
-    def _scene(self, rng: Random) -> Scene:
-        """A scene of this split, each allowed number of things equally likely."""
-        return sample_scene(rng, rng.randint(*self.config.objects), split=self.split)
+    def _scene(self, rng: Random, numbers: Sequence[int] = ()) -> Scene:
+        """A scene of this split, each allowed number of things (those of `numbers`) equally likely."""
+        count = rng.choice(numbers or self._numbers())
+        split = self.split if self.left_out.wanted == "avoided" else None  # training shows none of them
+        return sample_scene(rng, count, split=split, allowed=self.left_out.allow)
+
+    def _numbers(self, verb: str = "") -> list[int]:
+        """The numbers of things that a scene may have, before and after an edit of that verb."""
+        more = {"add": 1, "remove": -1}.get(verb, 0)
+        fewest, most = self.config.objects
+        numbers = [count for count in range(fewest, most + 1) if self.left_out.allows_number(count)]
+        return [count for count in numbers if count + more in numbers]
 
     def _described(self, rng: Random) -> tuple[Scene, Description]:
         """A scene and one of its equivalent full descriptions."""

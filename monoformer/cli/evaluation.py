@@ -1,0 +1,254 @@
+"""evaluate: every score of a model by one command, with its spread and all that it depends on; resumable."""
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from monoformer import __version__
+from monoformer.card import read_card, with_scores
+from monoformer.cli.generation import ModelFolder
+from monoformer.cli.options import Use, parse
+from monoformer.cli.scoring import fitting_suites, with_given
+from monoformer.config.evaluate import (
+    CaptionScores,
+    CompositionScores,
+    ForgettingScores,
+    ImageScores,
+    SceneScores,
+    ScoreConfig,
+    TaskScores,
+    TextScores,
+)
+from monoformer.config.run import RunConfig, load_config, to_json
+from monoformer.config.spelling import hint
+from monoformer.doctor import describe_device
+from monoformer.evaluate.build import BATCH, build_evaluator
+from monoformer.evaluate.digests import digest_chunks, digest_named, read_chunks
+from monoformer.evaluate.evaluator import Evaluator
+from monoformer.evaluate.journal import Journal
+from monoformer.evaluate.report import describe_figure, origins, table, write_report
+from monoformer.pipeline import Pipeline
+from monoformer.pretrained import find_folder
+from monoformer.sweep import Record, append_result, commit, digest, read_results
+
+PACKAGES = ("torch", "lm_eval", "torch-fidelity", "pycocoevalcap")
+"""Packages whose versions figures depend on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Evaluate(Use):
+    """Score a model; the same command again goes on where it was, and does nothing twice."""
+
+    model: ModelFolder
+    """Model folder or hub name."""
+    suite: tuple[str, ...] = ()
+    """What is scored: scenes, composition, text, images, captions, tasks, forgetting; empty: those of the first three
+    that the model's training data has."""
+    config: Path | None = None
+    """config.json of the run that trained the model; left out: the model's card, else the file beside its folder."""
+    out: Path | None = None
+    """Where scores.json, scores.md and pictures go; left out: MODEL-evaluation."""
+    count: int | None = None
+    """Items of every suite."""
+    seed: int | None = None
+    """Seed of every suite."""
+    batch: int = BATCH
+    """Items drawn or read at a time."""
+    card: bool = False
+    """Also write the table into the model folder's card."""
+    scenes: SceneScores = field(default_factory=SceneScores)
+    """Held-out drawn scenes, by the exact parser."""
+    composition: CompositionScores = field(default_factory=CompositionScores)
+    """Scenes of what training left out."""
+    text: TextScores = field(default_factory=TextScores)
+    """Perplexity."""
+    images: ImageScores = field(default_factory=ImageScores)
+    """FID, Inception Score, precision and recall."""
+    captions: CaptionScores = field(default_factory=CaptionScores)
+    """CIDEr and retrieval."""
+    tasks: TaskScores = field(default_factory=TaskScores)
+    """Multiple choice."""
+    forgetting: ForgettingScores = field(default_factory=ForgettingScores)
+    """Language before and after."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"--batch must be 1 or more, but is {self.batch}")
+        if self.sampling.seed is not None:
+            raise ValueError("items have seeds of their own; give --seed instead of --sampling.seed")
+
+
+SAMPLED = (SceneScores, CompositionScores, ImageScores, CaptionScores)
+"""Suites that write or draw."""
+
+SUITES = ("scenes", "composition", "text", "images", "captions", "tasks", "forgetting")
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Score a model: monoformer evaluate MODEL --suite scenes text images captions tasks forgetting"""
+    options = parse(_Evaluate, arguments, command="evaluate")
+    check_suites(options.suite)
+    console = Console()
+    pipeline = open_pipeline(options)
+    trained = find_training(options, pipeline)
+    where = find_folder(options.model)
+    folder = options.out or evaluation_folder(options.model)
+    folder.mkdir(parents=True, exist_ok=True)
+    results, origin = folder / "results.jsonl", describe(pipeline, where, arguments)
+    work = [
+        plan(config, pipeline, trained, folder=folder, origin=origin, batch=options.batch)
+        for config in choose_scores(options, trained)
+    ]  # all of them first: what is wrong with the last suite is said before hours of the first
+    try:
+        for suite in work:
+            if suite.evaluator is None:
+                console.print(f"[bold]{suite.config.name}[/bold]: finished before")
+            else:
+                append_result(results, perform(suite, suite.evaluator, console) | origin)
+                suite.journal.forget()
+    except KeyboardInterrupt:
+        again = f"monoformer evaluate {shlex.join(arguments)}"
+        console.print(f"stopped; the same command goes on from here:\n  {again}", soft_wrap=True)
+        sys.exit(130)
+    records = list({record["digest"]: record for record in read_results(results)}.values())
+    print(write_report(folder, [r for r in records if r["weights"] == origin["weights"]], model=options.model))
+    if options.card:
+        asked = {suite.digest for suite in work}
+        write_into_card(where / "README.md", [record for record in records if record["digest"] in asked])
+
+
+@dataclass(kw_only=True)
+class Suite:
+    """One suite of one model, ready to be done."""
+
+    config: ScoreConfig
+    generate: dict[str, Any]
+    """Settings of writing and drawing, where it does any."""
+    digest: str
+    """Of everything that its figures depend on: other weights, seeds or settings are another suite."""
+    journal: Journal
+    evaluator: Evaluator | None
+    """None: it is finished."""
+
+
+def plan(
+    config: ScoreConfig, pipeline: Pipeline, trained: RunConfig | None, *, folder: Path, origin: Record, batch: int
+) -> Suite:
+    """The suite, with what is known of it in `folder`. Raises ValueError where it does not fit the model."""
+    generate = to_json(pipeline.pretrained.generate) if isinstance(config, SAMPLED) else {}
+    settings = to_json(config)
+    depends = [origin["weights"], settings, digest_named(settings), generate, origin["precision"]]
+    own = digest([*depends, to_json(trained.data) if trained else None], folder)
+    if any(record["digest"] == own for record in read_results(folder / "results.jsonl")):
+        return Suite(config=config, generate=generate, digest=own, journal=Journal(), evaluator=None)
+    journal = Journal(folder / "begun" / own)
+    evaluator = build_evaluator(
+        config,
+        pipeline,
+        data=trained.data if trained else None,
+        start=trained.start if trained else "",
+        journal=journal,
+        batch=batch,
+        samples=folder / f"samples-{own}.npz",
+    )
+    return Suite(config=config, generate=generate, digest=own, journal=journal, evaluator=evaluator)
+
+
+def perform(suite: Suite, evaluator: Evaluator, console: Console) -> Record:
+    """Run it under a progress bar; its figures, and what they were taken with."""
+    begun = time.perf_counter()
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(suite.config.name, total=evaluator.total)
+        suite.journal.watch = lambda count: bar.advance(task, count)
+        figures = [describe_figure(name, value) for name, value in evaluator.run()]
+    return {
+        "suite": suite.config.name,
+        "digest": suite.digest,
+        "settings": to_json(suite.config),
+        "generate": suite.generate,
+        "figures": figures,
+        "seconds": round(time.perf_counter() - begun, 1),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def open_pipeline(options: _Evaluate) -> Pipeline:
+    """The model with the sampling settings of this command."""
+    pipeline = Pipeline.from_pretrained(options.model, device=options.device, slots=max(options.batch, 2))
+    generate = replace(pipeline.pretrained.generate, **options.sampling.given())
+    pipeline.pretrained = replace(pipeline.pretrained, generate=generate)
+    return pipeline
+
+
+def evaluation_folder(model: str) -> Path:
+    """Beside a model folder, or in runs/ for a model of the hub."""
+    path = Path(model)
+    return path.with_name(f"{path.name}-evaluation") if path.exists() else Path("runs") / f"{path.name}-evaluation"
+
+
+def find_training(options: _Evaluate, pipeline: Pipeline) -> RunConfig | None:
+    """What the model was trained with: --config, else its card, else the run's folder; None where nothing says it."""
+    if options.config:
+        return load_config(options.config)
+    beside = Path(options.model).parent / "config.json"
+    try:
+        said = read_card(pipeline.card)
+        return said or (load_config(beside) if beside.is_file() else None)
+    except ValueError as error:
+        raise ValueError(f"{error}; say what the model was trained with: --config FILE") from None
+
+
+def check_suites(names: Sequence[str]) -> None:
+    """Refuse a suite that does not exist, with the nearest one that does."""
+    for name in names:
+        if name not in SUITES:
+            near = hint(name, SUITES, otherwise=f"suites are {', '.join(SUITES)}")
+            raise ValueError(f"there is no suite {name!r}; {near}")
+
+
+def choose_scores(options: _Evaluate, trained: RunConfig | None) -> list[ScoreConfig]:
+    """The configurations of the suites that are asked for, with --count and --seed put in."""
+    names = dict.fromkeys(options.suite or (fitting_suites(trained.data) if trained else ()))
+    if not names:
+        raise ValueError(f"which suites? name some with --suite: {', '.join(SUITES)}")
+    given = {name: value for name in ("count", "seed") if (value := getattr(options, name)) is not None}
+    return [with_given(getattr(options, name), given) for name in names]
+
+
+def describe(pipeline: Pipeline, folder: Path, arguments: Sequence[str]) -> Record:
+    """What all figures of this command depend on, and where they came about."""
+    weight = pipeline.pretrained.model.tokens.weight
+    files = sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("tokenizer*")])
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "model": str(folder),
+        "weights": digest_chunks(chunk for file in files for chunk in read_chunks(file)),
+        "precision": str(weight.dtype).removeprefix("torch."),
+        "command": f"monoformer evaluate {shlex.join(arguments)}",
+        "commit": commit() or "unknown",
+        "versions": {"monoformer": __version__, **versions},
+        "machine": f"{describe_device(weight.device)}, {torch.get_num_threads()} threads",
+    }
+
+
+def write_into_card(card: Path, records: Sequence[Record]) -> None:
+    """Put the table into a model card."""
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    said = "\n".join([*table(records), "", *origins(records)])
+    card.write_text(with_scores(text, said), encoding="utf-8")

@@ -1,0 +1,83 @@
+"""What evaluators read and show: scenes, text and captioned pictures, of the run's own held-out data or named files.
+
+Knows data, nothing of scores. Invariant: nothing that the run may have trained on is handed out as held out.
+"""
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from monoformer.config.data import DataConfig, FolderData, MixtureData, ParquetData, ScenesData, SourceConfig, TextData
+from monoformer.config.evaluate import CaptionScores, TextScores
+from monoformer.data.captions import read_text
+from monoformer.data.images import FolderPictures, ParquetPictures
+from monoformer.data.scenes import Scenes, draw
+from monoformer.data.text import TextFiles, text_files
+from monoformer.document import Document, Text
+from monoformer.pipeline import Pipeline
+
+Captioned = tuple[Tensor, tuple[str, ...]]
+"""A picture, uint8 (3, H, W), and its captions."""
+
+
+def sources(data: DataConfig | None) -> tuple[SourceConfig, ...]:
+    """The single sources of a mixture; anything else alone."""
+    if data is None:
+        return ()
+    return data.sources if isinstance(data, MixtureData) else (data,)
+
+
+def scenes_of(data: DataConfig | None, pipeline: Pipeline, *, name: str) -> ScenesData:
+    """The scenes that a model was trained on; where nobody knows, scenes of the size that it draws."""
+    if data is None:
+        return ScenesData(size=pipeline.pretrained.model.config.image_sizes[0][0])
+    scenes = [source for source in sources(data) if isinstance(source, ScenesData)]
+    if not scenes:
+        raise ValueError(f"{name}: scene scores are for runs on scenes, but this one trains on none")
+    return scenes[0]
+
+
+def read_whole(config: TextScores, data: DataConfig | None) -> list[Document]:
+    """Every file as one document; none that the run trains on."""
+    check_held_out(replace(config.data, holdout=0.0), data)
+    return [Document((Text(read_text(path)),)) for path in text_files(config.data)[: config.count]]
+
+
+def held_out_text(config: TextScores, data: DataConfig | None) -> list[Document]:
+    """The documents that are held out, in the shuffled order of seed 0."""
+    check_held_out(config.data, data)
+    files = TextFiles(config.data, split="test")
+    return [files.document(number) for number in range(min(config.count, files.length))]
+
+
+def check_held_out(text: TextData, data: DataConfig | None) -> None:
+    """Refuse to test on text that a run trains on: what is held out depends on how files are cut."""
+    for source in sources(data):
+        if isinstance(source, TextData) and set(source.files) & set(text.files):
+            given, trained = (text.characters, text.holdout), (source.characters, source.holdout)
+            if given != trained or not text.holdout:
+                raise ValueError(
+                    f"text scores read {', '.join(text.files)} with characters and holdout {given}, but the run trains "
+                    f"on them with {trained}: it may have seen what is tested; give both the same, holdout above 0"
+                )
+
+
+def captioned(config: CaptionScores, data: DataConfig | None) -> list[Captioned]:
+    """Pictures with all their captions: those of the named files, else what the run held out of its own."""
+    named = bool(config.data.files)
+    for source in (config.data,) if named else sources(data):
+        match source:
+            case ScenesData(size=size):
+                scenes = Scenes(source, split="test", seed=config.seed)
+                shown = [scenes.describing(i) for i in range(config.count)]
+                return [(draw(example.scene, size), (example.caption,)) for example in shown]
+            case ParquetData():
+                # a named file is all for the test; of the run's own only what it held out
+                parquet = ParquetPictures(source, split="train" if named else "test")
+                return [(parquet.picture(row), parquet.captions(row)) for row in parquet.rows[: config.count]]
+            case FolderData():
+                folder = FolderPictures(source, split="test")
+                return [(folder.picture(row), folder.captions(row)) for row in folder.rows[: config.count]]
+            case _:
+                continue
+    raise ValueError(f"{config.name}: there are no pictures with captions; name files, --captions.data.files FILE")
