@@ -257,7 +257,10 @@ def build_forgetting(config: ForgettingScores, subject: Subject) -> ForgettingEv
             f"--forgetting.tasks.folder FOLDER"
         )
     model, vocabulary = load_before(name, subject.pipeline.pretrained)
-    before = replace(subject, pipeline=Pipeline(model, slots=2), journal=subject.journal.part("before"))
+    after_model, network = subject.pipeline.pretrained, subject.pipeline.engine.network
+    shared = network.autoencoder if model.autoencoder == after_model.autoencoder else None  # neither draws anything
+    pipeline = Pipeline(model, autoencoder=shared, slots=2)
+    before = replace(subject, pipeline=pipeline, journal=subject.journal.part("before"))
     after = replace(subject, journal=subject.journal.part("after"))
     return ForgettingEvaluator(_language(config, before, vocabulary), _language(config, after, 0))
 
