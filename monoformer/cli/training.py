@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +14,7 @@ from monoformer.cli.options import parse
 from monoformer.config.run import RunConfig, load_config
 from monoformer.config.spelling import hint
 from monoformer.data.build import build_held_out
+from monoformer.data.source import usable
 from monoformer.document import Document, Image, Text
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.pipeline import Pipeline
@@ -107,7 +107,7 @@ def build_sample(built: Built) -> Sample:
 def sample_prompts(config: RunConfig) -> list[Document]:
     """What precedes the drawn picture in the first documents of the held-out split that draw one from text."""
     prompts: list[Document] = []
-    for document in islice(build_held_out(config.data, seed=config.seed), 100 * SAMPLES):
+    for document in usable(build_held_out(config.data, seed=config.seed), 100 * SAMPLES):
         kinds = [type(segment) for segment in document.segments]
         last = document.segments[-1]
         if kinds[-1] is Image and isinstance(last, Image) and last.target and kinds[:-1] == [Text]:

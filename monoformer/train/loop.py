@@ -4,6 +4,7 @@ Knows nothing of what is trained: the step is a function that somebody else pass
 moment and started again ends with the same bits (DESIGN 4).
 """
 
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from monoformer.config.autoencoder import AutoencoderRun
 from monoformer.config.run import RunConfig, from_json, save_config, to_json
 from monoformer.config.train import TrainConfig
 from monoformer.data.loader import Loader
+from monoformer.data.skipped import Tally
 from monoformer.device import has_bf16_units, keep_freed_memory
 from monoformer.train.checkpoint import TrainState, checkpoints, load_checkpoint, read_progress, save_checkpoint
 from monoformer.train.metrics import CURVES, Metrics, draw_curves, progress_bar
@@ -33,7 +35,7 @@ Sample = Callable[[int, dict[str, Tensor]], None]
 Numbers = dict[str, float]
 
 MAY_CHANGE = ("name", "folder", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep",
-              "train.sample_every", "train.device", "generate")  # fmt: skip
+              "train.sample_every", "train.skip_limit", "train.device", "generate")  # fmt: skip
 """Fields that may differ when a run is resumed; everything else would make it another run."""
 
 
@@ -55,6 +57,7 @@ class Loop(Generic[T]):
         self.step = 0
         self._stopping = False
         self._saved = 0
+        self._told: set[tuple[str, str]] = set()
         if next(state.model.parameters()).device.type == "cpu":
             keep_freed_memory()
 
@@ -119,14 +122,27 @@ class Loop(Generic[T]):
         """Metrics, samples and checkpoints where their time has come."""
         last = self.step == self.train.steps or self._stopping
         if self.step % self.train.log_every == 0 or last:
-            line = self.metrics.write(self.step, rate_factor=rate_factor(self.step - 1, self.train))
+            rate = rate_factor(self.step - 1, self.train)
+            line = self.metrics.write(self.step, rate_factor=rate, skipped=loader.skipped.total)
             bar.update(task, numbers=self.describe(line))
+            self._tell_skipped(loader.skipped, bar)
         bar.update(task, completed=self.step)
         if self.step % self.train.checkpoint_every == 0 or last:
             self.save(loader)
             draw_curves(self.metrics.path, self.folder / "curves.png", shown=self.curves)
         if self.sample and self.train.sample_every and (self.step % self.train.sample_every == 0 or last):
             self.sample(self.step, self.state.ema.weights)
+
+    def _tell_skipped(self, tally: Tally, bar: Progress) -> None:
+        """Keep `skipped.json` up to date, and say once of each source and cause what is skipped."""
+        if tally.total:
+            text = json.dumps(tally.state_dict(), indent=1, ensure_ascii=False)
+            (self.folder / "skipped.json").write_text(text + "\n", encoding="utf-8")
+        for source, cause, count, examples in tally.entries():
+            if (source, cause) not in self._told:
+                self._told.add((source, cause))
+                say = f"skipped {count} of {tally.read(source)} documents of {source}: {cause} ({examples[0]})"
+                bar.console.print(f"{say}; more in {self.folder / 'skipped.json'}", markup=False)
 
     def _open_folder(self, loader: Loader[Any, T]) -> None:
         """Resume from the newest checkpoint, or begin; refuses a folder that holds another run."""
@@ -143,6 +159,7 @@ class Loop(Generic[T]):
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.metrics.path.unlink(missing_ok=True)
+            (self.folder / "skipped.json").unlink(missing_ok=True)
         save_config(self.config, self.folder / "config.json")
 
 
