@@ -8,11 +8,16 @@ import torch
 from monoformer.autoencoder import Pixels
 from monoformer.batch import IGNORED, Batch, Layout
 from monoformer.config.diffusion import FlowConfig
+from monoformer.data.build import build_source
+from monoformer.data.source import usable
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Document, Image, Text
 from monoformer.model.attention import dense_mask
 from monoformer.model.monoformer import MonoFormer
 from monoformer.packing import collate, pack
+from monoformer.presets import PRESETS
+from monoformer.pretrained import build_sequencer
+from monoformer.tokenizer import Tokenizer
 from monoformer.train.build import lay_out
 from monoformer.train.loss import noise_of, pass_losses, times_of
 from tests import tiny
@@ -65,6 +70,18 @@ def test_best_fit_fills_rows_and_does_not_depend_on_the_order_given() -> None:
     orders = [[[layout.document for layout in row] for row in pack(items, length=10, seed=seed)] for seed in range(8)]
     assert any(order != names for order in orders), "the seed orders the rows"
     assert all(sorted(order) == sorted(names) for order in orders)
+
+
+def test_the_smallest_preset_leaves_at_most_a_twentieth_of_its_rows_empty() -> None:
+    config = PRESETS["scenes-quick"]()
+    documents = list(usable(build_source(config.data, seed=config.seed), config.sequence.window))
+    texts = [part.text for document in documents for part in document.segments if isinstance(part, Text)]
+    learned = Tokenizer.train(texts, vocabulary=config.tokenizer.vocabulary)
+    own = build_sequencer(config.model, learned, config.sequence)
+    layouts, bad = lay_out(own, list(enumerate(documents)), length=config.sequence.row, seed=config.seed)
+    rows = pack(layouts, length=config.sequence.row)
+    assert not bad
+    assert 1 - sum(map(len, layouts)) / (len(rows) * config.sequence.row) <= 0.05
 
 
 @pytest.mark.parametrize("seed", range(3))
