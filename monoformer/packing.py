@@ -20,16 +20,12 @@ Row = list[Layout]
 def pack(layouts: Sequence[Layout], *, length: int, seed: int = 0) -> list[Row]:
     """Best-fit decreasing into rows of `length` tokens, rows then shuffled by `(seed, first document)`.
 
-    Raises ValueError for a document longer than a row.
+    Documents that are longer than a row must have been left out.
     """
     rows: list[Row] = []
     space: list[tuple[int, int]] = []  # (free tokens, row), sorted
     for layout in sorted(layouts, key=lambda item: (-len(item), item.document)):
-        if len(layout) > length:
-            raise ValueError(
-                f"document {layout.document} has {len(layout)} tokens, more than a row of {length}; "
-                f"raise --sequence.row (and --model.context) or shorten the documents"
-            )
+        assert len(layout) <= length, f"document {layout.document} has {len(layout)} tokens, more than a row"
         at = bisect_left(space, (len(layout), -1))
         if at == len(space):
             rows.append([])

@@ -71,6 +71,9 @@ class TrainConfig:
     """cuda, mps or cpu; auto takes the first that is there."""
     bad_steps: int = 20
     """Steps whose gradient is not finite are left out and written down; after so many the run stops."""
+    skip_limit: float = 0.01
+    """Largest share of a source's documents that may be skipped because they cannot be used (a broken picture, no
+    caption, longer than a row, ...). Beyond it, from 20 skipped documents on, the run ends and says why. 1: never."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     checkpoint_every: int = 500
@@ -91,6 +94,8 @@ class TrainConfig:
         for name in ("pass_rows", "warmup", "clip", "sample_every", "evaluate_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} must be 0 or more, but is {getattr(self, name)}")
+        if not 0 <= self.skip_limit <= 1:
+            raise ValueError(f"train.skip_limit is a share from 0 to 1, but is {self.skip_limit}")
         if not 0 < self.decay <= 1:
             raise ValueError(f"train.decay must be in (0, 1], but is {self.decay}")
         if self.pass_rows and self.rows % self.pass_rows:

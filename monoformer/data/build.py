@@ -3,9 +3,11 @@
 Knows nothing of tokens or models. Invariant: the same configuration, split and seed give the same stream.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import assert_never
 
-from monoformer.config.data import DataConfig, FolderData, MixtureData, ParquetData, ScenesData, TextData
+from monoformer.config.data import DataConfig, FolderData, MixtureData, ParquetData, ScenesData, SourceConfig, TextData
 from monoformer.data.images import FolderPictures, ParquetPictures
 from monoformer.data.scenes import Scenes
 from monoformer.data.source import Indexed, Mixture, Source, Split
@@ -15,24 +17,49 @@ from monoformer.randomness import uniform
 
 def build_source(config: DataConfig, *, split: Split = "train", seed: int = 0) -> Source:
     """The endless stream of a configuration; ValueError where its data is missing or unusable."""
+    if not isinstance(config, MixtureData):
+        return build_single(config, split=split, seed=seed, name=name_source(config))
+    # Every source has a seed of its own, or two scene sources would draw the same scenes.
+    sources = [
+        build_single(source, split=split, seed=int(uniform(seed, place, "source") * 2**31), name=name)
+        for place, (source, name) in enumerate(zip(config.sources, names_of(config.sources), strict=True))
+    ]
+    return Mixture(sources, weights=config.weights, seed=seed)
+
+
+def build_single(config: SourceConfig, *, split: Split, seed: int, name: str) -> Source:
+    """The endless stream of one source."""
     match config:
         case ScenesData():
-            return Indexed(Scenes(config, split=split, seed=seed).document)
+            return Indexed(Scenes(config, split=split, seed=seed).document, name=name)
         case FolderData():
-            return Indexed(FolderPictures(config, split=split, seed=seed).document)
+            return Indexed(FolderPictures(config, split=split, seed=seed).document, name=name)
         case ParquetData():
-            return Indexed(ParquetPictures(config, split=split, seed=seed).document)
+            return Indexed(ParquetPictures(config, split=split, seed=seed).document, name=name)
         case TextData():
-            return Indexed(TextFiles(config, split=split, seed=seed).document)
-        case MixtureData():
-            # Every source has a seed of its own, or two scene sources would draw the same scenes.
-            sources = [
-                build_source(source, split=split, seed=int(uniform(seed, place, "source") * 2**31))
-                for place, source in enumerate(config.sources)
-            ]
-            return Mixture(sources, weights=config.weights, seed=seed)
+            return Indexed(TextFiles(config, split=split, seed=seed).document, name=name)
         case _:
             assert_never(config)
+
+
+def name_source(config: SourceConfig) -> str:
+    """What a source is called in reports: the folder of its data."""
+    match config:
+        case ScenesData():
+            return "scenes"
+        case FolderData(root=root):
+            return Path(root).resolve().name
+        case ParquetData(files=files) | TextData(files=files):
+            path = Path(files[0]).resolve() if files else Path()
+            return path.name if path.is_dir() else path.parent.name
+        case _:
+            assert_never(config)
+
+
+def names_of(sources: Sequence[SourceConfig]) -> list[str]:
+    """Names of the sources of a mixture; where two are called the same, their places tell them apart."""
+    names = [name_source(source) for source in sources]
+    return [f"{name} (sources.{at})" if names.count(name) > 1 else name for at, name in enumerate(names)]
 
 
 def build_held_out(config: DataConfig, *, seed: int = 0) -> Source:

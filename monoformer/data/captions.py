@@ -1,14 +1,14 @@
 """Captions: from a template over columns, and from the files that lie beside pictures.
 
-Knows nothing of pixels or documents. Invariant: every picture gets at least one caption or a ValueError says how to
-give it one.
+Knows nothing of pixels or documents. Invariant: a picture without a caption has none here; where no picture of a folder
+has one, a ValueError says how to give them some.
 """
 
 import csv
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,19 +65,23 @@ def check_column(column: str, *, columns: Sequence[str], setting: str) -> None:
         raise ValueError(f"{setting} names the column {column!r}, but the data has {', '.join(columns)}; {say}")
 
 
-def folder_captions(root: Path, pictures: Sequence[Path]) -> list[tuple[str, ...]]:
-    """Captions of pictures: from metadata.csv or metadata.jsonl, else NAME.txt, else the class folder's name."""
+def folder_captions(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, ...]]:
+    """Captions of pictures: from metadata.csv or metadata.jsonl, else NAME.txt, else the class folder's name.
+
+    Pictures that metadata lists but that are not there come last. ValueError where no picture has a caption.
+    """
     listed: dict[Path, tuple[str, ...]] = {}
-    known = set(pictures)
     for name in ("metadata.csv", "metadata.jsonl"):
         for metadata in sorted(root.rglob(name)):
-            for picture, captions in _metadata(metadata):
-                if picture not in known:
-                    raise ValueError(
-                        f"{metadata} lists {picture}, but there is no such picture; add it or remove the line"
-                    )
-                listed[picture] = captions
-    return [listed.get(picture) or _beside(picture, root=root) for picture in pictures]
+            listed |= _metadata(metadata)
+    found = {picture: listed.get(picture) or _beside(picture, root=root) for picture in pictures}
+    if not any(found.values()):
+        first = pictures[0]
+        raise ValueError(
+            f"the picture {first} has no caption, nor has any other; list them in {root / 'metadata.csv'} (columns "
+            f"file_name,text), write {first.stem}.txt beside it, or put it into a folder named after its class"
+        )
+    return found | {picture: captions for picture, captions in listed.items() if picture not in found}
 
 
 def _beside(picture: Path, *, root: Path) -> tuple[str, ...]:
@@ -86,16 +90,11 @@ def _beside(picture: Path, *, root: Path) -> tuple[str, ...]:
         caption = read_text(text).strip()
     else:
         caption = picture.parent.name.replace("_", " ").strip() if picture.parent != root else ""
-    if not caption:
-        raise ValueError(
-            f"the picture {picture} has no caption; list it in {root / 'metadata.csv'} (columns file_name,text), "
-            f"write {text.name} beside it, or put it into a folder named after its class"
-        )
-    return (caption,)
+    return (caption,) if caption else ()
 
 
-def _metadata(path: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """(picture, captions) of a Hugging Face ImageFolder metadata file; file names are relative to its folder."""
+def _metadata(path: Path) -> dict[Path, tuple[str, ...]]:
+    """Captions by picture of a Hugging Face ImageFolder metadata file; file names are relative to its folder."""
     content = read_text(path)
     rows: list[Any] = []
     if path.suffix == ".csv":
@@ -106,13 +105,15 @@ def _metadata(path: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
                 rows += [json.loads(line)] if line.strip() else []
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path} line {number} is not JSON ({error}); write one object a line") from error
+    found: dict[Path, tuple[str, ...]] = {}
     for row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
             raise ValueError(f"{path} needs the columns file_name and text in every row, but has {row}")
         others = [column for column in row if column not in ("file_name", None)]
         column = "text" if "text" in others or len(others) != 1 else others[0]
         check_column(column, columns=others, setting=str(path))
-        yield path.parent / row["file_name"], texts(row[column])
+        found[path.parent / row["file_name"]] = texts(row[column])
+    return found
 
 
 def read_text(path: Path) -> str:

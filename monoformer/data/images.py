@@ -14,6 +14,7 @@ from monoformer.config.data import FolderData, ParquetData, check_named
 from monoformer.data.captions import CaptionTemplate, check_column, folder_captions, texts
 from monoformer.data.edits import edit_pairs, held_out
 from monoformer.data.pictures import PictureCache, mirror, read_picture
+from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Order, Split, choose
 from monoformer.document import Document, describe_document, draw_document, edit_document
 from monoformer.randomness import uniform
@@ -29,40 +30,45 @@ FEWEST_TO_SPLIT = 20
 
 
 class FolderPictures:
-    """A folder of pictures, random access. Rows number the pictures by path; `rows` are those of the split."""
+    """A folder of pictures, random access. Rows number the pictures by path, those that are only listed come last;
+    `rows` are those of the split.
+    """
 
     def __init__(self, config: FolderData, *, split: Split = "train", seed: int = 0) -> None:
         root = _folder(config)
-        self.files = picture_files(root)
-        self._captions = folder_captions(root, self.files)
+        self._captions = folder_captions(root, picture_files(root))
+        self.files = list(self._captions)
         self._config = config
         self._seed = seed
-        self.train_rows, self.test_rows = _split([path.relative_to(root).as_posix() for path in self.files])
+        self.train_rows, self.test_rows = _split([_within(path, root) for path in self.files])
         self.rows = self.train_rows if split == "train" else self.test_rows
         self.length = len(self.rows)
         self._order = Order(seed, self.length)
         self._cache = PictureCache(self._read)
 
     def captions(self, row: int) -> tuple[str, ...]:
-        """All captions of a picture, bare."""
-        return self._captions[row]
+        """All captions of a picture, bare; BadDocument where there are none."""
+        captions = self._captions[self.files[row]]
+        if not captions:
+            raise BadDocument(f"the picture {self.files[row]} has no caption; give it one", cause="no caption")
+        return captions
 
     def caption(self, row: int) -> str:
         """The first caption of a picture, bare."""
-        return self._captions[row][0]
+        return self.captions(row)[0]
 
     def prompt(self, row: int) -> str:
         """What a user writes to get the picture: the first caption in the template."""
         return self._config.prompt.replace("{}", self.caption(row))
 
     def picture(self, row: int) -> Tensor:
-        """uint8 (3, size, size), shared: not to be written into. ValueError where the file is broken."""
+        """uint8 (3, size, size), shared: not to be written into. BadDocument where the file is broken or missing."""
         return self._cache.picture(row)
 
     def document(self, index: int) -> Document:
         """Document number `index` of the endless shuffled stream."""
         row = self.rows[self._order.item(index)]
-        caption = _one(self._captions[row], uniform(self._seed, index, "caption"))
+        caption = _one(self.captions(row), uniform(self._seed, index, "caption"))
         pixels = self.picture(row)
         if self._config.flip and uniform(self._seed, index, "flip") < 0.5:
             pixels = mirror(pixels)
@@ -117,8 +123,12 @@ class ParquetPictures:
         return config.draw, config.describe, config.edit if self.edit_pairs else 0.0
 
     def captions(self, row: int) -> tuple[str, ...]:
-        """All captions of a row: several where a column of the template holds a list."""
-        return self._template.fill({column: cells[row] for column, cells in self._values.items()})
+        """All captions of a row: several where a column holds a list; BadDocument where all are empty."""
+        captions = self._template.fill({column: cells[row] for column, cells in self._values.items()})
+        if not any(captions):
+            say = f"row {row} of {', '.join(self._config.files)} has no caption in {self._config.caption!r}"
+            raise BadDocument(say, cause="no caption")
+        return tuple(caption for caption in captions if caption)
 
     def caption(self, row: int) -> str:
         """The first caption of a row."""
@@ -133,7 +143,7 @@ class ParquetPictures:
         return self._config.instruction.replace("{}", self._edit_values[target])
 
     def picture(self, row: int) -> Tensor:
-        """uint8 (3, size, size), shared: not to be written into. ValueError where the bytes are broken."""
+        """uint8 (3, size, size), shared: not to be written into. BadDocument where the bytes are broken or missing."""
         return self._cache.picture(row)
 
     def document(self, index: int) -> Document:
@@ -153,7 +163,8 @@ class ParquetPictures:
         cell: Any = self._pictures[row][self._config.image_column]
         content = (cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell
         if not isinstance(content, bytes | str) or not content:
-            raise ValueError(f"the picture {name} is missing; data.image_column holds {cell!r:.80} there")
+            say = f"the picture {name} is missing; data.image_column holds {cell!r:.80} there"
+            raise BadDocument(say, cause="no picture")
         return read_picture(Path(content) if isinstance(content, str) else content, size=self._config.size, name=name)
 
 
@@ -222,6 +233,10 @@ def picture_files(root: Path) -> list[Path]:
     if not files:
         raise ValueError(f"data.root {str(root)!r} holds no pictures ({', '.join(SUFFIXES)}); give a folder with some")
     return files
+
+
+def _within(path: Path, root: Path) -> str:
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def _split(names: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -1,8 +1,9 @@
 """The global stream of documents -> batches of packed rows, read ahead in one thread, with exact resume.
 
 The stream is cut into windows, each packed alone; rows run on across windows and are dealt to ranks in order
-(DESIGN 4, "Order of data"). Knows nothing of tokens: packing and collating are functions it is given. Invariant: the
-state counts what the consumer received, never what was read ahead, and does not depend on ranks or `rows`.
+(DESIGN 4, "Order of data"). Documents that cannot be used are left out and counted, those that packing refuses too.
+Knows nothing of tokens: packing and collating are functions it is given. Invariant: the state counts what the consumer
+received, never what was read ahead, and does not depend on ranks or `rows`.
 """
 
 import copy
@@ -13,13 +14,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
+from monoformer.data.skipped import BadDocument, Tally
 from monoformer.data.source import Source
 from monoformer.document import Document
 
 Row = TypeVar("Row")
 Batch = TypeVar("Batch")
+
+Numbered: TypeAlias = list[tuple[int, Document]]
+"""Documents with their numbers in the stream."""
+Pack: TypeAlias = Callable[[Numbered], tuple[list[Row], dict[int, BadDocument]]]
+"""Packs a window's documents: its rows, and by number what is wrong with those that are in none."""
 
 MOST_EMPTY_WINDOWS = 100
 """So many windows without one row mean that packing refuses every document."""
@@ -32,6 +39,10 @@ class _Position:
     source: dict[str, Any]
     document: int
     row: int
+    tally: Tally
+    """Of the windows before."""
+    seen: Tally
+    """With this window's."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +55,13 @@ class Loader(Generic[Row, Batch]):
 
     `pack` gets the numbered documents of a window and returns its rows; `collate` makes a batch of `rows` rows. Both
     run in the background thread unless `prefetch` is 0. All ranks pack the same windows and collate their own rows.
+    A source of which more than the share `skip_limit` is skipped ends the stream with a ValueError.
     """
 
     def __init__(
         self,
         source: Source,
-        pack: Callable[[list[tuple[int, Document]]], list[Row]],
+        pack: Pack[Row],
         collate: Callable[[list[Row]], Batch],
         *,
         window: int,
@@ -57,15 +69,16 @@ class Loader(Generic[Row, Batch]):
         rank: int = 0,
         world: int = 1,
         prefetch: int = 2,
+        skip_limit: float = 0.01,
     ) -> None:
         if window < 1 or rows < 1 or prefetch < 0 or not 0 <= rank < world:
             raise ValueError(
                 f"a loader needs window >= 1, rows >= 1, prefetch >= 0 and 0 <= rank < world, but has window {window}, "
                 f"rows {rows}, prefetch {prefetch}, rank {rank}, world {world}"
             )
-        self._dealer = _Dealer(source, pack, collate, window=window, rows=rows, rank=rank, world=world)
+        self._dealer = _Dealer(source, _Windows(source, pack, window, skip_limit), collate, rows, rank, world)
         self._prefetch = prefetch
-        self._position = _Position(source=copy.deepcopy(source.state_dict()), document=0, row=0)
+        self._position = _Position(copy.deepcopy(source.state_dict()), 0, 0, Tally(), Tally())
         self._reader: _Reader[Batch] | None = None
         self._closed = False
 
@@ -82,14 +95,24 @@ class Loader(Generic[Row, Batch]):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the consumer is: the window's source state, the number of its first document, its rows consumed."""
+        """Where the consumer is: the window's source state, the number of its first document, its rows consumed, and
+        what was skipped before that window.
+        """
         position = self._position
-        return {"source": copy.deepcopy(position.source), "document": position.document, "row": position.row}
+        place = {"source": copy.deepcopy(position.source), "document": position.document, "row": position.row}
+        return {**place, "skipped": position.tally.state_dict()}
+
+    @property
+    def skipped(self) -> Tally:
+        """What was skipped up to the window that the consumer is in, that window included."""
+        return self._position.seen
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a position that `state_dict` gave, with any number of ranks; what was read ahead is dropped."""
         try:
-            position = _Position(copy.deepcopy(dict(state["source"])), int(state["document"]), int(state["row"]))
+            tally = Tally(state.get("skipped"))  # older states have none
+            place = copy.deepcopy(dict(state["source"])), int(state["document"]), int(state["row"])
+            position = _Position(*place, tally, tally)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"a loader's state holds source, document and row, but this is {state}") from error
         self._end_reader()
@@ -114,54 +137,72 @@ class Loader(Generic[Row, Batch]):
         self.close()
 
 
-class _Dealer(Generic[Row, Batch]):
-    """Windows, rows and batches from a position on; holds no position itself."""
+@dataclass(frozen=True)
+class _Windows(Generic[Row]):
+    """The stream cut into windows, each packed alone."""
 
-    def __init__(
-        self,
-        source: Source,
-        pack: Callable[[list[tuple[int, Document]]], list[Row]],
-        collate: Callable[[list[Row]], Batch],
-        *,
-        window: int,
-        rows: int,
-        rank: int,
-        world: int,
-    ) -> None:
-        self._source = source
-        self._pack = pack
-        self._collate = collate
-        self._window = window
-        self._rows = rows
-        self._rank = rank
-        self._world = world
+    source: Source
+    pack: Pack[Row]
+    size: int
+    skip_limit: float
+
+    def read(
+        self, documents: Iterator[Document | BadDocument], number: int, tally: Tally, stop: threading.Event
+    ) -> tuple[list[Row], Tally] | None:
+        """Rows of the window that begins with document `number`, and the tally with it; None: told to stop."""
+        bad: dict[int, BadDocument] = {}
+        good: Numbered = []
+        for at in range(number, number + self.size):
+            if stop.is_set():
+                return None
+            document = next(documents, None)
+            if document is None:
+                raise ValueError(f"the source ended after document {at}, but must be endless")
+            if isinstance(document, BadDocument):
+                bad[at] = document
+            else:
+                good.append((at, document))
+        rows, refused = self.pack(good)
+        bad |= refused
+        tally = Tally(tally.state_dict())
+        for at in range(number, number + self.size):
+            tally.add(self.source.origin(at), at, bad.get(at))
+        tally.check(self.skip_limit)
+        return rows, tally
+
+
+@dataclass(frozen=True)
+class _Dealer(Generic[Row, Batch]):
+    """Rows and batches from a position on; holds no position itself."""
+
+    source: Source
+    windows: _Windows[Row]
+    collate: Callable[[list[Row]], Batch]
+    rows: int
+    rank: int
+    world: int
 
     def batches(self, start: _Position, stop: threading.Event) -> Iterator[tuple[Batch, _Position]]:
         """This rank's batches, each with the position after it."""
         rows = self._row_stream(start, stop)
-        own = slice(self._rank * self._rows, (self._rank + 1) * self._rows)
+        own = slice(self.rank * self.rows, (self.rank + 1) * self.rows)
         while True:
-            block = list(islice(rows, self._world * self._rows))
+            block = list(islice(rows, self.world * self.rows))
             if stop.is_set():
                 return
-            yield self._collate([row for row, _ in block[own]]), block[-1][1]
+            yield self.collate([row for row, _ in block[own]]), block[-1][1]
 
     def _row_stream(self, start: _Position, stop: threading.Event) -> Iterator[tuple[Row, _Position]]:
         """All ranks' rows in order, each with the position after it."""
-        self._source.load_state_dict(copy.deepcopy(start.source))
-        documents = iter(self._source)
-        number, skip, empty = start.document, start.row, 0
+        self.source.load_state_dict(copy.deepcopy(start.source))
+        documents = iter(self.source)
+        number, skip, tally, empty = start.document, start.row, start.tally, 0
         while empty < MOST_EMPTY_WINDOWS:
-            state = copy.deepcopy(self._source.state_dict())
-            window: list[tuple[int, Document]] = []
-            while len(window) < self._window:
-                if stop.is_set():
-                    return
-                document = next(documents, None)
-                if document is None:
-                    raise ValueError(f"the source ended after document {number + len(window)}, but must be endless")
-                window.append((number + len(window), document))
-            rows = self._pack(window)
+            state = copy.deepcopy(self.source.state_dict())
+            window = self.windows.read(documents, number, tally, stop)
+            if window is None:
+                return
+            rows, seen = window
             if skip > len(rows):
                 raise ValueError(
                     f"the saved state is row {skip} of a window that now has {len(rows)} rows; resume with the data, "
@@ -169,10 +210,10 @@ class _Dealer(Generic[Row, Batch]):
                 )
             empty = 0 if rows else empty + 1
             for place in range(skip, len(rows)):
-                yield rows[place], _Position(source=state, document=number, row=place + 1)
-            number, skip = number + self._window, 0
+                yield rows[place], _Position(state, number, place + 1, tally, seen)
+            number, skip, tally = number + self.windows.size, 0, seen
         raise ValueError(
-            f"packing made no row of {MOST_EMPTY_WINDOWS * self._window} documents in turn; "
+            f"packing made no row of {MOST_EMPTY_WINDOWS * self.windows.size} documents in turn; "
             f"raise sequence.row or give smaller documents"
         )
 
@@ -183,7 +224,7 @@ class _Reader(Generic[Batch]):
     The thread knows the dealer and the queue but not the loader, so a forgotten loader is collected and stops it.
     """
 
-    def __init__(self, dealer: "_Dealer[Any, Batch]", start: _Position, *, prefetch: int) -> None:
+    def __init__(self, dealer: _Dealer[Any, Batch], start: _Position, *, prefetch: int) -> None:
         self.stop = threading.Event()
         self._batches = dealer.batches(start, self.stop)
         self._failure: _Failure | None = None

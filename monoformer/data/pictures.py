@@ -1,11 +1,10 @@
 """Picture files to square uint8 pixels, and a bounded memory of them.
 
 Knows nothing of captions or documents. Invariant: the same bytes and size give the same pixels; whatever goes wrong is
-a ValueError that names the picture.
+a `BadDocument` that names the picture.
 """
 
 import io
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 from torch import Tensor
 
+from monoformer.data.skipped import BadDocument
 from monoformer.document import Image
 
 CACHE_BYTES = 512 * 2**20
@@ -24,19 +24,35 @@ def read_picture(content: Path | bytes, *, size: int, name: str) -> Tensor:
     """A picture as uint8 (3, size, size): upright, on white, the shorter side resized to `size`, the centre cropped."""
     try:
         with PILImage.open(content if isinstance(content, Path) else io.BytesIO(content)) as picture:
+            check_pixels(picture, name)
             # JPEG decodes at a fraction of its size where that leaves twice what we need: 4x faster for photographs.
             picture.draft("RGB", (2 * size, 2 * size))
             upright = ImageOps.exif_transpose(picture)
             assert upright is not None
             flat = _flatten(upright)
-    except PILImage.DecompressionBombError as error:
-        raise ValueError(
-            f"the picture {name} is too large to decode safely ({error}); shrink it or remove it"
-        ) from error
-    except (OSError, SyntaxError, EOFError, ValueError, struct.error, IndexError) as error:
-        raise ValueError(f"the picture {name} cannot be read ({error}); repair it or remove it") from error
+    except BadDocument:
+        raise
+    except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
+        say = f"the picture {name} is too large to decode safely ({error}); shrink it or remove it"
+        raise BadDocument(say, cause="picture too large") from error
+    except FileNotFoundError as error:
+        raise BadDocument(f"there is no picture {name}; add it or remove what names it", cause="no picture") from error
+    except Exception as error:  # a damaged file makes its decoder raise anything
+        say = f"the picture {name} cannot be read ({error}); repair it or remove it"
+        raise BadDocument(say, cause="broken picture") from error
     fitted = ImageOps.fit(flat, (size, size), method=PILImage.Resampling.LANCZOS)
     return Image.from_pil(fitted).pixels
+
+
+def check_pixels(picture: PILImage.Image, name: str) -> None:
+    """Refuse a picture of more pixels than PIL calls safe, before it is decoded (PIL only warns at first)."""
+    most = PILImage.MAX_IMAGE_PIXELS or 0
+    if picture.width * picture.height > most:
+        say = f"{picture.width}x{picture.height} pixels, more than {most}"
+        raise BadDocument(
+            f"the picture {name} is too large to decode safely ({say}); shrink it or remove it",
+            cause="picture too large",
+        )
 
 
 def _flatten(picture: PILImage.Image) -> PILImage.Image:

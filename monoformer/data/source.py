@@ -1,16 +1,19 @@
 """Sources of documents: endless streams that know how far they were read.
 
 Knows nothing of where documents come from, nor of tokens. Invariant: a state taken after n documents resumes with
-document n (counting from 0), whatever was read ahead elsewhere.
+document n (counting from 0), whatever was read ahead elsewhere. A document that cannot be used keeps its number: the
+stream has a `BadDocument` in its place.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from monoformer.data.skipped import BadDocument
 from monoformer.document import Document
 from monoformer.randomness import generator, uniform
 
@@ -20,8 +23,12 @@ Split: TypeAlias = Literal["train", "test"]
 class Source(Protocol):
     """An endless stream of documents with a position. All iterators of one source share its position."""
 
-    def __iter__(self) -> Iterator[Document]:
-        """Documents from the present position on, without end."""
+    def __iter__(self) -> Iterator[Document | BadDocument]:
+        """Documents from the present position on, without end; in the place of each bad one, what is wrong with it."""
+        ...
+
+    def origin(self, number: int) -> str:
+        """Name of the source that document `number` of the stream is from."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -34,17 +41,28 @@ class Source(Protocol):
 
 
 class Indexed:
-    """A source made of a pure function of the document's number."""
+    """A source made of a pure function of the document's number, which may raise `BadDocument`."""
 
-    def __init__(self, document: Callable[[int], Document]) -> None:
+    def __init__(self, document: Callable[[int], Document], *, name: str = "data") -> None:
         self.document = document
+        self._name = name
         self._index = 0
 
-    def __iter__(self) -> Iterator[Document]:
+    def __iter__(self) -> Iterator[Document | BadDocument]:
         while True:
-            document = self.document(self._index)
+            document = self._read(self._index)
             self._index += 1
             yield document
+
+    def origin(self, number: int) -> str:
+        """The name it was given."""
+        return self._name
+
+    def _read(self, index: int) -> Document | BadDocument:
+        try:
+            return self.document(index)
+        except BadDocument as bad:
+            return bad
 
     def state_dict(self) -> dict[str, Any]:
         """{"index": number of the next document}."""
@@ -68,12 +86,19 @@ class Mixture:
         self._seed = seed
         self._number = 0
 
-    def __iter__(self) -> Iterator[Document]:
+    def __iter__(self) -> Iterator[Document | BadDocument]:
         iterators = [iter(source) for source in self._sources]
         while True:
-            document = next(iterators[choose(self._weights, uniform(self._seed, self._number, "mixture"))])
+            document = next(iterators[self._place(self._number)])
             self._number += 1
             yield document
+
+    def origin(self, number: int) -> str:
+        """Name of the one source that document `number` is drawn from."""
+        return self._sources[self._place(number)].origin(number)
+
+    def _place(self, number: int) -> int:
+        return choose(self._weights, uniform(self._seed, number, "mixture"))
 
     def state_dict(self) -> dict[str, Any]:
         """The number of the next document and the state of every source."""
@@ -90,6 +115,11 @@ class Mixture:
         for source, saved in zip(self._sources, states, strict=True):
             source.load_state_dict(saved)
         self._number = number
+
+
+def usable(source: Source, count: int) -> Iterator[Document]:
+    """The good ones among the next `count` documents."""
+    return (document for document in islice(source, count) if not isinstance(document, BadDocument))
 
 
 class Order:

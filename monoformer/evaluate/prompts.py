@@ -3,21 +3,19 @@
 Knows documents and sources, nothing of models.
 """
 
-from collections.abc import Iterable
-from itertools import islice
-
 from monoformer.config.data import DataConfig
 from monoformer.data.build import build_source
+from monoformer.data.source import Source, usable
 from monoformer.document import Document, Image, Text
 
 PATIENCE = 100
 """Documents looked at for each one that is wanted."""
 
 
-def drawings(documents: Iterable[Document], *, count: int) -> list[tuple[Document, Image]]:
+def drawings(source: Source, *, count: int) -> list[tuple[Document, Image]]:
     """The first `count` documents that draw one picture from text alone: what precedes the picture, and the picture."""
     found: list[tuple[Document, Image]] = []
-    for document in islice(documents, PATIENCE * count):
+    for document in usable(source, PATIENCE * count):
         *before, last = document.segments
         if isinstance(last, Image) and last.target and [type(segment) for segment in before] == [Text]:
             found.append((Document(tuple(before)), last))

@@ -30,7 +30,9 @@ AT_64 = TrainConfig(
     checkpoint_every=250,
     sample_every=500,
 )
-"""What runs from nothing at 64x64 share: 14 rows of 320 tokens, about 45 noised pictures a step."""
+"""What runs from nothing at 64x64 share: 14 rows of 320 tokens or 15 shorter ones, about 45 noised pictures a step.
+
+How long a row is decides how much of it stays empty (docs/decisions.md); `monoformer data check` says it beforehand."""
 
 
 def scenes_quick() -> RunConfig:
@@ -56,10 +58,10 @@ def scenes_quick() -> RunConfig:
         diffusion=FlowConfig(time_mean=1.0),
         tokenizer=TokenizerConfig(vocabulary=512),
         data=ScenesData(size=32, objects=(1, 2), draw=8.0, describe=1.0, edit=0.5, question=0.25, story=0.25),
-        sequence=SequenceConfig(row=288, window=512, noise_draws=4),
+        sequence=SequenceConfig(row=252, window=512, noise_draws=4),
         train=TrainConfig(
             steps=1300,
-            rows=7,
+            rows=8,
             warmup=30,
             decay=0.8,
             optimizer=MuonConfig(adamw_rate=5e-3),
@@ -82,14 +84,14 @@ def scenes() -> RunConfig:
         diffusion=FlowConfig(time_mean=1.0),
         tokenizer=TokenizerConfig(vocabulary=512),
         data=ScenesData(size=64, objects=(1, 3), draw=5.0, describe=2.5, edit=3.0, question=0.75, story=0.5),
-        sequence=SequenceConfig(row=320, window=1024, noise_draws=2),
-        train=replace(AT_64, steps=5000),
+        sequence=SequenceConfig(row=298, window=1024, noise_draws=2),
+        train=replace(AT_64, steps=5000, rows=15),
         generate=STOCHASTIC,
     )
 
 
 BOOKS = TextData(files=("data/text/books",), characters=240)
-"""Public-domain books in documents that fit a row of 256 tokens, whatever small vocabulary they are written in."""
+"""Public-domain books in documents that fit a row of 252 tokens, whatever small vocabulary they are written in."""
 
 
 def text_quick() -> RunConfig:
@@ -101,7 +103,7 @@ def text_quick() -> RunConfig:
     base = scenes_quick()
     assert isinstance(base.data, ScenesData)
     words = replace(base.data, draw=0.0, describe=0.0, edit=0.0, question=0.0, story=1.0, caption=1.0)
-    return _with_books(base, "text-quick", MixtureData(sources=(BOOKS, words), weights=(0.5, 0.5)))
+    return replace(base, name="text-quick", data=MixtureData(sources=(BOOKS, words), weights=(0.5, 0.5)))
 
 
 def scenes_text() -> RunConfig:
@@ -113,20 +115,7 @@ def scenes_text() -> RunConfig:
     base = scenes_quick()
     assert isinstance(base.data, ScenesData)
     drawn = replace(base.data, story=0.0)
-    return _with_books(base, "scenes-text", MixtureData(sources=(drawn, BOOKS), weights=(0.9, 0.1)))
-
-
-def _with_books(base: RunConfig, name: str, data: MixtureData) -> RunConfig:
-    """The run with rows long enough for books, as many tokens in a step as before."""
-    row = max(256, base.sequence.row)
-    return replace(
-        base,
-        name=name,
-        data=data,
-        model=replace(base.model, context=max(row, base.model.context)),
-        sequence=replace(base.sequence, row=row),
-        train=replace(base.train, rows=max(1, base.train.rows * base.sequence.row // row)),
-    )
+    return replace(base, name="scenes-text", data=MixtureData(sources=(drawn, BOOKS), weights=(0.9, 0.1)))
 
 
 def cifar10() -> RunConfig:
@@ -184,8 +173,8 @@ def emoji() -> RunConfig:
         diffusion=FlowConfig(time_mean=1.0),
         tokenizer=TokenizerConfig(vocabulary=2048),
         data=MixtureData(sources=(EMOJI, TextData(files=("data/text/books",), characters=300)), weights=(0.85, 0.15)),
-        sequence=SequenceConfig(row=320, window=1024, noise_draws=2),
-        train=replace(AT_64, steps=5000),
+        sequence=SequenceConfig(row=294, window=1024, noise_draws=2),
+        train=replace(AT_64, steps=5000, rows=15),
         generate=STOCHASTIC,
     )
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from monoformer.autoencoder import Pixels, import_diffusers
 from monoformer.config.autoencoder import AutoencoderRun
 from monoformer.data.build import build_source
-from monoformer.data.loader import Loader
+from monoformer.data.loader import Loader, Numbered
+from monoformer.data.skipped import BadDocument
 from monoformer.device import choose
-from monoformer.document import Document
 from monoformer.randomness import generator
 from monoformer.train.build import picture_sizes
 from monoformer.train.checkpoint import TrainState
@@ -95,15 +95,17 @@ def picture_side(config: AutoencoderRun) -> int:
 def build_pictures(config: AutoencoderRun) -> Loader[Picture, list[Picture]]:
     """The stream of batches of pictures."""
 
-    def pack(documents: list[tuple[int, Document]]) -> list[Picture]:
-        return [
+    def pack(documents: Numbered) -> tuple[list[Picture], dict[int, BadDocument]]:
+        pictures = [
             Picture(document=number, number=place, pixels=image.pixels)
             for number, document in documents
             for place, image in enumerate(document.images, start=1)
         ]
+        return pictures, {}
 
     source = build_source(config.data, split="train", seed=config.seed)
-    return Loader(source, pack, list, window=WINDOW, rows=config.train.rows)
+    limit = config.train.skip_limit
+    return Loader(source, pack, list, window=WINDOW, rows=config.train.rows, skip_limit=limit)
 
 
 def build_features(path: str, device: torch.device) -> Features | None:

@@ -4,7 +4,6 @@ A run's tokenizer is trained once and kept in the run's folder, so that resuming
 """
 
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import assert_never
 
 import torch
@@ -23,11 +22,12 @@ from monoformer.config.data import (
 )
 from monoformer.config.run import RunConfig
 from monoformer.data.build import build_source
-from monoformer.data.loader import Loader
-from monoformer.data.source import Source
+from monoformer.data.loader import Loader, Numbered
+from monoformer.data.skipped import BadDocument
+from monoformer.data.source import Source, usable
 from monoformer.device import choose
 from monoformer.diffusion.objectives import build_objective
-from monoformer.document import Document, Text
+from monoformer.document import Text
 from monoformer.model.experts import with_experts
 from monoformer.model.monoformer import MonoFormer
 from monoformer.packing import Row, collate, pack
@@ -40,6 +40,7 @@ from monoformer.pretrained import (
     read_description,
 )
 from monoformer.randomness import generator
+from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.freeze import freeze_text, new_rows
 from monoformer.train.loop import computes_in_bf16
@@ -164,7 +165,7 @@ def build_tokenizer(config: RunConfig) -> Tokenizer:
     if (folder / "tokenizer.json").is_file():
         return Tokenizer.from_folder(folder)
     source = build_source(config.data, split="train", seed=config.seed)
-    documents = islice(source, TOKENIZER_DOCUMENTS)
+    documents = usable(source, TOKENIZER_DOCUMENTS)
     texts = [s.text for document in documents for s in document.segments if isinstance(s, Text)]
     if not any(texts):
         raise ValueError("the data holds no text to train a tokenizer on; give --tokenizer.path")
@@ -179,15 +180,42 @@ def build_loader(config: RunConfig, source: Source, tokenizer: Tokenizer) -> Loa
     sequencer = build_sequencer(config.model, tokenizer, config.sequence)
     length = config.sequence.row
 
-    def pack_window(documents: list[tuple[int, Document]]) -> list[Row]:
-        layouts: list[Layout] = [sequencer.document(d, number, seed=config.seed) for number, d in documents]
-        return pack(layouts, length=length, seed=config.seed)
+    def pack_window(documents: Numbered) -> tuple[list[Row], dict[int, BadDocument]]:
+        layouts, bad = lay_out(sequencer, documents, length=length, seed=config.seed)
+        return pack(layouts, length=length, seed=config.seed), bad
 
     def collate_rows(rows: list[Row]) -> Batch:
         return collate(rows, length=length, pad=tokenizer.pad)
 
     rows = config.train.pass_rows or config.train.rows
-    return Loader(source, pack_window, collate_rows, window=config.sequence.window, rows=rows)
+    return Loader(
+        source,
+        pack_window,
+        collate_rows,
+        window=config.sequence.window,
+        rows=rows,
+        skip_limit=config.train.skip_limit,
+    )
+
+
+def lay_out(
+    sequencer: Sequencer, documents: Numbered, *, length: int, seed: int
+) -> tuple[list[Layout], dict[int, BadDocument]]:
+    """Documents as tokens; by number, what is wrong with those that have no layout or none that fits a row."""
+    layouts: list[Layout] = []
+    bad: dict[int, BadDocument] = {}
+    for number, document in documents:
+        try:
+            layout = sequencer.document(document, number, seed=seed)
+        except ValueError as error:
+            bad[number] = BadDocument(str(error), cause="cannot be laid out")
+            continue
+        if len(layout) > length:
+            say = f"{len(layout)} tokens, more than a row of {length}; raise --sequence.row (and --model.context)"
+            bad[number] = BadDocument(say, cause="longer than a row")
+        else:
+            layouts.append(layout)
+    return layouts, bad
 
 
 def sized(data: DataConfig, side: int) -> DataConfig:

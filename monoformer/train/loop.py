@@ -22,6 +22,7 @@ from monoformer.config.autoencoder import AutoencoderRun
 from monoformer.config.run import RunConfig, from_json, save_config, to_json
 from monoformer.config.train import TrainConfig
 from monoformer.data.loader import Loader
+from monoformer.data.skipped import Tally
 from monoformer.device import has_bf16_units, keep_freed_memory
 from monoformer.train.checkpoint import TrainState, checkpoints, load_checkpoint, read_progress, save_checkpoint
 from monoformer.train.metrics import CURVES, Metrics, draw_curves, progress_bar
@@ -37,9 +38,11 @@ Numbers = dict[str, float]
 Scores = Callable[[int, dict[str, Tensor]], Numbers]
 """scores(step, averaged weights): how well the model does what it is for."""
 
-MAY_CHANGE = ("name", "folder", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep",
-              "train.sample_every", "train.evaluate_every", "train.evaluate_count", "train.bad_steps", "train.device",
-              "generate")  # fmt: skip
+MAY_CHANGE = (
+    *("name", "folder", "generate", "train.steps", "train.device"),
+    *("train.log_every", "train.checkpoint_every", "train.keep", "train.sample_every"),
+    *("train.evaluate_every", "train.evaluate_count", "train.bad_steps", "train.skip_limit"),
+)
 """Fields that may differ when a run is resumed; everything else would make it another run."""
 
 
@@ -64,6 +67,7 @@ class Loop(Generic[T]):
         self._stopping = False
         self._saved = 0
         self._failure: ValueError | None = None
+        self._told: set[tuple[str, str]] = set()
         if next(state.model.parameters()).device.type == "cpu":
             keep_freed_memory()
 
@@ -103,7 +107,12 @@ class Loop(Generic[T]):
             task = bar.add_task(self.config.name, total=self.train.steps, completed=self.step, numbers="")
             while self.step < self.train.steps and not self._stopping:
                 started, place, bad = time.perf_counter(), loader.state_dict(), self.bad_steps
-                read = [next(loader) for _ in range(passes)]
+                try:
+                    read = [next(loader) for _ in range(passes)]
+                except ValueError as error:  # the data is to blame: what was learned is kept
+                    loader.load_state_dict(place)
+                    self._failure = error
+                    break
                 waited = time.perf_counter() - started
                 losses = train_step(read)
                 if self.bad_steps > bad:
@@ -140,8 +149,10 @@ class Loop(Generic[T]):
         """Metrics, samples and checkpoints where their time has come."""
         last = self.step == self.train.steps or self._stopping
         if self.step % self.train.log_every == 0 or last:
-            line = self.metrics.write(self.step, rate_factor=rate_factor(self.step - 1, self.train))
+            rate = rate_factor(self.step - 1, self.train)
+            line = self.metrics.write(self.step, rate_factor=rate, skipped=loader.skipped.total)
             bar.update(task, numbers=self.describe(line))
+            self._tell_skipped(loader.skipped, bar)
         bar.update(task, completed=self.step)
         if self.scores and self._is_time(self.train.evaluate_every, last=last):
             self.metrics.append({"step": self.step, "scores": self.scores(self.step, self.state.ema.weights)})
@@ -169,6 +180,17 @@ class Loop(Generic[T]):
             )
             self.stop()
 
+    def _tell_skipped(self, tally: Tally, bar: Progress) -> None:
+        """Keep `skipped.json` up to date, and say once of each source and cause what is skipped."""
+        if tally.total:
+            text = json.dumps(tally.state_dict(), indent=1, ensure_ascii=False)
+            (self.folder / "skipped.json").write_text(text + "\n", encoding="utf-8")
+        for source, cause, count, examples in tally.entries():
+            if (source, cause) not in self._told:
+                self._told.add((source, cause))
+                say = f"skipped {count} of {tally.read(source)} documents of {source}: {cause} ({examples[0]})"
+                bar.console.print(f"{say}; more in {self.folder / 'skipped.json'}", markup=False)
+
     def _open_folder(self, loader: Loader[Any, T]) -> None:
         """Resume from the newest checkpoint, or begin; refuses a folder that holds another run."""
         found = checkpoints(self.folder / "checkpoints")
@@ -185,6 +207,7 @@ class Loop(Generic[T]):
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.metrics.path.unlink(missing_ok=True)
+            (self.folder / "skipped.json").unlink(missing_ok=True)
         save_config(self.config, self.folder / "config.json")
 
 

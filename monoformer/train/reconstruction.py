@@ -6,16 +6,17 @@ Knows nothing of training. Invariant: figures and pictures come from held-out da
 import json
 from itertools import islice
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from monoformer.autoencoder import LatentAutoencoder, Pixels
 from monoformer.config.autoencoder import AutoencoderRun
-from monoformer.config.data import FolderData, MixtureData, ParquetData, ScenesData, SourceConfig, TextData
+from monoformer.config.data import MixtureData, SourceConfig
 from monoformer.config.run import to_json
-from monoformer.data.build import build_held_out
+from monoformer.data.build import build_held_out, names_of
+from monoformer.data.source import usable
 from monoformer.document import Image
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.train.autoencoder import build_network, build_pictures, decibels
@@ -25,6 +26,8 @@ FIGURES = 200
 """Held-out pictures of each source that figures are taken over."""
 SHOWN = 6
 """Pictures of each source that are shown."""
+MOST_READ = 100
+"""Documents read for each picture wanted: some have none."""
 MEASURED = 256
 """Training pictures whose latents set the scale."""
 
@@ -32,26 +35,17 @@ MEASURED = 256
 def held_out(config: AutoencoderRun, count: int) -> dict[str, Tensor]:
     """Pictures (count, 3, H, W) of each source by its name; of training data where nothing is held out."""
     sources = config.data.sources if isinstance(config.data, MixtureData) else (config.data,)
-    return {_name(source): _pictures(source, count, config.seed) for source in sources}
+    pairs = zip(names_of(sources), sources, strict=True)
+    return {name: _pictures(source, count, config.seed) for name, source in pairs}
 
 
 def _pictures(config: SourceConfig, count: int, seed: int) -> Tensor:
-    images = (image.pixels for document in build_held_out(config, seed=seed) for image in document.images)
-    return torch.stack(list(islice(images, count)))
-
-
-def _name(config: SourceConfig) -> str:
-    match config:
-        case ScenesData():
-            return "scenes"
-        case FolderData(root=root):
-            return Path(root).resolve().name
-        case ParquetData(files=files):
-            return Path(files[0]).resolve().parent.name
-        case TextData():
-            raise ValueError("an autoencoder trains on pictures, but one of the data's sources is plain text")
-        case _:
-            assert_never(config)
+    documents = usable(build_held_out(config, seed=seed), MOST_READ * count)
+    images = (image.pixels for document in documents for image in document.images)
+    found = list(islice(images, count))
+    if not found:
+        raise ValueError("an autoencoder trains on pictures, but one of the data's sources has none; leave it out")
+    return torch.stack(found)
 
 
 def reconstruct(network: Any, pixels: Tensor) -> Tensor:

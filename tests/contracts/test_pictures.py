@@ -2,16 +2,20 @@
 
 import json
 import re
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from PIL import Image as PILImage
 
 from monoformer.config.data import FolderData, ParquetData, TextData
+from monoformer.data.build import build_source
 from monoformer.data.captions import CaptionTemplate, check_column, texts
 from monoformer.data.images import FolderPictures, ParquetPictures
 from monoformer.data.pictures import PictureCache, read_picture
+from monoformer.data.skipped import BadDocument
 from monoformer.data.text import TextFiles, cut
+from monoformer.document import Document
 
 
 def save(path: Path, colour: tuple[int, ...] = (250, 0, 0)) -> Path:
@@ -65,7 +69,6 @@ def test_small_folders_are_their_own_test_and_larger_ones_are_split_for_good(tmp
     [
         (lambda root: None, "holds no pictures"),
         (lambda root: save(root / "alone.png"), "has no caption"),
-        (lambda root: (save(root / "a.png"), (root / "metadata.csv").write_text("file_name,text\nb.png,x\n")), "lists"),
         (lambda root: (save(root / "a.png"), (root / "metadata.csv").write_text("file,text\na.png,x\n")), "file_name"),
         (lambda root: (save(root / "a.png"), (root / "metadata.jsonl").write_text("{\n")), "line 1 is not JSON"),
         (lambda root: (save(root / "a.png"), (root / "a.txt").write_bytes(b"\xff\xfe\x00")), "not UTF-8"),
@@ -102,6 +105,22 @@ def test_broken_pictures_and_decompression_bombs_are_named(tmp_path: Path, monke
     monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ValueError, match=r"a\.png is too large"):
         folder(tmp_path).document(0)
+
+
+def test_what_lacks_a_caption_or_a_picture_is_one_bad_document_not_a_bad_folder(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        save(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,red\nelsewhere/c.png,blue\n/d.png,x\n")
+    pictures, causes = folder(tmp_path), {}
+    for row, path in enumerate(pictures.files):
+        try:
+            pictures.captions(row), pictures.picture(row)
+        except BadDocument as bad:
+            causes[path.name] = (bad.cause, path.name in str(bad))
+    assert causes == {"b.png": ("no caption", True), "c.png": ("no picture", True), "d.png": ("no picture", True)}
+    stream = list(islice(build_source(FolderData(root=str(tmp_path), size=16)), 40))
+    assert {document.cause for document in stream if isinstance(document, BadDocument)} == {"no caption", "no picture"}
+    assert 5 <= sum(isinstance(document, Document) for document in stream) <= 15, "one in four"
 
 
 def test_pictures_are_upright_on_white_cropped_and_smooth(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_what_cannot_be_started_from_is_one_line(tmp_path: Path, capsys: pytest.
     windowed = language_model(tmp_path / "windowed", MistralConfig(**SHAPE, sliding_window=100))
     assert "sliding_window is 100" in fails(capsys, *command, f"--from={windowed}")
     short = language_model(tmp_path / "short", LlamaConfig(**{**SHAPE, "max_position_embeddings": 64}))
-    assert "lower --sequence.row = 288 to 64" in fails(capsys, *command, f"--from={short}")
+    assert "lower --sequence.row = 252 to 64" in fails(capsys, *command, f"--from={short}")
     assert "no model folder" in fails(capsys, *command, f"--from={tmp_path}")
     assert "nobody/nothing is neither a folder here nor a model" in fails(capsys, *command, "--from=nobody/nothing")
     (short / "tokenizer.json").unlink()

@@ -9,8 +9,9 @@ from itertools import islice
 
 import pytest
 
-from monoformer.data.loader import Loader
-from monoformer.data.source import Indexed, Mixture, Source
+from monoformer.data.loader import Loader, Numbered
+from monoformer.data.skipped import FEWEST, BadDocument, Tally
+from monoformer.data.source import Indexed, Mixture, Source, usable
 from monoformer.document import Document, Text
 
 Row = tuple[int, ...]
@@ -29,19 +30,30 @@ def source() -> Source:
     )
 
 
-def pack(documents: list[tuple[int, Document]]) -> list[Row]:
+def pack(documents: Numbered) -> tuple[list[Row], dict[int, BadDocument]]:
+    """`rows_of` the documents, but for those longer than a row."""
+    long = {n: BadDocument(text_of(d), cause="longer than a row") for n, d in documents if len(text_of(d)) > 7}
+    return rows_of([(n, d) for n, d in documents if n not in long]), long
+
+
+def text_of(document: Document) -> str:
+    (segment,) = document.segments
+    assert isinstance(segment, Text)
+    return segment.text
+
+
+def rows_of(documents: Numbered) -> list[Row]:
     """Greedy rows of at most 7 characters: lists of (document number, its text) as one tuple."""
     rows: list[list[int]] = [[]]
     filled = 0
     for number, document in documents:
-        (segment,) = document.segments
-        assert isinstance(segment, Text)
-        if filled + len(segment.text) > 7:
+        text = text_of(document)
+        if filled + len(text) > 7:
             rows.append([])
             filled = 0
-        rows[-1] += [number, ord(segment.text[0]) * 100 + len(segment.text)]
-        filled += len(segment.text)
-    return [tuple(row) for row in rows]
+        rows[-1] += [number, ord(text[0]) * 100 + len(text)]
+        filled += len(text)
+    return [tuple(row) for row in rows if row]
 
 
 def loader(*, world: int = 1, rank: int = 0, rows: int = 2, prefetch: int = 2, window: int = 8) -> Loader[Row, Batch]:
@@ -54,11 +66,13 @@ def take(batches: Loader[Row, Batch], count: int) -> list[Batch]:
 
 
 def test_the_rows_are_the_windows_packed_alone_one_after_another() -> None:
-    documents = list(enumerate(islice(source(), 8 * 12)))
-    expected = [row for start in range(0, len(documents), 8) for row in pack(documents[start : start + 8])]
+    documents = list(enumerate(usable(source(), 8 * 12)))
+    expected = [row for start in range(0, len(documents), 8) for row in rows_of(documents[start : start + 8])]
     rows = [row for batch in take(loader(rows=3), len(expected) // 3) for row in batch]
     assert rows == expected[: len(rows)]
-    assert any(len(pack(documents[start : start + 8])) % 3 for start in range(0, 96, 8)), "batches must cross windows"
+    assert any(len(rows_of(documents[start : start + 8])) % 3 for start in range(0, 96, 8)), (
+        "batches must cross windows"
+    )
 
 
 @pytest.mark.parametrize("prefetch", [0, 1, 3])
@@ -142,7 +156,7 @@ def test_a_failure_reaches_the_consumer_after_the_batches_before_it(prefetch: in
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Loader(source(), lambda documents: [], list, window=4, rows=1), "packing made no row"),
+        (lambda: Loader(source(), lambda documents: ([], {}), list, window=4, rows=1), "packing made no row"),
         (lambda: Loader(source(), pack, list, window=0, rows=1), "window 0"),
         (lambda: Loader(source(), pack, list, window=4, rows=1, rank=2, world=2), "rank 2"),
     ],
@@ -159,6 +173,69 @@ def test_states_that_do_not_fit_are_refused() -> None:
         reader.load_state_dict({**reader.state_dict(), "row": 1000})
         with pytest.raises(ValueError, match="row 1000 of a window"):
             next(reader)
+
+
+def spoilt(every: int) -> Source:
+    """A mixture of a good source, and one with every so many-th document broken and others too long for a row."""
+
+    def document(index: int) -> Document:
+        if index % every == 3:
+            raise BadDocument(f"picture {index} is broken", cause="broken")
+        return Document((Text("b" * (8 if index % every == 5 else 1 + index % 3)),))
+
+    good = Indexed(lambda index: Document((Text("a" * (1 + index % 5)),)), name="good")
+    return Mixture([good, Indexed(document, name="spoilt")], weights=[1.0, 1.0], seed=2)
+
+
+def skipping(every: int, *, limit: float = 0.5, prefetch: int = 2) -> Loader[Row, Batch]:
+    return Loader(spoilt(every), pack, list, window=8, rows=2, prefetch=prefetch, skip_limit=limit)
+
+
+def test_skipped_documents_keep_their_numbers_and_are_counted_by_source_and_cause() -> None:
+    stream = list(enumerate(islice(spoilt(9), 400)))
+    expected = {n: text_of(d) for n, d in stream if not isinstance(d, BadDocument) and len(text_of(d)) <= 7}
+    with skipping(9) as reader:
+        numbers = [row[at] for batch in islice(reader, 40) for row in batch for at in range(0, len(row), 2)]
+        state = reader.state_dict()
+    last = state["document"]
+    assert [number for number in numbers if number < last] == [number for number in expected if number < last]
+    origins = [spoilt(9).origin(number) for number in range(last)]
+    counted = {(source, cause): count for source, cause, count, _ in Tally(state["skipped"]).entries()}
+    broken = sum(isinstance(document, BadDocument) for _, document in stream[:last])
+    assert counted == {
+        ("spoilt", "broken"): broken,
+        ("spoilt", "longer than a row"): last - broken - len([number for number in expected if number < last]),
+    }
+    assert Tally(state["skipped"]).read("good") == origins.count("good") > 30
+    example = state["skipped"]["spoilt"]["skipped"]["broken"]["examples"][0]
+    first = next(number for number, document in stream if isinstance(document, BadDocument))
+    assert example == f"document {first}: picture 3 is broken"
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_with_skipped_documents_it_resumes_exactly_and_goes_on_counting(prefetch: int) -> None:
+    with skipping(9) as reader:
+        expected = [(batch, reader.skipped.state_dict()) for batch in islice(reader, 30)]
+    with skipping(9, prefetch=prefetch) as reader:
+        for number in range(25):
+            state = json.loads(json.dumps(reader.state_dict()))
+            with skipping(9, prefetch=prefetch) as resumed:
+                resumed.load_state_dict(state)
+                assert [(batch, resumed.skipped.state_dict()) for batch in islice(resumed, 3)] == expected[
+                    number : number + 3
+                ]
+            next(reader)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_too_many_skipped_documents_of_one_source_end_the_run(prefetch: int) -> None:
+    with skipping(9, limit=0.25, prefetch=prefetch) as reader:  # two in nine are skipped
+        assert len(list(islice(reader, 100))) == 100
+        assert reader.skipped.total > 2 * FEWEST
+    with skipping(9, limit=0.1, prefetch=prefetch) as reader:
+        with pytest.raises(ValueError, match=r"of \d+ documents of the source spoilt cannot be used.*picture 3 is"):
+            list(islice(reader, 100))
+        assert FEWEST - 4 <= reader.skipped.total < FEWEST
 
 
 def alive() -> int:

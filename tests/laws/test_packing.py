@@ -1,15 +1,24 @@
 """Packing changes nothing that a document says or hears: packed = separate, images whole, rows deterministic."""
 
+import re
+
 import pytest
 import torch
 
 from monoformer.autoencoder import Pixels
 from monoformer.batch import IGNORED, Batch, Layout
 from monoformer.config.diffusion import FlowConfig
+from monoformer.data.build import build_source
+from monoformer.data.source import usable
 from monoformer.diffusion.objectives import build_objective
+from monoformer.document import Document, Image, Text
 from monoformer.model.attention import dense_mask
 from monoformer.model.monoformer import MonoFormer
 from monoformer.packing import collate, pack
+from monoformer.presets import PRESETS
+from monoformer.pretrained import build_sequencer
+from monoformer.tokenizer import Tokenizer
+from monoformer.train.build import lay_out
 from monoformer.train.loss import noise_of, pass_losses, times_of
 from tests import tiny
 
@@ -71,6 +80,18 @@ def test_best_fit_fills_rows_and_does_not_depend_on_the_order_given() -> None:
     assert all(sorted(order) == sorted(names) for order in orders)
 
 
+def test_the_smallest_preset_leaves_at_most_a_twentieth_of_its_rows_empty() -> None:
+    config = PRESETS["scenes-quick"]()
+    documents = list(usable(build_source(config.data, seed=config.seed), config.sequence.window))
+    texts = [part.text for document in documents for part in document.segments if isinstance(part, Text)]
+    learned = Tokenizer.train(texts, vocabulary=config.tokenizer.vocabulary)
+    own = build_sequencer(config.model, learned, config.sequence)
+    layouts, bad = lay_out(own, list(enumerate(documents)), length=config.sequence.row, seed=config.seed)
+    rows = pack(layouts, length=config.sequence.row)
+    assert not bad
+    assert 1 - sum(map(len, layouts)) / (len(rows) * config.sequence.row) <= 0.05
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_every_document_is_in_one_row_whole(seed: int) -> None:
     items = tiny.layouts("token", seed, 40)
@@ -105,9 +126,15 @@ def test_image_slots_point_at_the_patches_and_name_their_document() -> None:
     assert sum(len(slots.pixels) for slots in batch.images) == len(pictures), "a copy shares its picture"
 
 
-def test_a_document_longer_than_a_row_is_refused_by_number() -> None:
-    with pytest.raises(ValueError, match="document 7 has 11 tokens, more than a row of 10"):
-        pack([text_layout(7, 11)], length=10)
+def test_documents_longer_than_a_row_and_without_a_layout_are_named() -> None:
+    own = tiny.sequencer()
+    good, long = Document((Text("red"),)), Document((Text("red circle " * 40),))
+    odd = Document((Image(pixels=torch.zeros(3, 5, 8, dtype=torch.uint8)),))
+    layouts, bad = lay_out(own, [(4, good), (5, long), (6, odd), (8, good)], length=30, seed=0)
+    assert [layout.document for layout in layouts] == [4, 8]
+    assert {number: one.cause for number, one in bad.items()} == {5: "longer than a row", 6: "cannot be laid out"}
+    assert re.fullmatch(r"\d+ tokens, more than a row of 30; raise --sequence.row.*", str(bad[5]))
+    assert "does not divide into patches" in str(bad[6])
     assert pack([], length=10) == []
 
 

@@ -1,0 +1,74 @@
+"""Documents that cannot be used: what is wrong with one, and a tally of them by source and cause.
+
+A skipped document keeps its number, so that nothing after it shifts. Knows nothing of where documents come from.
+Invariant: the tally is a function of the stream's documents, never of ranks or of what was read ahead.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+EXAMPLES = 3
+"""Examples kept of each cause."""
+FEWEST = 20
+"""With fewer skipped documents than this a share says nothing, and no run is ended."""
+
+
+class BadDocument(ValueError):  # noqa: N818 (a value in streams, too)
+    """A document that cannot be used: raised where it is made, and handed on by streams in the document's place."""
+
+    def __init__(self, example: str, *, cause: str) -> None:
+        """`example`: the whole sentence, which names the document. `cause`: a few words, the same for all of a kind."""
+        super().__init__(example)
+        self.cause = cause
+
+
+class Tally:
+    """How many documents of each source were read, and how many of them skipped for which cause."""
+
+    def __init__(self, state: dict[str, Any] | None = None) -> None:
+        """Go on from what `state_dict` gave."""
+        self._sources: dict[str, dict[str, Any]] = copy.deepcopy(state or {})
+
+    def state_dict(self) -> dict[str, Any]:
+        """{source: {"read": count, "skipped": {cause: {"count": count, "examples": [sentence, ...]}}}}."""
+        return copy.deepcopy(self._sources)
+
+    def add(self, source: str, number: int, bad: BadDocument | None) -> None:
+        """Note document `number` of the stream, from this source; None: it was good."""
+        own = self._sources.setdefault(source, {"read": 0, "skipped": {}})
+        own["read"] += 1
+        if bad is not None:
+            found = own["skipped"].setdefault(bad.cause, {"count": 0, "examples": []})
+            found["count"] += 1
+            if len(found["examples"]) < EXAMPLES:
+                found["examples"].append(f"document {number}: {bad}")
+
+    @property
+    def total(self) -> int:
+        """All skipped documents."""
+        return sum(count for _, _, count, _ in self.entries())
+
+    def entries(self) -> Iterator[tuple[str, str, int, list[str]]]:
+        """(source, cause, count, first examples) of everything that was skipped."""
+        for source, own in self._sources.items():
+            for cause, found in own["skipped"].items():
+                yield source, cause, found["count"], found["examples"]
+
+    def read(self, source: str) -> int:
+        """Documents of a source that were read, skipped ones included."""
+        return int(self._sources[source]["read"]) if source in self._sources else 0
+
+    def check(self, limit: float) -> None:
+        """Raise ValueError where more than this share of a source's documents was skipped."""
+        for source, own in self._sources.items():
+            causes = own["skipped"]
+            skipped = sum(found["count"] for found in causes.values())
+            if skipped < FEWEST or skipped <= limit * own["read"]:
+                continue
+            cause, found = max(causes.items(), key=lambda item: item[1]["count"])
+            raise ValueError(
+                f"{skipped} of {own['read']} documents of the source {source} cannot be used, "
+                f"{found['count']} of them for one cause: {cause} ({'; '.join(found['examples'])}). "
+                f"Mend the data, or allow more than a share of {limit:g} with --train.skip-limit"
+            )
