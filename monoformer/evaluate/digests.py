@@ -26,13 +26,17 @@ def digest_file(path: Path) -> str:
     return digest_chunks(read_chunks(path))
 
 
+NO_SOURCES = ("kind", "name", "cache")
+"""Fields of a configuration that may be called as a file is, but are not read from one."""
+
+
 def digest_named(data: Any) -> dict[str, str]:
     """Of every file that a string in JSON data names, by its content; of a folder by the sizes of its files."""
     found: dict[str, str] = {}
     match data:
         case dict():
-            for value in data.values():
-                found |= digest_named(value)
+            for name, value in data.items():
+                found |= digest_named(value) if name not in NO_SOURCES else {}
         case list():
             for value in data:
                 found |= digest_named(value)

@@ -4,6 +4,7 @@ Knows layouts and the network, nothing of where text comes from. Invariant: what
 it is packed with (up to the last bits of matrix products).
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from monoformer.pretrained import Pretrained
 
 ROWS = 8
 """Packed rows in one pass."""
+STEP = 128
+"""Rows are as long as the context, or a multiple of this where little is read: a compiled mask sees few lengths."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,13 @@ def read_layouts(
     model, tokenizer = pretrained.model, pretrained.tokenizer
     for number, layout in enumerate(layouts):
         layout.document = number
-    length = min(model.config.context, sum(len(layout) for layout in layouts))
-    packed: list[Row] = pack(layouts, length=max(length, *(len(layout) for layout in layouts), 1)) if layouts else []
+    total = sum(len(layout) for layout in layouts)
+    length = min(model.config.context, STEP * math.ceil(total / STEP))
+    packed: list[Row] = pack(layouts, length=length)
     found: dict[int, Reading] = {}
     for first in range(0, len(packed), rows):
         chosen = packed[first : first + rows]
-        batch = collate(chosen, length=max(sum(map(len, row)) for row in chosen), pad=tokenizer.pad)
-        batch = batch.to(model.tokens.weight.device)
+        batch = collate(chosen, length=length, pad=tokenizer.pad).to(model.tokens.weight.device)
         hidden = model(batch.ids, batch.positions, build_mask(batch))
         labelled = batch.labels != IGNORED
         logits = model.text(hidden[labelled]).float()

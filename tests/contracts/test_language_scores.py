@@ -172,7 +172,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_nothing_is_forgotten_by_the_same_model(models: dict[str, str], folder: str, tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text("the red circle moves. a square is seen. " * 12)
+    (tmp_path / "text.txt").write_text(" ".join(f"the {word} is seen." for word in tiny.WORDS * 3))
     text = TextScores(data=TextData(files=(str(tmp_path / "text.txt"),), characters=80, holdout=0.9))
     scores = ForgettingScores(text=text, tasks=TaskScores(folder=folder, tasks=("arc_easy", "piqa")))
     pipeline = Pipeline(tiny.pretrained(qk_norm=False), slots=2)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
+from monoformer.evaluate.digests import digest_named
 from monoformer.evaluate.journal import Journal
 from monoformer.evaluate.likelihood import continuation, read_layouts, windows
 from monoformer.evaluate.score import Score, difference, ratio, share
@@ -89,6 +90,24 @@ def test_windows_ask_for_every_token_once(count: int, length: int, stride: int) 
             assert label in (token + 1, -100)
         asked += [label for label in window.labels if label >= 0]
     assert asked == ids[1:]
+
+
+def test_a_changed_file_is_another_evaluation_and_a_filled_cache_is_not(tmp_path: Path) -> None:
+    text, folder, cache = tmp_path / "a.txt", tmp_path / "files", tmp_path / "cache"
+    text.write_text("one")
+    config = {"files": [str(text)], "folder": str(folder), "inner": {"cache": str(cache), "name": str(text)}, "n": 1}
+    first = digest_named(config)
+    assert list(first) == [str(text)]
+    folder.mkdir()
+    cache.mkdir()
+    (cache / "kept.npz").write_text("features")
+    second = digest_named(config)
+    assert list(second) == [str(text), str(folder)]
+    assert second[str(text)] == first[str(text)]
+    (folder / "b.txt").write_text("two")
+    text.write_text("six")
+    third = digest_named(config)
+    assert all(third[name] != digest for name, digest in second.items())
 
 
 @torch.no_grad()
