@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from monoformer.config.sources import ChatData, InterleavedData, Shape, Sizes, StreamData, check_shape
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScenesData:
@@ -57,9 +59,18 @@ class FolderData:
     root: str = ""
     """The folder."""
     size: int = 0
-    """Side in pixels: the shorter side is resized to it and the centre cropped. 0: the model's default."""
+    """Side of crop and resize in pixels. 0: the model's default."""
+    shape: Shape = "crop"
+    """How a picture gets its size."""
+    buckets: Sizes = ()
+    """(height, width) of the sizes for shape = bucket; empty: the model's image sizes."""
+    class_names: str = ""
+    """File of the class folders' names: lines 'FOLDER NAME, SYNONYM' (ImageNet's synset file; the first name counts),
+    or JSON {folder: name}. Empty: the folders' own names."""
     prompt: str = "{}"
     """Template around the caption or class name, e.g. 'Please generate an image of {}.'"""
+    prompts: tuple[str, ...] = ()
+    """Several templates in place of `prompt`; each document takes one of them."""
     draw: float = 3.0
     """Relative weight of caption -> picture documents."""
     describe: float = 1.0
@@ -68,8 +79,12 @@ class FolderData:
     """Whether pictures are mirrored at random."""
 
     def __post_init__(self) -> None:
-        if self.prompt.count("{}") != 1:
-            raise ValueError(f"data.prompt must hold {{}} once, where the caption goes, but is {self.prompt!r}")
+        check_shape(self.shape, self.buckets, self.size)
+        if self.prompts and self.prompt != "{}":
+            raise ValueError(f"data.prompts take the place of data.prompt, but it is {self.prompt!r}; give one of them")
+        for prompt in (self.prompt, *self.prompts):
+            if prompt.count("{}") != 1:
+                raise ValueError(f"data.prompt must hold {{}} once, where the caption goes, but is {prompt!r}")
         if min(self.draw, self.describe) < 0 or self.draw + self.describe == 0:
             raise ValueError("data.draw and data.describe must be 0 or more, and not both 0")
 
@@ -85,7 +100,11 @@ class ParquetData:
     caption: str = "{caption}"
     """Caption made of columns, such as '{name}[, {tone} skin tone]'; parts in [ ] vanish when a column is empty."""
     size: int = 64
-    """Side in pixels: the shorter side is resized to it and the centre cropped."""
+    """Side of crop and resize in pixels."""
+    shape: Shape = "crop"
+    """How a picture gets its size."""
+    buckets: Sizes = ()
+    """(height, width) of the sizes for shape = bucket; empty: the model's image sizes."""
     draw: float = 3.0
     """Relative weight of caption -> picture documents."""
     describe: float = 1.0
@@ -104,6 +123,7 @@ class ParquetData:
     """Leave out this many (edit_group, edit_column) combinations whose group has other rows left."""
 
     def __post_init__(self) -> None:
+        check_shape(self.shape, self.buckets, self.size)
         if self.edit > 0 and not (self.edit_group and self.edit_column):
             raise ValueError(
                 "data.edit is above 0, but data.edit_group or data.edit_column is empty; name both columns"
@@ -130,7 +150,9 @@ class TextData:
             raise ValueError("data.characters must be at least 1 and data.holdout in [0, 1)")
 
 
-SourceConfig: TypeAlias = ScenesData | FolderData | ParquetData | TextData
+SourceConfig: TypeAlias = ScenesData | FolderData | ParquetData | TextData | ChatData | InterleavedData | StreamData
+PicturesConfig: TypeAlias = FolderData | ParquetData | ChatData | InterleavedData | StreamData
+"""Sources whose pictures come from files and are given a size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +174,7 @@ class MixtureData:
             raise ValueError(f"data.weights must all be above 0, but are {self.weights}")
 
 
-DataConfig: TypeAlias = ScenesData | FolderData | ParquetData | TextData | MixtureData
+DataConfig: TypeAlias = SourceConfig | MixtureData
 
 
 def check_named(config: DataConfig, *, where: str = "data") -> None:
@@ -164,6 +186,10 @@ def check_named(config: DataConfig, *, where: str = "data") -> None:
             raise ValueError(f"{where}.files is empty; give parquet files, e.g. --{where}.files train.parquet")
         case TextData(files=()):
             raise ValueError(f"{where}.files is empty; give text files or folders of .txt, e.g. --{where}.files books/")
+        case ChatData(files=()) | InterleavedData(files=()):
+            raise ValueError(f"{where}.files is empty; give JSON lines, e.g. --{where}.files conversations.jsonl")
+        case StreamData(path="", files=()):
+            raise ValueError(f"{where}.path is empty; give a data set's name on the hub, or --{where}.files SHARDS.tar")
         case MixtureData(sources=sources):
             for place, source in enumerate(sources):
                 check_named(source, where=f"{where}.sources.{place}")

@@ -7,10 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_never
 
-from monoformer.config.data import DataConfig, FolderData, MixtureData, ParquetData, ScenesData, SourceConfig, TextData
+from monoformer.config.data import (
+    DataConfig,
+    FolderData,
+    MixtureData,
+    ParquetData,
+    ScenesData,
+    SourceConfig,
+    TextData,
+    check_named,
+)
+from monoformer.config.sources import ChatData, InterleavedData, StreamData
+from monoformer.data.chat import Chats
 from monoformer.data.images import FolderPictures, ParquetPictures
+from monoformer.data.interleaved import Interleaved
 from monoformer.data.scenes import Scenes
 from monoformer.data.source import Indexed, Mixture, Source, Split
+from monoformer.data.streams import Stream
 from monoformer.data.text import TextFiles
 from monoformer.randomness import uniform
 
@@ -38,6 +51,15 @@ def build_single(config: SourceConfig, *, split: Split, seed: int, name: str) ->
             return Indexed(ParquetPictures(config, split=split, seed=seed).document, name=name)
         case TextData():
             return Indexed(TextFiles(config, split=split, seed=seed).document, name=name)
+        case ChatData():
+            check_named(config)
+            return Indexed(Chats(config, split=split, seed=seed).document, name=name)
+        case InterleavedData():
+            check_named(config)
+            return Indexed(Interleaved(config, split=split, seed=seed).document, name=name)
+        case StreamData():
+            check_named(config)
+            return Stream(config, split=split, seed=seed, name=name)
         case _:
             assert_never(config)
 
@@ -49,9 +71,13 @@ def name_source(config: SourceConfig) -> str:
             return "scenes"
         case FolderData(root=root):
             return Path(root).resolve().name
-        case ParquetData(files=files) | TextData(files=files):
-            path = Path(files[0]).resolve() if files else Path()
-            return path.name if path.is_dir() else path.parent.name
+        case StreamData(path=path) if path:
+            return path.rstrip("/").rpartition("/")[2]
+        case ParquetData(files=files) | TextData(files=files) | StreamData(files=files):
+            place = Path(files[0]).resolve() if files else Path()
+            return place.name if place.is_dir() else place.parent.name
+        case ChatData(files=files) | InterleavedData(files=files):
+            return Path(files[0]).stem if files else ""
         case _:
             assert_never(config)
 

@@ -65,8 +65,12 @@ def check_column(column: str, *, columns: Sequence[str], setting: str) -> None:
         raise ValueError(f"{setting} names the column {column!r}, but the data has {', '.join(columns)}; {say}")
 
 
-def folder_captions(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, ...]]:
+def folder_captions(
+    root: Path, pictures: Sequence[Path], *, class_names: Mapping[str, str] | None = None
+) -> dict[Path, tuple[str, ...]]:
     """Captions of pictures: from metadata.csv or metadata.jsonl, else NAME.txt, else the class folder's name.
+
+    With `class_names`, a folder that is not among them has no name.
 
     Pictures that metadata lists but that are not there come last. ValueError where no picture has a caption.
     """
@@ -74,7 +78,7 @@ def folder_captions(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[st
     for name in ("metadata.csv", "metadata.jsonl"):
         for metadata in sorted(root.rglob(name)):
             listed |= _metadata(metadata)
-    found = {picture: listed.get(picture) or _beside(picture, root=root) for picture in pictures}
+    found = {picture: listed.get(picture) or _beside(picture, root, class_names) for picture in pictures}
     if not any(found.values()):
         first = pictures[0]
         raise ValueError(
@@ -84,13 +88,31 @@ def folder_captions(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[st
     return found | {picture: captions for picture, captions in listed.items() if picture not in found}
 
 
-def _beside(picture: Path, *, root: Path) -> tuple[str, ...]:
+def _beside(picture: Path, root: Path, class_names: Mapping[str, str] | None) -> tuple[str, ...]:
     text = picture.with_suffix(".txt")
     if text.is_file():
         caption = read_text(text).strip()
+    elif class_names is not None:
+        caption = class_names.get(picture.parent.name, "")
     else:
         caption = picture.parent.name.replace("_", " ").strip() if picture.parent != root else ""
     return (caption,) if caption else ()
+
+
+def read_class_names(path: Path) -> dict[str, str]:
+    """Names of class folders: lines 'FOLDER NAME, SYNONYM', of which the first name counts, or a JSON object whose
+    values are names, lists of them, or objects with a "label".
+    """
+    content = read_text(path)
+    if not content.lstrip().startswith("{"):
+        lines = [line.split(maxsplit=1) for line in content.splitlines() if line.strip()]
+        return {line[0]: line[1].split(",")[0].strip() for line in lines if len(line) == 2}
+    try:
+        found = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"data.class_names: {path} is not JSON ({error}); write {{folder: name}}") from error
+    names = {key: texts(value.get("label") if isinstance(value, dict) else value) for key, value in found.items()}
+    return {key: name[0] for key, name in names.items() if name}
 
 
 def _metadata(path: Path) -> dict[Path, tuple[str, ...]]:

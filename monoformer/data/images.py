@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from monoformer.config.data import FolderData, ParquetData, check_named
-from monoformer.data.captions import CaptionTemplate, check_column, folder_captions, texts
+from monoformer.data.captions import CaptionTemplate, check_column, folder_captions, read_class_names, texts
 from monoformer.data.edits import edit_pairs, held_out
-from monoformer.data.pictures import PictureCache, mirror, read_picture
+from monoformer.data.pictures import PictureCache, mirror, read_as
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Order, Split, choose
 from monoformer.document import Document, describe_document, draw_document, edit_document
@@ -36,9 +36,11 @@ class FolderPictures:
 
     def __init__(self, config: FolderData, *, split: Split = "train", seed: int = 0) -> None:
         root = _folder(config)
-        self._captions = folder_captions(root, picture_files(root))
+        names = read_class_names(Path(config.class_names)) if config.class_names else None
+        self._captions = folder_captions(root, picture_files(root), class_names=names)
         self.files = list(self._captions)
         self._config = config
+        self._prompts = config.prompts or (config.prompt,)
         self._seed = seed
         self.train_rows, self.test_rows = _split([_within(path, root) for path in self.files])
         self.rows = self.train_rows if split == "train" else self.test_rows
@@ -58,26 +60,27 @@ class FolderPictures:
         return self.captions(row)[0]
 
     def prompt(self, row: int) -> str:
-        """What a user writes to get the picture: the first caption in the template."""
-        return self._config.prompt.replace("{}", self.caption(row))
+        """What a user writes to get the picture: the first caption in the first template."""
+        return self._prompts[0].replace("{}", self.caption(row))
 
     def picture(self, row: int) -> Tensor:
-        """uint8 (3, size, size), shared: not to be written into. BadDocument where the file is broken or missing."""
+        """uint8 (3, height, width), shared: not to be written into. BadDocument where the file is broken or missing."""
         return self._cache.picture(row)
 
     def document(self, index: int) -> Document:
         """Document number `index` of the endless shuffled stream."""
         row = self.rows[self._order.item(index)]
-        caption = _one(self.captions(row), uniform(self._seed, index, "caption"))
+        caption = one_of(self.captions(row), uniform(self._seed, index, "caption"))
         pixels = self.picture(row)
         if self._config.flip and uniform(self._seed, index, "flip") < 0.5:
             pixels = mirror(pixels)
         if choose((self._config.draw, self._config.describe), uniform(self._seed, index, "kind")) == 0:
-            return draw_document(self._config.prompt.replace("{}", caption), pixels)
+            prompt = one_of(self._prompts, uniform(self._seed, index, "prompt"))
+            return draw_document(prompt.replace("{}", caption), pixels)
         return describe_document(pixels, caption)
 
     def _read(self, row: int) -> Tensor:
-        return read_picture(self.files[row], size=self._config.size, name=str(self.files[row]))
+        return read_as(self._config, self.files[row], name=str(self.files[row]))
 
 
 class ParquetPictures:
@@ -143,7 +146,7 @@ class ParquetPictures:
         return self._config.instruction.replace("{}", self._edit_values[target])
 
     def picture(self, row: int) -> Tensor:
-        """uint8 (3, size, size), shared: not to be written into. BadDocument where the bytes are broken or missing."""
+        """uint8 (3, height, width), shared: not to be written into. BadDocument where there is none."""
         return self._cache.picture(row)
 
     def document(self, index: int) -> Document:
@@ -153,7 +156,7 @@ class ParquetPictures:
             source, target = self.edit_pairs[self._pair_order.item(index)]
             return edit_document(self.picture(source), self.instruction(target), self.picture(target))
         row = self.rows[self._order.item(index)]
-        caption = _one(self.captions(row), uniform(self._seed, index, "caption"))
+        caption = one_of(self.captions(row), uniform(self._seed, index, "caption"))
         if kind == 0:
             return draw_document(caption, self.picture(row))
         return describe_document(self.picture(row), caption)
@@ -165,7 +168,7 @@ class ParquetPictures:
         if not isinstance(content, bytes | str) or not content:
             say = f"the picture {name} is missing; data.image_column holds {cell!r:.80} there"
             raise BadDocument(say, cause="no picture")
-        return read_picture(Path(content) if isinstance(content, str) else content, size=self._config.size, name=name)
+        return read_as(self._config, Path(content) if isinstance(content, str) else content, name=name)
 
 
 def read_table(config: ParquetData, *, text_columns: Sequence[str]) -> "datasets.Dataset":
@@ -211,7 +214,8 @@ def _first(table: "datasets.Dataset", column: str) -> list[str]:
     return [cell[0] if cell else "" for cell in _cells(table, column)] if column else []
 
 
-def _one(captions: Sequence[str], number: float) -> str:
+def one_of(captions: Sequence[str], number: float) -> str:
+    """The caption that a number in [0, 1) falls on."""
     return captions[int(number * len(captions))]
 
 

@@ -1,10 +1,11 @@
-"""Picture files to square uint8 pixels, and a bounded memory of them.
+"""Picture files to uint8 pixels of a size that a run has, and a bounded memory of them.
 
 Knows nothing of captions or documents. Invariant: the same bytes and size give the same pixels; whatever goes wrong is
 a `BadDocument` that names the picture.
 """
 
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 from torch import Tensor
 
+from monoformer.config.data import PicturesConfig
+from monoformer.config.sources import Shape, Sizes
 from monoformer.data.skipped import BadDocument
 from monoformer.document import Image
 
@@ -20,13 +23,24 @@ CACHE_BYTES = 512 * 2**20
 """Most memory for decoded pictures: 43,690 of 64 x 64."""
 
 
-def read_picture(content: Path | bytes, *, size: int, name: str) -> Tensor:
-    """A picture as uint8 (3, size, size): upright, on white, the shorter side resized to `size`, the centre cropped."""
+def read_as(config: PicturesConfig, content: Path | bytes, *, name: str) -> Tensor:
+    """A picture as a source's configuration asks for it: uint8 (3, height, width)."""
+    return read_picture(content, size=config.size, shape=config.shape, buckets=config.buckets, name=name)
+
+
+def read_picture(
+    content: Path | bytes, *, name: str, size: int = 0, shape: Shape = "crop", buckets: Sizes = ()
+) -> Tensor:
+    """A picture as uint8 (3, height, width): upright, on white, `size` on both sides or one of `buckets`."""
+    sizes = buckets if shape == "bucket" else ((size, size),)
+    if not sizes or min(map(min, sizes)) < 1:
+        raise ValueError(f"data.shape is {shape!r}, but data.size is {size} and data.buckets {buckets}; give a size")
+    wanted = 2 * max(map(max, sizes))
     try:
         with PILImage.open(content if isinstance(content, Path) else io.BytesIO(content)) as picture:
             check_pixels(picture, name)
             # JPEG decodes at a fraction of its size where that leaves twice what we need: 4x faster for photographs.
-            picture.draft("RGB", (2 * size, 2 * size))
+            picture.draft("RGB", (wanted, wanted))
             upright = ImageOps.exif_transpose(picture)
             assert upright is not None
             flat = _flatten(upright)
@@ -40,8 +54,18 @@ def read_picture(content: Path | bytes, *, size: int, name: str) -> Tensor:
     except Exception as error:  # a damaged file makes its decoder raise anything
         say = f"the picture {name} cannot be read ({error}); repair it or remove it"
         raise BadDocument(say, cause="broken picture") from error
-    fitted = ImageOps.fit(flat, (size, size), method=PILImage.Resampling.LANCZOS)
+    height, width = nearest_size(flat.height, flat.width, sizes)
+    if shape == "resize":
+        fitted = flat.resize((width, height), PILImage.Resampling.LANCZOS)
+    else:
+        fitted = ImageOps.fit(flat, (width, height), method=PILImage.Resampling.LANCZOS)
     return Image.from_pil(fitted).pixels
+
+
+def nearest_size(height: int, width: int, sizes: Sizes) -> tuple[int, int]:
+    """The size whose ratio of sides is nearest (by its logarithm); of equals the largest."""
+    ratio = math.log(height / width)
+    return min(sizes, key=lambda size: (round(abs(math.log(size[0] / size[1]) - ratio), 6), -size[0] * size[1], size))
 
 
 def check_pixels(picture: PILImage.Image, name: str) -> None:
@@ -78,7 +102,7 @@ class PictureCache:
         self._pixels: dict[int, Tensor] = {}
 
     def picture(self, row: int) -> Tensor:
-        """uint8 (3, size, size)."""
+        """uint8 (3, height, width)."""
         pixels = self._pixels.get(row)
         if pixels is None:
             pixels = self._read(row)

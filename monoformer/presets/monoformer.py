@@ -7,11 +7,12 @@ it the weight 0.01 of the text loss, which text is labelled, the number of steps
 from dataclasses import replace
 
 from monoformer.config.autoencoder import AutoencoderConfig
-from monoformer.config.data import FolderData, MixtureData, ParquetData, SequenceConfig, SourceConfig, TextData
+from monoformer.config.data import FolderData, MixtureData, ParquetData, SequenceConfig, SourceConfig
 from monoformer.config.diffusion import DDPMConfig
 from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig
+from monoformer.config.sources import ChatData
 from monoformer.config.train import AdamWConfig, TrainConfig
 from monoformer.config.vision import VisionConfig
 
@@ -21,6 +22,8 @@ CLIP = "openai/clip-vit-large-patch14"
 """The vision encoder of the released code's understanding recipe: 24 layers of width 1024, pictures of 224x224."""
 PROMPT = "Please generate an image of {}."
 """What asks for a picture, around a class name."""
+PROMPTS = (PROMPT, "{}", "an image of {}.", "an photo of {}.")
+"""The released code's four ways to ask for a class, each as likely; scores ask with the first."""
 
 
 def monoformer_imagenet256() -> RunConfig:
@@ -28,34 +31,34 @@ def monoformer_imagenet256() -> RunConfig:
 
     monoformer train monoformer-imagenet256 --data.root IMAGENET/train/
     Several GPUs of 80 GB for days; not run here. The paper reports FID 2.57, IS 272.6, precision 0.84, recall 0.56 at
-    guidance 1.5. The folders must carry the classes' names.
+    guidance 1.5. The folders carry the classes' names, or --data.class-names FILE does.
     """
-    data = FolderData(prompt=PROMPT, size=256, draw=1.0, describe=0.0)
+    data = FolderData(prompts=PROMPTS, size=256, draw=1.0, describe=0.0)
     return _monoformer("monoformer-imagenet256", data, row=384, rows=1024)
 
 
 def monoformer_t2i() -> RunConfig:
     """MonoFormer from text to image: JourneyDB and UltraChat, 9 : 1. 1.1 billion parameters.
 
-    monoformer train monoformer-t2i --data.sources.0.files JOURNEYDB*.parquet --data.sources.1.files ULTRACHAT/
+    monoformer train monoformer-t2i --data.sources.0.files JOURNEYDB*.parquet --data.sources.1.files ULTRACHAT.jsonl
     Several GPUs of 80 GB for days; not run here. The paper reports a commonsense average of 51.12 (TinyLlama: 52.97).
-    JourneyDB as parquet with the columns image and prompt; UltraChat as text, until chats can be read from files.
+    JourneyDB as parquet with the columns image and prompt; UltraChat as its JSON lines, cut to what a row holds.
     """
     pictures = ParquetData(caption="{prompt}", size=256, draw=1.0, describe=0.0)
-    chats = TextData(characters=1500, holdout=0.01)
+    chats = ChatData(characters=3000)
     return _monoformer("monoformer-t2i", MixtureData(sources=(pictures, chats), weights=(0.9, 0.1)), row=1024, rows=336)
 
 
 def monoformer_understanding() -> RunConfig:
     """MonoFormer that also reads pictures: JourneyDB to draw, LLaVA's pictures to describe, 1 : 1 (released code).
 
-    monoformer train monoformer-understanding --data.sources.0.files DRAW.parquet --data.sources.1.files READ.parquet
+    monoformer train monoformer-understanding --data.sources.0.files DRAW.parquet --data.sources.1.files LLAVA.json
     Several GPUs of 80 GB for days; not run here, and the paper reports no number for it. As in the released code a
-    frozen CLIP ViT-L/14 reads the pictures, 224x224 as 256 tokens; drawn ones are latent patches. LLaVA as parquet with
-    the columns image and answer.
+    frozen CLIP ViT-L/14 reads the pictures, 224x224 as 256 tokens; drawn ones are latent patches. LLaVA's conversations
+    as they are released; --data.sources.1.images is the folder of their pictures.
     """
     drawn = ParquetData(caption="{prompt}", size=256, draw=1.0, describe=0.0)
-    read = ParquetData(caption="{answer}", size=256, draw=0.0, describe=1.0)
+    read = ChatData(size=256, characters=3000)
     recipe = _monoformer(
         "monoformer-understanding", MixtureData(sources=(drawn, read), weights=(0.5, 0.5)), row=1024, rows=336
     )

@@ -84,10 +84,11 @@ def initialize(network: nn.Module, random: torch.Generator) -> None:
 def picture_side(config: AutoencoderRun) -> int:
     """Side in pixels of the training pictures: one, and a multiple of the latent's cell."""
     sizes = picture_sizes(config.data)
-    if len(sizes) != 1 or (side := min(sizes)) < 1 or side % config.down:
+    side = min(sizes)[0] if sizes else 0
+    if sizes != {(side, side)} or side < 1 or side % config.down:
         raise ValueError(
             f"an autoencoder trains on pictures of one size, a multiple of {config.down} pixels, but data.size is "
-            f"{', '.join(map(str, sorted(sizes))) or 'missing'}"
+            f"{', '.join(f'{height}x{width}' for height, width in sorted(sizes)) or 'missing'}"
         )
     return side
 

@@ -20,7 +20,9 @@ from monoformer.config.data import (
     TextData,
     check_named,
 )
+from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig
+from monoformer.config.sources import ChatData, InterleavedData, StreamData
 from monoformer.data.build import build_source
 from monoformer.data.loader import Loader, Numbered
 from monoformer.data.skipped import BadDocument
@@ -74,7 +76,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> B
         eyes = config.vision if config.vision.path else started.vision
         shape, diffusion = started.model.config, started.diffusion
         config = replace(config, model=shape, diffusion=diffusion, autoencoder=own, vision=eyes)
-    config = replace(config, data=sized(config.data, config.model.image_sizes[0][0]))
+    config = replace(config, data=sized(config.data, config.model))
     check_sizes(config)
     dtype = torch.bfloat16 if computes_in_bf16(config.train, device) else torch.float32
     vision = build_vision(config.vision, device=device, dtype=dtype)
@@ -218,25 +220,32 @@ def lay_out(
     return layouts, bad
 
 
-def sized(data: DataConfig, side: int) -> DataConfig:
-    """The same data with the model's default side where a folder of pictures leaves it open."""
-    match data:
-        case MixtureData(sources=sources):
-            return replace(data, sources=tuple(sized_source(source, side) for source in sources))
-        case _:
-            return sized_source(data, side)
+def sized(data: DataConfig, model: ModelConfig) -> DataConfig:
+    """The same data with the model's sizes where a source of pictures leaves them open."""
+    if isinstance(data, MixtureData):
+        return replace(data, sources=tuple(sized_source(source, model) for source in data.sources))
+    return sized_source(data, model)
 
 
-def sized_source(source: SourceConfig, side: int) -> SourceConfig:
+def sized_source(source: SourceConfig, model: ModelConfig) -> SourceConfig:
     """`sized` for one source."""
-    return replace(source, size=side) if isinstance(source, FolderData) and source.size == 0 else source
+    match source:
+        case FolderData() | ParquetData() | ChatData() | InterleavedData() | StreamData():
+            buckets = source.buckets or (model.image_sizes if source.shape == "bucket" else ())
+            return replace(source, size=source.size or model.image_sizes[0][0], buckets=buckets)
+        case ScenesData() | TextData():
+            return source
+        case _:
+            assert_never(source)
 
 
-def picture_sizes(data: DataConfig) -> set[int]:
-    """Sides in pixels of the square pictures that a configuration's data holds."""
+def picture_sizes(data: DataConfig) -> set[tuple[int, int]]:
+    """Heights and widths in pixels of the pictures that a configuration's data holds."""
     match data:
-        case ScenesData(size=size) | FolderData(size=size) | ParquetData(size=size):
-            return {size}
+        case ScenesData(size=size):
+            return {(size, size)}
+        case FolderData() | ParquetData() | ChatData() | InterleavedData() | StreamData():
+            return set(data.buckets) if data.shape == "bucket" else {(data.size, data.size)}
         case TextData():
             return set()
         case MixtureData(sources=sources):
@@ -248,13 +257,14 @@ def picture_sizes(data: DataConfig) -> set[int]:
 def check_sizes(config: RunConfig) -> None:
     """Refuse data whose pictures the model would not be asked to draw, or that do not divide into patches."""
     cell = config.model.cell
-    for size in sorted(picture_sizes(config.data)):
-        if size % cell:
+    for height, width in sorted(picture_sizes(config.data)):
+        said = f"{height}" if height == width else f"{height}x{width}"
+        if height % cell or width % cell:
             raise ValueError(
-                f"pictures of {size} pixels do not divide into patches of {cell}; choose a multiple of {cell}"
+                f"pictures of {said} pixels do not divide into patches of {cell}; choose multiples of {cell}"
             )
-        if (size, size) not in config.model.image_sizes:
+        if (height, width) not in config.model.image_sizes:
             raise ValueError(
-                f"the data's pictures are {size}x{size} but model.image_sizes is {config.model.image_sizes}; "
-                f"add --model.image-sizes {size} {size} or change data.size"
+                f"the data's pictures are {height}x{width} but model.image_sizes is {config.model.image_sizes}; "
+                f"add --model.image-sizes {height} {width} or change data.size"
             )

@@ -80,7 +80,9 @@ def test_data_that_nobody_named_is_refused_before_anything_is_loaded(name: str) 
 
 def test_the_second_source_is_named_too() -> None:
     config = read_config(["monoformer-t2i", "--data.sources.0.files", "a.parquet"])
-    with pytest.raises(ValueError, match=r"data\.sources\.1\.files is empty.*--data\.sources\.1\.files books/"):
+    with pytest.raises(
+        ValueError, match=r"data\.sources\.1\.files is empty.*--data\.sources\.1\.files conversations\.jsonl"
+    ):
         check_named(config.data)
 
 

@@ -1,6 +1,7 @@
 """What every source of documents promises: the same stream again, exact resume, no end, and a test split of its own."""
 
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from monoformer.config.data import (
     SourceConfig,
     TextData,
 )
+from monoformer.config.sources import ChatData, InterleavedData, StreamData
 from monoformer.data.build import build_source
 from monoformer.data.edits import edit_pairs, held_out
 from monoformer.data.images import ParquetPictures
@@ -79,7 +81,56 @@ def emoji(root: Path) -> SourceConfig:
     return ParquetData(files=(str(path),), caption=caption, size=SIZE, instruction="Make the skin {}.", **edits)
 
 
-MAKERS: tuple[Callable[[Path], DataConfig], ...] = (folder, parquet, text, scenes, mixture, emoji)
+def picture(root: Path, number: int) -> Path:
+    path = root / "own" / f"{number:02}.png"
+    path.parent.mkdir(exist_ok=True)
+    PILImage.new("RGB", (24, 20), (number * 8, 90, 40)).save(path)
+    return path
+
+
+def lines(path: Path, rows: list[dict[str, object]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def chat(root: Path) -> SourceConfig:
+    said = [
+        {"messages": [{"role": "user", "content": f"draw {n}"}, {"role": "assistant", "content": [
+            {"type": "image_url", "image_url": {"url": f"own/{picture(root, n).name}"}}]}]} if n % 2 else
+        {"image": f"own/{picture(root, n).name}", "conversations": [
+            {"from": "human", "value": f"<image>\nWhat is {n}?"}, {"from": "gpt", "value": f"number {n}"}]}
+        for n in range(30)
+    ]  # fmt: skip
+    return ChatData(files=(lines(root / "chat.jsonl", said),), size=SIZE, holdout=0.2)
+
+
+def interleaved(root: Path) -> SourceConfig:
+    parts = [[{"text": f"This is {n}:", "role": "user"}, {"image": picture(root, n).name, "role": "assistant"}]
+             for n in range(30)]  # fmt: skip
+    file = lines(root / "pages.jsonl", [{"segments": segments} for segments in parts])
+    return InterleavedData(files=(file,), images=str(root / "own"), size=SIZE, holdout=0.2)
+
+
+def tars(root: Path) -> SourceConfig:
+    for shard in range(3):
+        with tarfile.open(root / f"{shard}.tar", "w") as tar:
+            for n in range(12 * shard, 12 * shard + 12):
+                tar.add(picture(root, n), arcname=f"{n}.png")
+                (root / "words.txt").write_text(f"number {n}")
+                tar.add(root / "words.txt", arcname=f"{n}.txt")
+    files = tuple(str(root / f"{shard}.tar") for shard in range(3))
+    return StreamData(files=files, image_column="png", caption="a {txt}", size=SIZE, block=5, holdout=0.2)
+
+
+def stream(root: Path) -> SourceConfig:
+    """Text alone, in two shards, parted into blocks that do not divide them."""
+    files = tuple(lines(root / f"{shard}.jsonl", [{"said": f"{shard} says {n}"} for n in range(23)]) for shard in "ab")
+    return StreamData(files=files, image_column="", caption="{said}.", block=7, holdout=0.2)
+
+
+MAKERS: tuple[Callable[[Path], DataConfig], ...] = (
+    folder, parquet, text, scenes, mixture, emoji, chat, interleaved, tars, stream,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=MAKERS, ids=lambda maker: maker.__name__)

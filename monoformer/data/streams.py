@@ -1,0 +1,192 @@
+"""Hugging Face data sets read as streams: from the hub, webdataset tars, parquet, JSON lines.
+
+Shards come in a seeded order, and blocks of rows within a shard are shuffled, both by us: a shuffled stream of
+`datasets` loses what its buffer held when it is resumed. Knows nothing of tokens. Invariant: the order is a function of
+seed, epoch, shard and block alone.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monoformer.config.sources import StreamData
+from monoformer.data.captions import CaptionTemplate, texts
+from monoformer.data.images import one_of
+from monoformer.data.pictures import read_as
+from monoformer.data.skipped import BadDocument
+from monoformer.data.source import Split, choose, order
+from monoformer.document import Document, Text, describe_document, draw_document
+from monoformer.randomness import uniform
+
+if TYPE_CHECKING:
+    import datasets
+
+BUILDERS = {".tar": "webdataset", ".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+"""Which builder of `datasets` reads files of which kind."""
+START = {"epoch": 0, "shard": 0, "rows": 0, "stream": None, "place": 0}
+"""The position of a stream that was not read."""
+
+
+class Stream:
+    """An endless stream of the rows of one data set, with a position: a block of rows and the place in it."""
+
+    def __init__(self, config: StreamData, *, split: Split = "train", seed: int = 0, name: str = "stream") -> None:
+        self._config, self._split, self._seed, self._name = config, split, seed, name
+        self._template = CaptionTemplate(config.caption)
+        self._data = open_stream(config)
+        self._shards = max(self._data.num_shards, 1)
+        self._state: dict[str, Any] = dict(START)
+
+    def __iter__(self) -> Iterator[Document | BadDocument]:
+        empty = 0  # epochs; the first may be the rest of one that was read to its end
+        while empty < 2:
+            found = 0
+            for document in self._epoch():
+                found += 1
+                yield document
+            empty = 0 if found else empty + 1
+            self._state = {**START, "epoch": self._state["epoch"] + 1}
+        raise ValueError(
+            f"the stream {self._name} has no row for split {self._split!r}; change data.holdout or data.part"
+        )
+
+    def origin(self, number: int) -> str:
+        """The name it was given."""
+        return self._name
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, shard, the rows of it before the block, where `datasets` finds them, and the place in the block."""
+        return copy.deepcopy(self._state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position that `state_dict` gave; ValueError for anything else."""
+        if state.keys() != START.keys():
+            raise ValueError(
+                f"the saved position of a stream must hold {', '.join(START)}, but is {state}; "
+                f"resume with the configuration that was saved with it"
+            )
+        self._state = copy.deepcopy(state)
+
+    def _epoch(self) -> Iterator[Document | BadDocument]:
+        """The rest of the epoch from the position on, which moves along."""
+        shards = order(self._seed, self._state["epoch"], self._shards)
+        while self._state["shard"] < self._shards:
+            yield from self._shard(int(shards[self._state["shard"]]))
+            self._state = {**START, "epoch": self._state["epoch"], "shard": self._state["shard"] + 1}
+
+    def _shard(self, shard: int) -> Iterator[Document | BadDocument]:
+        """The rest of a shard, block by block; what breaks its reading is a bad document, and its end."""
+        data = self._data.shard(num_shards=self._shards, index=shard) if self._shards > 1 else self._data
+        data = copy.deepcopy(data)
+        if self._state["stream"] is not None:
+            data.load_state_dict(copy.deepcopy(self._state["stream"]))
+        rows = iter(data)
+        while True:
+            block, broken = _read(rows, self._config.block)
+            if not block and broken is None:
+                return
+            after = copy.deepcopy(data.state_dict())
+            yield from self._block(block, shard, broken)
+            if broken is not None:
+                return
+            self._state |= {"rows": self._state["rows"] + len(block), "stream": after, "place": 0}
+
+    def _block(
+        self, block: list[dict[str, Any]], shard: int, broken: Exception | None
+    ) -> Iterator[Document | BadDocument]:
+        """The documents of a block from the place on, those of this split alone; last, what broke the shard."""
+        epoch, first = self._state["epoch"], self._state["rows"]
+        wanted = [at for at in range(len(block)) if self._wanted(shard, first + at)]
+        shuffled: list[int | None] = [wanted[at] for at in _shuffled(len(wanted), self._seed, epoch, shard, first)]
+        for at in [*shuffled, *([None] if broken else [])][self._state["place"] :]:
+            document: Document | BadDocument
+            try:
+                if at is None:
+                    say = f"shard {shard} of {self._name} cannot be read on after row {first + len(block)} ({broken})"
+                    raise BadDocument(say, cause="broken shard")
+                document = self._document(block[at], (self._seed, epoch, shard, first + at))
+            except BadDocument as bad:
+                document = bad
+            self._state["place"] += 1
+            yield document
+
+    def _wanted(self, shard: int, row: int) -> bool:
+        held = uniform("split", shard, row) < self._config.holdout
+        return held == (self._split == "test")
+
+    def _document(self, row: Mapping[str, Any], key: tuple[int, ...]) -> Document:
+        config, name = self._config, f"row {key[3]} of shard {key[2]} of {self._name}"
+        found = {column: texts(_field(row, column)) for column in self._template.columns}
+        captions = [caption for caption in self._template.fill(found) if caption]
+        if not captions:
+            raise BadDocument(f"{name} has no caption in {config.caption!r}", cause="no caption")
+        caption = one_of(captions, uniform(*key, "caption"))
+        if not config.image_column:
+            return Document((Text(caption),))
+        cell = row.get(config.image_column)
+        content = (cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell
+        if not isinstance(content, bytes | str) or not content:
+            raise BadDocument(f"{name} has no picture in {config.image_column!r}, but {cell!r:.80}", cause="no picture")
+        pixels = read_as(config, Path(content) if isinstance(content, str) else content, name=f"in {name}")
+        if choose((config.draw, config.describe), uniform(*key, "kind")) == 0:
+            return draw_document(caption, pixels)
+        return describe_document(pixels, caption)
+
+
+def open_stream(config: StreamData) -> "datasets.IterableDataset":
+    """The data set, nothing of it read yet and its pictures undecoded; ValueError where it cannot be opened."""
+    import datasets
+
+    for path in config.files:
+        if "://" not in path and not Path(path).is_file():
+            raise ValueError(f"data.files names {path!r}, but there is no such file; check the path")
+    kinds = {BUILDERS.get(Path(path).suffix) for path in config.files}
+    if config.files and (len(kinds) > 1 or None in kinds):
+        raise ValueError(f"data.files must all be .tar, all .parquet or all .jsonl, but are {', '.join(config.files)}")
+    files = list(config.files) or None
+    part = "train" if files else config.part
+    try:
+        data = datasets.load_dataset(
+            kinds.pop() if files else config.path,
+            config.configuration or None,
+            data_files=files,
+            split=part,
+            streaming=True,
+        )
+    except Exception as error:  # the hub, its network and its builders raise whatever they meet
+        wanted = ", ".join(config.files) or config.path
+        raise ValueError(f"the data set {wanted} cannot be opened ({' '.join(str(error).split())})") from error
+    for column, feature in (data.features or {}).items():
+        if isinstance(feature, datasets.Image):
+            data = data.cast_column(column, datasets.Image(decode=False))
+    return data
+
+
+def _read(rows: Iterator[dict[str, Any]], count: int) -> tuple[list[dict[str, Any]], Exception | None]:
+    """The next rows, fewer at the end; and what broke the reading, if anything did."""
+    block: list[dict[str, Any]] = []
+    try:
+        for row in islice(rows, count):
+            block.append(row)
+    except Exception as error:  # a cut tar, a lost connection, a damaged page: each reader has its own
+        return block, error
+    return block, None
+
+
+def _shuffled(length: int, seed: int, epoch: int, shard: int, first: int) -> list[int]:
+    if not length:
+        return []
+    return [int(at) for at in order(int(uniform(seed, epoch, shard, first, "block") * 2**31), 0, length)]
+
+
+def _field(row: Mapping[str, Any], column: str) -> Any:
+    """A column, or `json.key` in a column that holds an object; text of bytes is UTF-8."""
+    if column in row or "." not in column:
+        value = row.get(column)
+    else:
+        outer, _, inner = column.partition(".")
+        found = row.get(outer)
+        value = found.get(inner) if isinstance(found, Mapping) else None
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
