@@ -22,23 +22,31 @@ def pack(layouts: Sequence[Layout], *, length: int, seed: int = 0) -> list[Row]:
 
     Documents that are longer than a row must have been left out.
     """
-    rows: list[Row] = []
-    space: list[tuple[int, int]] = []  # (free tokens, row), sorted
-    for layout in sorted(layouts, key=lambda item: (-len(item), item.document)):
-        assert len(layout) <= length, f"document {layout.document} has {len(layout)} tokens, more than a row"
-        at = bisect_left(space, (len(layout), -1))
-        if at == len(space):
-            rows.append([])
-            insort(space, (length, len(rows) - 1))
-            at = bisect_left(space, (length, -1))
-        free, row = space.pop(at)
-        rows[row].append(layout)
-        insort(space, (free - len(layout), row))
+    items = sorted(layouts, key=lambda item: item.document)
+    rows = [[items[at] for at in row] for row in best_fit([len(item) for item in items], length=length)]
     if not rows:
         return rows
     first = min(layout.document for layout in layouts)
     order = torch.randperm(len(rows), generator=generator(seed, first, "rows")).tolist()
     return [rows[i] for i in order]
+
+
+def best_fit(lengths: Sequence[int], *, length: int) -> list[list[int]]:
+    """Rows of indices: the longest item first, each into the row that it fills best; none is longer than a row."""
+    rows: list[list[int]] = []
+    space: list[tuple[int, int]] = []  # (free tokens, row), sorted
+    for item in sorted(range(len(lengths)), key=lambda at: (-lengths[at], at)):
+        size = lengths[item]
+        assert size <= length, f"an item of {size} tokens is longer than a row of {length}"
+        at = bisect_left(space, (size, -1))
+        if at == len(space):
+            rows.append([])
+            insort(space, (length, len(rows) - 1))
+            at = bisect_left(space, (length, -1))
+        free, row = space.pop(at)
+        rows[row].append(item)
+        insort(space, (free - size, row))
+    return rows
 
 
 def collate(rows: Sequence[Row], *, length: int, pad: int) -> Batch:

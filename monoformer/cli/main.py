@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from monoformer.cli.conversion import convert, export
+from monoformer.cli.data import data
 from monoformer.cli.demonstration import demo
 from monoformer.cli.evaluation import evaluate
 from monoformer.cli.generation import caption, chat, edit, generate, write
@@ -17,6 +18,7 @@ Command = Callable[[list[str]], None]
 COMMANDS: dict[str, Command] = {
     "demo": demo,
     "train": train,
+    "data": data,
     "generate": generate,
     "write": write,
     "caption": caption,

@@ -30,35 +30,43 @@ from monoformer.randomness import uniform
 
 def build_source(config: DataConfig, *, split: Split = "train", seed: int = 0) -> Source:
     """The endless stream of a configuration; ValueError where its data is missing or unusable."""
+    sources = build_parts(config, split=split, seed=seed)
+    return Mixture(sources, weights=config.weights, seed=seed) if isinstance(config, MixtureData) else sources[0]
+
+
+def build_parts(config: DataConfig, *, split: Split = "train", seed: int = 0) -> list[Source]:
+    """The sources of a mixture one by one, or the only one there is."""
     if not isinstance(config, MixtureData):
-        return build_single(config, split=split, seed=seed, name=name_source(config))
+        return [build_single(config, split=split, seed=seed, name=name_source(config))]
     # Every source has a seed of its own, or two scene sources would draw the same scenes.
-    sources = [
+    return [
         build_single(source, split=split, seed=int(uniform(seed, place, "source") * 2**31), name=name)
         for place, (source, name) in enumerate(zip(config.sources, names_of(config.sources), strict=True))
     ]
-    return Mixture(sources, weights=config.weights, seed=seed)
 
 
 def build_single(config: SourceConfig, *, split: Split, seed: int, name: str) -> Source:
     """The endless stream of one source."""
+    check_named(config)
     match config:
-        case ScenesData():
-            return Indexed(Scenes(config, split=split, seed=seed).document, name=name)
+        case ScenesData(documents=documents):
+            return Indexed(Scenes(config, split=split, seed=seed).document, name=name, length=documents)
         case FolderData():
-            return Indexed(FolderPictures(config, split=split, seed=seed).document, name=name)
+            folder = FolderPictures(config, split=split, seed=seed)
+            return Indexed(folder.document, name=name, length=folder.length)
         case ParquetData():
-            return Indexed(ParquetPictures(config, split=split, seed=seed).document, name=name)
+            table = ParquetPictures(config, split=split, seed=seed)
+            return Indexed(table.document, name=name, length=table.length)
         case TextData():
-            return Indexed(TextFiles(config, split=split, seed=seed).document, name=name)
+            text = TextFiles(config, split=split, seed=seed)
+            return Indexed(text.document, name=name, length=text.length)
         case ChatData():
-            check_named(config)
-            return Indexed(Chats(config, split=split, seed=seed).document, name=name)
+            chats = Chats(config, split=split, seed=seed)
+            return Indexed(chats.document, name=name, length=len(chats.rows))
         case InterleavedData():
-            check_named(config)
-            return Indexed(Interleaved(config, split=split, seed=seed).document, name=name)
+            pages = Interleaved(config, split=split, seed=seed)
+            return Indexed(pages.document, name=name, length=len(pages.rows))
         case StreamData():
-            check_named(config)
             return Stream(config, split=split, seed=seed, name=name)
         case _:
             assert_never(config)

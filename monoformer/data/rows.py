@@ -16,8 +16,10 @@ from monoformer.randomness import uniform
 
 
 class _File(Protocol):
-    numbers: Sequence[float]
-    """For every row a number in [0, 1) that says which split it is in."""
+    @property
+    def numbers(self) -> Sequence[float]:
+        """For every row a number in [0, 1) that says which split it is in."""
+        ...
 
     def row(self, index: int) -> Any: ...
 
@@ -60,14 +62,16 @@ class _Lines:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        starts, numbers, start = [], [], 0
+        starts: list[int] = []
+        numbers: list[float] = []
+        start = 0
         with path.open("rb") as file:
             for line in file:
                 if line.strip():
                     starts.append(start)
                     numbers.append(uniform("split", line.strip().decode(errors="replace")))
                 start += len(line)
-        self._starts, self.numbers = np.array(starts, dtype=np.int64), np.array(numbers)
+        self._starts, self.numbers = np.array(starts, dtype=np.int64), numbers
 
     def row(self, index: int) -> Any:
         with self._path.open("rb") as file:

@@ -43,8 +43,10 @@ class Source(Protocol):
 class Indexed:
     """A source made of a pure function of the document's number, which may raise `BadDocument`."""
 
-    def __init__(self, document: Callable[[int], Document], *, name: str = "data") -> None:
+    def __init__(self, document: Callable[[int], Document], *, name: str = "data", length: int = 0) -> None:
+        """`length`: how many items its documents are made of; 0: without end."""
         self.document = document
+        self.length = length
         self._name = name
         self._index = 0
 

@@ -160,21 +160,31 @@ def build_model(config: RunConfig, tokenizer: Tokenizer) -> tuple[MonoFormer, st
 
 
 def build_tokenizer(config: RunConfig) -> Tokenizer:
-    """The run's tokenizer: named, already in its folder, or trained on its first documents."""
+    """The run's tokenizer: named, already in its folder, or trained on its first documents and put there."""
+    folder = config.path / "tokenizer"
+    tokenizer = find_tokenizer(config) or train_tokenizer(config)
+    if not config.tokenizer.path and not (folder / "tokenizer.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(folder)
+    return tokenizer
+
+
+def find_tokenizer(config: RunConfig) -> Tokenizer | None:
+    """The tokenizer that is named, or that the run's folder has; None where it is still to be trained."""
     if config.tokenizer.path:
         return Tokenizer.from_folder(config.tokenizer.path)
     folder = config.path / "tokenizer"
-    if (folder / "tokenizer.json").is_file():
-        return Tokenizer.from_folder(folder)
+    return Tokenizer.from_folder(folder) if (folder / "tokenizer.json").is_file() else None
+
+
+def train_tokenizer(config: RunConfig) -> Tokenizer:
+    """A tokenizer of the text of the run's first documents."""
     source = build_source(config.data, split="train", seed=config.seed)
     documents = usable(source, TOKENIZER_DOCUMENTS)
     texts = [s.text for document in documents for s in document.segments if isinstance(s, Text)]
     if not any(texts):
         raise ValueError("the data holds no text to train a tokenizer on; give --tokenizer.path")
-    tokenizer = Tokenizer.train(texts, vocabulary=config.tokenizer.vocabulary)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(folder)
-    return tokenizer
+    return Tokenizer.train(texts, vocabulary=config.tokenizer.vocabulary)
 
 
 def build_loader(config: RunConfig, source: Source, tokenizer: Tokenizer) -> Loader[Row, Batch]:
