@@ -137,6 +137,7 @@ def totals(lines: Sequence[Mapping[str, float]], *, tokens: int) -> dict[str, fl
     """
     steps, documents, seen, seconds = 0, 0.0, 0.0, 0.0
     losses: dict[str, list[tuple[int, float]]] = {"text_loss": [], "image_loss": []}
+    lines = [line for line in lines if "scores" not in line]  # an evaluation's line stands beside the step's own
     last = int(lines[-1]["step"])
     for line in lines:
         count, steps = int(line["step"]) - steps, int(line["step"])

@@ -181,6 +181,8 @@ def test_slopes_are_fitted_for_each_seed() -> None:
 def test_totals_add_up_unequal_intervals() -> None:
     line = {"seconds": 2.0, "documents": 3.0, "padding": 0.5, "text_loss": 1.0, "image_loss": 2.0}
     lines = [{**line, "step": 10}, {**line, "step": 20, "text_loss": 5.0}, {**line, "step": 21, "text_loss": 2.0}]
+    lines.insert(1, {"step": 10, "scores": {"draw_exact": 0.5}})  # type: ignore[dict-item]
+    lines.append({"step": 21, "scores": {"draw_exact": 0.5}})  # type: ignore[dict-item]
     assert totals(lines, tokens=100) == {
         "steps": 21, "documents": 63, "tokens": 1050, "seconds": 42.0,
         "text_loss": pytest.approx(52 / 11), "image_loss": 2.0,
