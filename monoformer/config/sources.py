@@ -71,7 +71,7 @@ class InterleavedData:
 @dataclass(frozen=True, kw_only=True)
 class StreamData:
     """A Hugging Face data set read from its start to its end and over again, never held whole: from the hub, from
-    webdataset tars, parquet or JSON lines. Without pictures, its captions are plain text.
+    webdataset tars, parquet or JSON lines. Its rows are pictures with captions, plain text or conversations.
     """
 
     path: str = ""
@@ -82,8 +82,14 @@ class StreamData:
     """The data set's configuration on the hub, where it has several."""
     part: str = "train"
     """The data set's own split that is read."""
+    chat: bool = False
+    """Whether rows are conversations in any form of ChatData; then columns, caption, draw and describe do nothing."""
+    characters: int = 0
+    """A longer conversation ends with the last answer within so many characters; 0: never."""
+    images: str = ""
+    """Folder of pictures that rows name by a path; empty: that of the first file."""
     image_column: str = "image"
-    """Column of pictures (of a tar: jpg, png, ...); empty: there are none."""
+    """Column of pictures (of a tar: jpg, png, ...); empty: there are none, and the captions are plain text."""
     caption: str = "{caption}"
     """Caption made of columns, as for parquet files (of a tar: {txt}; of a column that holds JSON: {json.key})."""
     size: int = 0
@@ -107,6 +113,8 @@ class StreamData:
             raise ValueError(f"data.path is {self.path!r} and data.files are given too; give one of them")
         if min(self.draw, self.describe) < 0 or self.draw + self.describe == 0:
             raise ValueError("data.draw and data.describe must be 0 or more, and not both 0")
+        if self.characters < 0 or (self.characters and not self.chat):
+            raise ValueError(f"data.characters = {self.characters} cuts conversations; set data.chat, or leave it at 0")
         if self.block < 1 or not 0 <= self.holdout < 1:
             raise ValueError("data.block must be at least 1 and data.holdout in [0, 1)")
 

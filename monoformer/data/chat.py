@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from monoformer.config.sources import ChatData, InterleavedData
+from monoformer.config.sources import ChatData, InterleavedData, StreamData
 from monoformer.data.pictures import read_as
 from monoformer.data.rows import Rows
 from monoformer.data.skipped import BadDocument
@@ -56,21 +56,25 @@ class Chats:
     def document(self, index: int) -> Document:
         """Document number `index` of the endless shuffled stream; BadDocument where the row is no conversation."""
         row, name, folder = self._rows.read(self.rows[self._order.item(index)])
-        turns = finished(read_turns(row, name), characters=self._config.characters)
-        if not any(turn.role == "assistant" for turn in turns):
-            raise BadDocument(f"{name} has no answer of the assistant", cause="no answer")
-        return Document(tuple(self._segments(turns, name, folder)))
+        return read_chat(row, self._config, name=name, folder=folder)
 
-    def _segments(self, turns: Sequence[Turn], name: str, folder: Path) -> Iterator[Segment]:
-        for turn in turns:
-            if not turn.parts:
-                raise BadDocument(f"{name} has an empty message of the {turn.role}", cause="empty message")
-            for part in turn.parts:
-                if isinstance(part, str):
-                    yield Text(part, turn.role)
-                else:
-                    pixels = read_named(self._config, part.content, name=name, folder=folder)
-                    yield Image(pixels=pixels, role=turn.role, target=turn.role == "assistant")
+
+def read_chat(row: Mapping[str, Any], config: ChatData | StreamData, *, name: str, folder: Path) -> Document:
+    """The conversation in a row; `name` says where it stands. BadDocument where there is none."""
+    turns = finished(read_turns(row, name), characters=config.characters)
+    if not any(turn.role == "assistant" for turn in turns):
+        raise BadDocument(f"{name} has no answer of the assistant", cause="no answer")
+    segments: list[Segment] = []
+    for turn in turns:
+        if not turn.parts:
+            raise BadDocument(f"{name} has an empty message of the {turn.role}", cause="empty message")
+        for part in turn.parts:
+            if isinstance(part, str):
+                segments.append(Text(part, turn.role))
+            else:
+                pixels = read_named(config, part.content, name=name, folder=folder)
+                segments.append(Image(pixels=pixels, role=turn.role, target=turn.role == "assistant"))
+    return Document(tuple(segments))
 
 
 def read_turns(row: Mapping[str, Any], name: str) -> list[Turn]:
@@ -116,7 +120,7 @@ def finished(turns: list[Turn], *, characters: int) -> list[Turn]:
     return turns[:last]
 
 
-def read_named(config: ChatData | InterleavedData, content: Any, *, name: str, folder: Path) -> Tensor:
+def read_named(config: ChatData | InterleavedData | StreamData, content: Any, *, name: str, folder: Path) -> Tensor:
     """Pixels of a picture that a row names; paths are relative to the configured folder, else to the row's file."""
     if isinstance(content, dict):
         content = content.get("bytes") or content.get("path")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from monoformer.config.sources import StreamData
 from monoformer.data.captions import CaptionTemplate, texts
+from monoformer.data.chat import read_chat, read_named
 from monoformer.data.images import one_of
-from monoformer.data.pictures import read_as
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Split, choose, order
 from monoformer.document import Document, Text, describe_document, draw_document
@@ -118,6 +118,9 @@ class Stream:
 
     def _document(self, row: Mapping[str, Any], key: tuple[int, ...]) -> Document:
         config, name = self._config, f"row {key[3]} of shard {key[2]} of {self._name}"
+        folder = Path(config.files[0]).parent if config.files else Path()
+        if config.chat:
+            return read_chat(row, config, name=name, folder=folder)
         found = {column: texts(_field(row, column)) for column in self._template.columns}
         captions = [caption for caption in self._template.fill(found) if caption]
         if not captions:
@@ -125,11 +128,7 @@ class Stream:
         caption = one_of(captions, uniform(*key, "caption"))
         if not config.image_column:
             return Document((Text(caption),))
-        cell = row.get(config.image_column)
-        content = (cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell
-        if not isinstance(content, bytes | str) or not content:
-            raise BadDocument(f"{name} has no picture in {config.image_column!r}, but {cell!r:.80}", cause="no picture")
-        pixels = read_as(config, Path(content) if isinstance(content, str) else content, name=f"in {name}")
+        pixels = read_named(config, row.get(config.image_column), name=name, folder=folder)
         if choose((config.draw, config.describe), uniform(*key, "kind")) == 0:
             return draw_document(caption, pixels)
         return describe_document(pixels, caption)

@@ -21,6 +21,7 @@ from monoformer.config.diffusion import DDPMConfig, FlowConfig
 from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
 from monoformer.config.run import RunConfig, from_json, load_config, save_config, to_json
+from monoformer.config.sources import ChatData, InterleavedData, StreamData
 from monoformer.config.train import AdamWConfig, MuonConfig, TrainConfig
 
 DDIM = GenerateConfig(sampler="ddim", stop=("a", "b"), seed=3)
@@ -30,6 +31,9 @@ DATA = [
     ParquetData(files=("a", "b"), edit=1.0, edit_group="g", edit_column="c"),
     TextData(files=("a",), holdout=0.25),
     MixtureData(sources=(ScenesData(), TextData(files=("b",))), weights=(1.0, 2.5)),
+    ChatData(files=("a",), shape="bucket", buckets=((32, 64), (64, 32))),
+    InterleavedData(files=("a",), draw=False),
+    StreamData(path="a/b", chat=True, characters=100),
 ]
 RUNS = [
     RunConfig(),
@@ -190,6 +194,14 @@ def test_a_file_that_is_no_configuration(text: str | None, message: str, tmp_pat
         (FolderData, {"prompt": "no place"}, "hold {} once"),
         (ParquetData, {"edit": 1.0}, "edit_group"),
         (TextData, {"holdout": 1.0}, "holdout"),
+        (ChatData, {"characters": -1}, "characters"),
+        (ChatData, {"buckets": ((8, 8),)}, "shape to bucket"),
+        (InterleavedData, {"holdout": -0.5}, "holdout"),
+        (StreamData, {"path": "a", "files": ("b",)}, "give one of them"),
+        (StreamData, {"characters": 5}, "set data.chat"),
+        (StreamData, {"block": 0}, "block"),
+        (FolderData, {"size": -1}, "positive"),
+        (TrainConfig, {"skip_limit": 1.5}, "from 0 to 1"),
         (MixtureData, {"sources": (ScenesData(),), "weights": ()}, "as long as each other"),
         (MixtureData, {"sources": (ScenesData(),), "weights": (0.0,)}, "above 0"),
     ],

@@ -122,6 +122,15 @@ def tars(root: Path) -> SourceConfig:
     return StreamData(files=files, image_column="png", caption="a {txt}", size=SIZE, block=5, holdout=0.2)
 
 
+def talk(root: Path) -> SourceConfig:
+    """Conversations in a stream, with pictures that lie beside their file."""
+    said = [
+        {"image": f"own/{picture(root, n).name}", "question": f"{n}?", "data": [f"<image> {n}", "yes"]}
+        for n in range(20)
+    ]
+    return StreamData(files=(lines(root / "talk.jsonl", said),), chat=True, size=SIZE, block=8, holdout=0.2)
+
+
 def stream(root: Path) -> SourceConfig:
     """Text alone, in two shards, parted into blocks that do not divide them."""
     files = tuple(lines(root / f"{shard}.jsonl", [{"said": f"{shard} says {n}"} for n in range(23)]) for shard in "ab")
@@ -129,7 +138,7 @@ def stream(root: Path) -> SourceConfig:
 
 
 MAKERS: tuple[Callable[[Path], DataConfig], ...] = (
-    folder, parquet, text, scenes, mixture, emoji, chat, interleaved, tars, stream,
+    folder, parquet, text, scenes, mixture, emoji, chat, interleaved, tars, stream, talk,
 )  # fmt: skip
 
 
