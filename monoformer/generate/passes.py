@@ -3,8 +3,9 @@
 Many contexts of different lengths share a pass; padding is neither stored nor seen. Knows nothing of requests.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from monoformer.model.unet import Skips
 from monoformer.packing import group_blocks
 from monoformer.vision import VisionEncoder
 
+Row = TypeVar("Row")
+Result = TypeVar("Result")
+
 
 @dataclass
 class Context:
@@ -28,6 +32,12 @@ class Context:
     """Tokens in the cache."""
     position: int = 0
     """Rotary position of the next token: `length`, for what is read here shares no positions."""
+
+    def following(self, token: int) -> Layout:
+        """One token that comes next."""
+        layout = Layout(next_position=self.position)
+        layout.add_token(token)
+        return layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +62,14 @@ class Network:
 @torch.no_grad()
 def read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout]) -> Tensor:
     """Read each layout into its context's cache, clean; the last token's hidden state (B, D)."""
+    hidden = read_states(network, contexts, layouts)
+    last = torch.tensor([len(layout) - 1 for layout in layouts], device=hidden.device)
+    return hidden[torch.arange(len(layouts), device=hidden.device), last]
+
+
+@torch.no_grad()
+def read_states(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout]) -> Tensor:
+    """The same, but the hidden states (B, T, D) of all tokens; those of the shorter layouts end with padding."""
     device = network.device
     counts = torch.tensor([len(layout) for layout in layouts])
     width = int(counts.max())
@@ -82,7 +100,26 @@ def read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout
     for context, layout in zip(contexts, layouts, strict=True):
         context.length += len(layout)
         context.position = layout.next_position
-    return hidden[torch.arange(len(layouts), device=device), counts.to(device) - 1]
+    return hidden
+
+
+@torch.no_grad()
+def side_by_side(network: Network, context: Context, branches: Sequence[list[int]]) -> Tensor:
+    """Hidden states (sum of lengths, D) of texts that each continue the context alone; writes nothing."""
+    row = Layout()
+    for number, branch in enumerate(branches):
+        row.next_position = context.position
+        for token in branch:
+            row.add_token(token, private=number + 1)
+    if not len(row):
+        return network.model.tokens.weight.new_zeros((0, network.model.config.width))
+    device = network.device
+    view = _view(network, [context], torch.tensor([len(row)], device=device), write=False)
+    ids, positions, end, private = (
+        torch.tensor([values], device=device) for values in (row.ids, row.positions, row.end, row.private)
+    )
+    states: Tensor = network.model(ids, positions, view.mask(end, private), view=view)[0]
+    return states
 
 
 @torch.no_grad()
@@ -121,6 +158,16 @@ def denoise(
     estimate = network.objective.estimate(prediction, x, t)
     fractions = [None] * rows if estimate.variance_fraction is None else list(estimate.variance_fraction)
     return list(map(Estimate, estimate.x_0, fractions))
+
+
+def attempt(run: Callable[[Sequence[Row]], list[Result]], rows: Sequence[Row]) -> list[Result | Exception]:
+    """What `run` makes of all rows in one pass; where that fails, of each row alone, or what it raised."""
+    if not rows:
+        return []
+    try:
+        return [*run(rows)]
+    except Exception as error:  # one request's fault must not be its neighbours'
+        return [error] if len(rows) == 1 else [found for row in rows for found in attempt(run, [row])]
 
 
 def _view(network: Network, contexts: Sequence[Context], counts: Tensor, *, write: bool) -> CacheView:
