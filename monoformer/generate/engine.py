@@ -22,6 +22,7 @@ from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Document, Text
 from monoformer.generate.admission import nulls, open_session, picture_tokens
 from monoformer.generate.artist import Artist
+from monoformer.generate.buckets import Buckets
 from monoformer.generate.image import Preview
 from monoformer.generate.passes import Context, Network, attempt, read
 from monoformer.generate.prefill import Reading
@@ -46,10 +47,12 @@ class Engine:
         vision: VisionEncoder | None = None,
         slots: int = 32,
         budget: int = 4096,
+        deterministic: bool = False,
     ) -> None:
         """`slots` contexts fit at once (a guided picture takes two); each holds the model's context length.
 
         `budget` is the most tokens of prompts read in one step; longer ones are read in pieces, images never cut.
+        `deterministic` pads every pass to fixed shapes: a request then has the same bits alone and among others.
         """
         if slots < 2:
             raise ValueError(f"an engine needs at least 2 slots (a guided picture takes two), but has {slots}")
@@ -65,6 +68,7 @@ class Engine:
             autoencoder=autoencoder,
             cache=pretrained.model.cache(slots, self.config.context),
             vision=vision,
+            buckets=Buckets() if deterministic else None,
         )
         self.reader = Reader(self.network, self.sequencer, budget=budget)
         self.writer, self.artist = Writer(self.network, self.tokenizer), Artist(self.network, self.sequencer)
@@ -251,14 +255,8 @@ class Engine:
             assert drawing.estimate is not None
             is_seen = request.previews and drawing.done % request.previews == 0
             preview = Preview(drawing.estimate, self.network.autoencoder, request.edit) if is_seen else None
-            event = Event(
-                session=session.number,
-                kind="progress",
-                step=drawing.done,
-                steps=drawing.evaluations,
-                preview=preview,
-            )
-            self._events.append(event)
+            done, steps = drawing.done, drawing.evaluations
+            self._events.append(Event(session=session.number, kind="progress", step=done, steps=steps, preview=preview))
             if found is not None:
                 self._finish_drawing(session, found)
 
@@ -267,8 +265,7 @@ class Engine:
         picture = Preview(latent, self.network.autoencoder, session.request.edit)
         (image,) = attempt(lambda rows: [row.image() for row in rows], [picture])
         if isinstance(image, Exception) or not bool(latent.isfinite().all()):
-            error = str(image) if isinstance(image, Exception) else BROKEN
-            return self._end(session, "error", error=error)
+            return self._end(session, "error", error=str(image) if isinstance(image, Exception) else BROKEN)
         image = replace(image, role=session.role)
         session.made.append(image)
         session.drawing, session.pictures = None, session.pictures + 1

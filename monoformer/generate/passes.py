@@ -13,6 +13,7 @@ from torch import Tensor
 from monoformer.autoencoder import Autoencoder
 from monoformer.batch import Layout
 from monoformer.diffusion.objectives import Estimate, Objective
+from monoformer.generate.buckets import Buckets, rounded
 from monoformer.model.attention import CacheView, KVCache
 from monoformer.model.monoformer import MonoFormer, Place
 from monoformer.model.unet import Skips
@@ -52,6 +53,8 @@ class Network:
     autoencoder: Autoencoder
     cache: KVCache
     vision: VisionEncoder | None = None
+    buckets: Buckets | None = None
+    """Shapes that passes are padded to; None: each has the shape of its rows."""
 
     @property
     def device(self) -> torch.device:
@@ -70,9 +73,42 @@ def read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout
 @torch.no_grad()
 def read_states(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout]) -> Tensor:
     """The same, but the hidden states (B, T, D) of all tokens; those of the shorter layouts end with padding."""
+    width, buckets = max(map(len, layouts)), network.buckets
+    if buckets is None:
+        return _read(network, contexts, layouts, width=width, span=max(context.length for context in contexts))
+    shapes = [
+        (rounded(len(layout)), _span(network, context), row if layout.blocks else -1)  # who has pictures reads alone
+        for row, (context, layout) in enumerate(zip(contexts, layouts, strict=True))
+    ]
+    states = torch.zeros((len(layouts), width, network.model.config.width), device=network.device)
+    for rows in buckets.groups(shapes):
+        tokens, span, alone = shapes[rows[0]]
+        empty = 0 if alone >= 0 else buckets.rows - len(rows)
+        found = _read(
+            network,
+            [*(contexts[row] for row in rows), *(Context(0) for _ in range(empty))],
+            [*(layouts[row] for row in rows), *(Layout() for _ in range(empty))],
+            width=tokens,
+            span=span,
+        )
+        states[rows, : min(width, tokens)] = found[: len(rows), :width].to(states.dtype)
+    return states.to(network.model.tokens.weight.dtype)
+
+
+@torch.no_grad()
+def text_logits(network: Network, hidden: Tensor) -> Tensor:
+    """Logits (N, V) of hidden states (N, D), fp32."""
+    if network.buckets is None:
+        return network.model.text(hidden).float()
+    parts = hidden.split(network.buckets.rows)
+    padded = [torch.cat([part, part.new_zeros((network.buckets.rows - len(part), part.shape[1]))]) for part in parts]
+    return torch.cat([network.model.text(x)[: len(x_)] for x, x_ in zip(padded, parts, strict=True)]).float()
+
+
+def _read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout], *, width: int, span: int) -> Tensor:
+    """One pass of `width` tokens over `span` cached ones."""
     device = network.device
     counts = torch.tensor([len(layout) for layout in layouts])
-    width = int(counts.max())
     ids = _padded([layout.ids for layout in layouts], width)
     positions = _padded([layout.positions for layout in layouts], width)
     end = _padded([layout.end for layout in layouts], width)
@@ -85,7 +121,7 @@ def read_states(network: Network, contexts: Sequence[Context], layouts: Sequence
     times = [network.objective.path.network_time(zero.expand(len(x))) for x in clean]
     encoder = network.vision
     features = [] if encoder is None else [encoder.encode(group.pixels)[group.picture] for group in looked_at]
-    view = _view(network, contexts, counts.to(device), write=True)
+    view = _view(network, contexts, counts.to(device), write=True, span=span)
     hidden: Tensor = network.model(
         ids.to(device),
         positions.to(device),
@@ -114,7 +150,7 @@ def side_by_side(network: Network, context: Context, branches: Sequence[list[int
     if not len(row):
         return network.model.tokens.weight.new_zeros((0, network.model.config.width))
     device = network.device
-    view = _view(network, [context], torch.tensor([len(row)], device=device), write=False)
+    view = _view(network, [context], torch.tensor([len(row)], device=device), write=False, span=context.length)
     ids, positions, end, private = (
         torch.tensor([values], device=device) for values in (row.ids, row.positions, row.end, row.private)
     )
@@ -130,6 +166,23 @@ def denoise(
 
     Only the image's own tokens run through the network: [time] patches, at the rotary positions after the context.
     """
+    buckets = network.buckets
+    if buckets is None:
+        return _denoise(network, contexts, x, t, grid, span=max(context.length for context in contexts))
+    shapes = [_span(network, context) for context in contexts]
+    found: dict[int, Estimate] = {}
+    for rows in buckets.groups(shapes):
+        padded = rows + rows[:1] * (buckets.rows - len(rows))
+        estimates = _denoise(
+            network, [contexts[row] for row in padded], x[padded], t[padded], grid, span=shapes[rows[0]]
+        )
+        found |= dict(zip(rows, estimates, strict=False))
+    return [found[row] for row in range(len(contexts))]
+
+
+def _denoise(
+    network: Network, contexts: Sequence[Context], x: Tensor, t: Tensor, grid: tuple[int, int], *, span: int
+) -> list[Estimate]:
     device, model = network.device, network.model
     first = int(model.config.has_time_token)
     tokens = grid[0] * grid[1] + first
@@ -141,7 +194,7 @@ def denoise(
     if model.config.image_attention == "two-way":
         own[first:] = tokens
     place = Place(torch.arange(rows, device=device), torch.full((rows,), first, device=device), grid)
-    view = _view(network, contexts, torch.full((rows,), tokens, device=device), write=False)
+    view = _view(network, contexts, torch.full((rows,), tokens, device=device), write=False, span=span)
     time = network.objective.path.network_time(t)
     skips: list[Skips] = []
     hidden = model(
@@ -170,14 +223,18 @@ def attempt(run: Callable[[Sequence[Row]], list[Result]], rows: Sequence[Row]) -
         return [error] if len(rows) == 1 else [found for row in rows for found in attempt(run, [row])]
 
 
-def _view(network: Network, contexts: Sequence[Context], counts: Tensor, *, write: bool) -> CacheView:
+def _span(network: Network, context: Context) -> int:
+    """The bucket of a context's length."""
+    return rounded(context.length, most=network.cache.keys.shape[3])
+
+
+def _view(network: Network, contexts: Sequence[Context], counts: Tensor, *, write: bool, span: int) -> CacheView:
     device = network.device
-    lengths = [context.length for context in contexts]
     return CacheView(
         cache=network.cache,
         slots=torch.tensor([context.slot for context in contexts], device=device),
-        lengths=torch.tensor(lengths, device=device),
-        span=max(lengths),
+        lengths=torch.tensor([context.length for context in contexts], device=device),
+        span=span,
         write=write,
         counts=counts,
     )

@@ -45,7 +45,8 @@ class Reader:
             self.slots.share(self._shared[key].context.slot)
             return self._shared[key]
         slots, keys = self.slots, list(key)
-        source, count = slots.longest(keys) if top is None else (0, 0)
+        reuses = top is None and self.network.buckets is None  # a copied beginning was read in other pieces
+        source, count = slots.longest(keys) if reuses else (0, 0)
         count = min(count, len(layout) - 1)  # the state of the last token is needed
         known = slots.filled[source]
         if count and not slots.users[source] and (count == known or len(slots.free) == 1):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from monoformer.generate.choice import choose_answer, likelihoods
-from monoformer.generate.passes import Network
+from monoformer.generate.passes import Network, text_logits
 from monoformer.generate.session import Request, Session
 from monoformer.generate.text import Score, adjust, choose_tokens, score_tokens
 from monoformer.tokenizer import Tokenizer
@@ -40,7 +40,7 @@ class Writer:
     @torch.no_grad()
     def choose(self, sessions: Sequence[Session], hidden: Tensor, may_draw: Sequence[bool]) -> list[int]:
         """A token for each session from the states (N, D) of their last ones; -1 where the numbers are broken."""
-        raw = self.network.model.text(hidden).float()
+        raw = text_logits(self.network, hidden)
         logits = raw.clone()
         for row, session in enumerate(sessions):
             settings = session.request.settings

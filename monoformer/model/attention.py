@@ -101,7 +101,7 @@ class CacheView:
     lengths: Tensor
     """(B,) tokens already in each slot."""
     span: int
-    """Longest of `lengths`: cached keys [0, span) are read, the shorter slots masked."""
+    """Longest of `lengths`, or more: cached keys [0, span) are read, those beyond a slot's length masked."""
     write: bool
     """Whether the pass's keys and values are stored at [length, length + T)."""
     counts: Tensor
