@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image as PILImage
 
 from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig
 from monoformer.diffusion.objectives import Estimate, build_objective
 from monoformer.diffusion.samplers import build_sampler
-from monoformer.document import Document, Text
+from monoformer.document import Document, Image, Text
 from monoformer.generate.editing import Edit, Start
 from monoformer.generate.session import Request
+from monoformer.pipeline import Pipeline
 from monoformer.randomness import generator
 from tests import tiny
 from tests.laws.test_generate import DRAW, engine, events_of, picture, request
@@ -91,3 +93,21 @@ def test_edits_that_cannot_be_are_refused() -> None:
     large = replace(edit, pixels=picture(0, (16, 16)).pixels)
     with pytest.raises(ValueError, match="not trained to draw 16x16"):
         engine(made).add(Request(document=Document((Text("x"),)), want="image", settings=made.generate, edit=large))
+
+
+def test_the_pipeline_edits_with_strength_and_mask() -> None:
+    pipeline = Pipeline(tiny.pretrained())
+    before, mask = Image(pixels=PIXELS).to_pil(), PILImage.fromarray((LEFT * 255).to(torch.uint8).numpy())
+    for edited in (
+        *pipeline.edit(before, "make it blue", mask=mask),
+        *pipeline.edit([before, before], ["blue", "red"], strength=0.5, mask=mask, seed=3),
+        *pipeline.generate_images(["blue", "red"], picture=before, mask=mask),
+    ):
+        found = Image.from_pil(edited).pixels
+        assert torch.equal(found[:, ~LEFT], PIXELS[:, ~LEFT])
+        assert not torch.equal(found, PIXELS)
+    with pytest.raises(ValueError, match="give picture"):
+        pipeline.generate_images("blue", mask=mask)
+    with pytest.raises(ValueError, match="image_guidance has no effect"):
+        pipeline.generate_images("blue", image_guidance=2.0)
+    assert pipeline.generate_text("the", choices=["red", "blue"], logit_bias={})[0] in ("red", "blue")
