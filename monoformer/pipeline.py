@@ -7,7 +7,7 @@ Lists in, lists out: every method takes one item or a list and returns a list; i
 of seeds is given. What an item makes does not depend on the others (up to the last bits of matrix products).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,6 +20,7 @@ from monoformer.config.generate import GenerateConfig
 from monoformer.config.spelling import hint
 from monoformer.device import choose, has_bf16_units
 from monoformer.document import Document, Image, Segment, Text
+from monoformer.generate.editing import Edit
 from monoformer.generate.engine import Engine
 from monoformer.generate.session import Request, Wanted
 from monoformer.pretrained import Pretrained, find_folder, load_pretrained, save_pretrained
@@ -39,16 +40,20 @@ class Pipeline:
         autoencoder: Autoencoder | None = None,
         vision: VisionEncoder | None = None,
         slots: int = 64,
+        deterministic: bool = False,
         card: str = "",
     ) -> None:
-        """`slots` contexts are served at once; more items wait. `autoencoder`, `vision` None: the model's own."""
+        """`slots` contexts are served at once; more items wait. `autoencoder`, `vision` None: the model's own.
+
+        `deterministic`: an item has the same bits alone and among others, at the price of padded passes.
+        """
         self.pretrained = pretrained
         weight = pretrained.model.tokens.weight
         if autoencoder is None:
             autoencoder = build_autoencoder(pretrained.autoencoder, device=weight.device, dtype=weight.dtype)
         if vision is None:
             vision = build_vision(pretrained.vision, device=weight.device, dtype=weight.dtype)
-        self.engine = Engine(pretrained, autoencoder, vision=vision, slots=slots)
+        self.engine = Engine(pretrained, autoencoder, vision=vision, slots=slots, deterministic=deterministic)
         self.card = card
 
     @classmethod
@@ -59,6 +64,7 @@ class Pipeline:
         device: str = "auto",
         dtype: torch.dtype | None = None,
         slots: int = 64,
+        deterministic: bool = False,
         autoencoder: Autoencoder | None = None,
         vision: VisionEncoder | None = None,
     ) -> "Pipeline":
@@ -74,7 +80,7 @@ class Pipeline:
         card = folder / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
         loaded = load_pretrained(folder, device=where, dtype=dtype)
-        return cls(loaded, autoencoder=autoencoder, vision=vision, slots=slots, card=text)
+        return cls(loaded, autoencoder=autoencoder, vision=vision, slots=slots, deterministic=deterministic, card=text)
 
     def generate(
         self,
@@ -82,31 +88,54 @@ class Pipeline:
         *,
         want: Wanted = "any",
         size: Size | None = None,
+        choices: Sequence[str] = (),
+        edits: Sequence[Edit | None] | None = None,
         **settings: Any,
     ) -> list[Document]:
         """Continue interleaved documents: what the model wrote and drew, without the prompt.
 
         `settings` are fields of `GenerateConfig`; `seed` may be a list. `size` is (height, width) of drawn pictures.
+        With `choices`, for `want` text, the answer is one of them. `edits`: for each item a picture to start from.
         """
         items = [documents] if isinstance(documents, Document) else list(documents)
+        if settings.get("image_guidance", 1.0) != 1 and not all(document.images for document in items):
+            raise ValueError("image_guidance has no effect without pictures to read; leave it out")
         each = self._settings(settings, len(items))
         requests = [
-            Request(document=document, want=want, settings=own, size=size)
-            for document, own in zip(items, each, strict=True)
+            Request(document=document, want=want, settings=own, size=size, choices=tuple(choices), edit=edit)
+            for document, own, edit in zip(items, each, edits or [None] * len(items), strict=True)
         ]
         return self.engine.run(requests)
 
-    def generate_text(self, prompts: str | Sequence[str], **settings: Any) -> list[str]:
-        """Continue plain texts."""
+    def generate_text(self, prompts: str | Sequence[str], *, choices: Sequence[str] = (), **settings: Any) -> list[str]:
+        """Continue plain texts, with the likeliest of `choices` if there are any."""
         documents = [Document((Text(prompt),)) for prompt in _texts(prompts)]
-        return [_text(made) for made in self.generate(documents, want="text", **settings)]
+        return [_text(made) for made in self.generate(documents, want="text", choices=choices, **settings)]
 
     def generate_images(
-        self, prompts: str | Sequence[str], *, size: Size | None = None, **settings: Any
+        self,
+        prompts: str | Sequence[str],
+        *,
+        size: Size | None = None,
+        picture: Picture | Sequence[Picture] | None = None,
+        strength: float = 1.0,
+        mask: Picture | None = None,
+        **settings: Any,
     ) -> list[Picture]:
-        """Draw a picture for each prompt."""
+        """Draw a picture for each prompt.
+
+        With `picture` it starts from that, which the model need not know how to edit: `strength` and `mask` as in
+        `edit`.
+        """
         documents = [Document((Text(prompt, "user"),)) for prompt in _texts(prompts)]
-        return [_picture(made) for made in self.generate(documents, want="image", size=size, **settings)]
+        edits = None
+        if picture is not None:
+            shown = _pictures(picture)
+            edits = self._edits(shown * len(documents) if len(shown) == 1 else shown, strength, mask)
+        elif strength != 1 or mask is not None:
+            raise ValueError("strength and mask have no effect without a picture to start from; give picture")
+        drawn = self.generate(documents, want="image", size=size, edits=edits, **settings)
+        return [_picture(made) for made in drawn]
 
     def caption(self, pictures: Picture | Sequence[Picture], **settings: Any) -> list[str]:
         """Describe pictures in words."""
@@ -114,17 +143,35 @@ class Pipeline:
         return [_text(made).strip() for made in self.generate(documents, want="text", **settings)]
 
     def answer(
-        self, pictures: Picture | Sequence[Picture], questions: str | Sequence[str], **settings: Any
+        self,
+        pictures: Picture | Sequence[Picture],
+        questions: str | Sequence[str],
+        *,
+        choices: Sequence[str] = (),
+        **settings: Any,
     ) -> list[str]:
-        """Answer a question about each picture."""
+        """Answer a question about each picture, with the likeliest of `choices` if there are any."""
         documents = self._pairs(pictures, questions)
-        return [_text(made).strip() for made in self.generate(documents, want="text", **settings)]
+        return [_text(made).strip() for made in self.generate(documents, want="text", choices=choices, **settings)]
 
     def edit(
-        self, pictures: Picture | Sequence[Picture], instructions: str | Sequence[str], **settings: Any
+        self,
+        pictures: Picture | Sequence[Picture],
+        instructions: str | Sequence[str],
+        *,
+        strength: float = 1.0,
+        mask: Picture | None = None,
+        **settings: Any,
     ) -> list[Picture]:
-        """Change each picture as its instruction says."""
-        return [_picture(made) for made in self.generate(self._pairs(pictures, instructions), want="image", **settings)]
+        """Change each picture as its instruction says.
+
+        Below `strength` 1 it is redrawn from the picture noised to that time, so that much of it stays. With a `mask`
+        only what is white there is drawn, and every other pixel stays as it is.
+        """
+        documents, edits = self._pairs(pictures, instructions), None
+        if strength != 1 or mask is not None:
+            edits = self._edits(_pictures(pictures), strength, mask)
+        return [_picture(made) for made in self.generate(documents, want="image", edits=edits, **settings)]
 
     def chat(self, history: Document | Sequence[Segment], **settings: Any) -> Document:
         """The assistant's next turn, in words or pictures as the model decides; segments carry roles."""
@@ -169,6 +216,17 @@ class Pipeline:
             )
         return [Document((self.context_image(p), Text(t, "user"))) for p, t in zip(shown, said, strict=True)]
 
+    def _edits(self, pictures: list[Picture], strength: float, mask: Picture | None) -> list[Edit | None]:
+        edits: list[Edit | None] = []
+        for picture in pictures:
+            pixels = self.context_image(picture).pixels
+            chosen = None
+            if mask is not None:  # of the picture's size, then of the model's
+                small = mask.convert("L").resize((pixels.shape[2], pixels.shape[1]), PILImage.Resampling.NEAREST)
+                chosen = Image.from_pil(small).pixels[0] > 127
+            edits.append(Edit(pixels=pixels, strength=strength, mask=chosen))
+        return edits
+
     def _settings(self, given: dict[str, Any], count: int) -> list[GenerateConfig]:
         names = [field.name for field in fields(GenerateConfig)]
         for name in given:
@@ -179,6 +237,8 @@ class Pipeline:
         seeds = [seed + i for i in range(count)] if isinstance(seed, int) else list(seed)
         if len(seeds) != count:
             raise ValueError(f"there are {count} items but {len(seeds)} seeds; give one seed, or one for each item")
+        if isinstance(given.get("logit_bias"), Mapping):
+            given["logit_bias"] = tuple(given["logit_bias"].items())
         settings = replace(self.pretrained.generate, **given)
         return [replace(settings, seed=own) for own in seeds]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from PIL import Image as PILImage
 
 from monoformer.cli.options import Use, open_picture, parse, save_pictures
 from monoformer.document import Document, Image, Segment, Text
@@ -29,6 +30,12 @@ class _Generate(Use):
     """Height and width in pixels; one that the model was trained to draw."""
     num: int = 1
     """Pictures of each prompt."""
+    picture: Path | None = None
+    """A picture file to start from."""
+    strength: float = 1.0
+    """The time from which it is redrawn: near 0 it hardly changes, at 1 all that the mask lets change."""
+    mask: Path | None = None
+    """A picture file, white where it is drawn anew; the rest stays."""
     gallery: bool = False
     """Also write one picture with all of them and their prompts."""
 
@@ -40,7 +47,14 @@ def generate(arguments: list[str]) -> None:
         raise ValueError("give at least one prompt, and --num 1 or more")
     pipeline = Pipeline.from_pretrained(options.model, device=options.device)
     prompts = [prompt for prompt in options.prompts for _ in range(options.num)]
-    pictures = pipeline.generate_images(prompts, size=options.size, **options.sampling.given())
+    pictures = pipeline.generate_images(
+        prompts,
+        size=options.size,
+        picture=_opened(options.picture),
+        strength=options.strength,
+        mask=_opened(options.mask),
+        **options.sampling.given(),
+    )
     for path in save_pictures(pictures, options.out):
         print(path)
     if options.gallery:
@@ -58,6 +72,8 @@ class _Write(Use):
     """Model folder or hub name."""
     prompts: Prompts
     """Beginnings of texts."""
+    choices: tuple[str, ...] = ()
+    """Continuations of which the likeliest is taken."""
 
 
 def write(arguments: list[str]) -> None:
@@ -65,7 +81,8 @@ def write(arguments: list[str]) -> None:
     options = parse(_Write, arguments, command="write")
     pipeline = Pipeline.from_pretrained(options.model, device=options.device)
     prompts = list(options.prompts) or [""]
-    for prompt, text in zip(prompts, pipeline.generate_text(prompts, **options.sampling.given()), strict=True):
+    texts = pipeline.generate_text(prompts, choices=options.choices, **options.sampling.given())
+    for prompt, text in zip(prompts, texts, strict=True):
         print(prompt + text)
 
 
@@ -79,6 +96,8 @@ class _Caption(Use):
     """Picture files."""
     question: str = ""
     """A question about each picture, instead of a description."""
+    choices: tuple[str, ...] = ()
+    """Answers of which the likeliest is taken."""
 
 
 def caption(arguments: list[str]) -> None:
@@ -86,11 +105,13 @@ def caption(arguments: list[str]) -> None:
     options = parse(_Caption, arguments, command="caption")
     if not options.pictures:
         raise ValueError("give at least one picture file")
+    if options.choices and not options.question:
+        raise ValueError("--choices are answers; give the --question too")
     pictures = [open_picture(path) for path in options.pictures]
     pipeline = Pipeline.from_pretrained(options.model, device=options.device)
     settings = options.sampling.given()
     said = (
-        pipeline.answer(pictures, options.question, **settings)
+        pipeline.answer(pictures, options.question, choices=options.choices, **settings)
         if options.question
         else pipeline.caption(pictures, **settings)
     )
@@ -108,6 +129,10 @@ class _Edit(Use):
     """Picture file."""
     instruction: Annotated[str, tyro.conf.Positional]
     """What to change."""
+    strength: float = 1.0
+    """Below 1 it is redrawn from the noised picture: near 0 hardly anything changes."""
+    mask: Path | None = None
+    """A picture file, white where it may change; the rest stays as it is."""
     out: Path = Path("edited.png")
     """Where the new picture goes."""
 
@@ -117,7 +142,14 @@ def edit(arguments: list[str]) -> None:
     options = parse(_Edit, arguments, command="edit")
     picture = open_picture(options.picture)
     pipeline = Pipeline.from_pretrained(options.model, device=options.device)
-    print(*save_pictures(pipeline.edit(picture, options.instruction, **options.sampling.given()), options.out))
+    edited = pipeline.edit(
+        picture,
+        options.instruction,
+        strength=options.strength,
+        mask=_opened(options.mask),
+        **options.sampling.given(),
+    )
+    print(*save_pictures(edited, options.out))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +185,10 @@ def chat(arguments: list[str]) -> None:
             answer = pipeline.chat(history, **options.sampling.given())
             drawn = _print_answer(answer, options.out, drawn)
             history += answer.segments
+
+
+def _opened(path: Path | None) -> PILImage.Image | None:
+    return None if path is None else open_picture(path)
 
 
 def _shown(pipeline: Pipeline, path: Path) -> Image:

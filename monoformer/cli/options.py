@@ -55,6 +55,14 @@ class Sampling:
     """Noise that ddim adds in every step, from 0 to 1."""
     guidance: float | None = None
     """Classifier-free guidance; 1 means none."""
+    image_guidance: float | None = None
+    """Guidance toward the pictures that are read, in an edit; 1 means none."""
+    guidance_interval: tuple[float, float] | None = None
+    """Times between which guidance is applied, from 0 (clean) to 1 (noise)."""
+    guidance_rescale: float | None = None
+    """How far guidance's deviation is drawn back, from 0 to 1."""
+    negative: str | None = None
+    """A text that guidance leads away from."""
     guided_channels: int | None = None
     """Channels of the latent that guidance strengthens, the first ones; 0: all."""
     sampler: str | None = None
@@ -65,6 +73,10 @@ class Sampling:
     """Sample among the k likeliest tokens."""
     top_p: float | None = None
     """Sample among the likeliest tokens that together reach this probability."""
+    min_p: float | None = None
+    """Sample among tokens at least so many times as likely as the likeliest."""
+    repetition_penalty: float | None = None
+    """Above 1, words of the text so far become less likely."""
     max_tokens: int | None = None
     """Most text tokens written."""
     seed: int | None = None

@@ -1,5 +1,6 @@
 """Settings of writing and drawing, and which sampler goes with which path."""
 
+import math
 import typing
 from dataclasses import dataclass
 
@@ -20,6 +21,15 @@ class GenerateConfig:
     """Noise that ddim adds in every step: 0 none, 1 as much as ddpm with fixed_small variance."""
     guidance: float = 2.5
     """Classifier-free guidance; 1 means none (and costs no second pass)."""
+    image_guidance: float = 1.0
+    """The same for pictures in the document, as in an edit: how much more like them than without them, with a third
+    context (InstructPix2Pix, arXiv 2211.09800). `guidance` then scales the text alone."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Times at which guidance is applied; outside only the conditional context is asked (arXiv 2404.07724)."""
+    guidance_rescale: float = 0.0
+    """How far the deviation of each estimate is drawn back to the conditional one, from 0 to 1 (arXiv 2305.08891)."""
+    negative: str = ""
+    """A text that guidance leads away from; it replaces the empty one."""
     guided_channels: int = 0
     """Channels of the latent that guidance strengthens, the first ones; 0: all. The official MonoFormer code guides 3
     of 4, which is here to compare with it."""
@@ -31,6 +41,13 @@ class GenerateConfig:
     """Sample among the k likeliest tokens; 0 among all."""
     top_p: float = 1.0
     """Sample among the likeliest tokens that together reach this probability."""
+    min_p: float = 0.0
+    """Sample among tokens at least so many times as likely as the likeliest (arXiv 2407.01082); 0 among all."""
+    repetition_penalty: float = 1.0
+    """What makes tokens of the text so far less likely above 1, more likely below (CTRL, arXiv 1909.05858, section
+    4.1): a positive logit is divided by it, a negative one multiplied."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids and what is added to their logits."""
     stop: tuple[str, ...] = ()
     """Strings that end the writing; they are not part of the answer."""
     seed: int = 0
@@ -47,15 +64,41 @@ class GenerateConfig:
             raise ValueError(f"generate.eta must be in [0, 1], but is {self.eta}")
         if self.eta and self.sampler != "ddim":
             raise ValueError(f"generate.eta = {self.eta} has no effect on {self.sampler}; use sampler ddim, or eta 0")
-        if self.guided_channels < 0 or (self.guided_channels and self.guidance == 1):
-            raise ValueError(
-                f"generate.guided_channels must be 0 or more, and has no effect without guidance; it is "
-                f"{self.guided_channels} with guidance {self.guidance}"
-            )
+        self._check_guidance()
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError("generate.temperature and top_k must be 0 or more, and top_p in (0, 1]")
         if self.max_tokens < 0:
             raise ValueError(f"generate.max_tokens must be 0 or more, but is {self.max_tokens}")
+        self._check_words()
+
+    def _check_guidance(self) -> None:
+        (low, high), rescale = self.guidance_interval, self.guidance_rescale
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"generate.guidance_interval must rise within 0 and 1, but is {self.guidance_interval}")
+        if not 0 <= rescale <= 1:
+            raise ValueError(f"generate.guidance_rescale must be in [0, 1], but is {rescale}")
+        if self.guided_channels < 0:
+            raise ValueError(f"generate.guided_channels must be 0 or more, but is {self.guided_channels}")
+        for name in ("guidance_interval", "guidance_rescale", "negative", "guided_channels"):
+            default = type(self).__dataclass_fields__[name].default
+            if self.guidance == self.image_guidance == 1 and getattr(self, name) != default:
+                raise ValueError(
+                    f"generate.{name} = {getattr(self, name)!r} has no effect without guidance; set guidance above 1"
+                )
+
+    def _check_words(self) -> None:
+        if not 0 <= self.min_p <= 1 or (self.min_p and self.temperature == 0):
+            raise ValueError(
+                f"generate.min_p must be in [0, 1], and has no effect at temperature 0; it is {self.min_p} with "
+                f"temperature {self.temperature}"
+            )
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ValueError(f"generate.repetition_penalty must be above 0, but is {self.repetition_penalty}")
+        tokens = [token for token, _ in self.logit_bias]
+        if len(set(tokens)) < len(tokens) or min(tokens, default=0) < 0:
+            raise ValueError(f"generate.logit_bias must name each token once, by its id, but names {tokens}")
+        if not all(bias and math.isfinite(bias) for _, bias in self.logit_bias):
+            raise ValueError(f"generate.logit_bias must be finite and not 0, but is {self.logit_bias}; -100 forbids")
 
 
 def check_sampler(generate: GenerateConfig, diffusion: DiffusionConfig) -> None:

@@ -2,11 +2,12 @@
 
     engine.add(request) -> session number;  engine.step() -> events;  engine.run(requests) -> results
 
-A session is prefilled, writes token by token, switches to a picture when the opening token comes, denoises only the
-picture's tokens against its cached prefix, reads the clean picture into the cache, and writes on. At every step all
-writing sessions share one pass, and all drawing sessions one pass a picture size. Requests wait, in order, for a free
-slot of the cache. Invariant: what a session makes depends on its own request and seed, never on its neighbours (up to
-the last bits of matrix products); a half-noisy picture is never in the cache.
+A session reads its prompt piece by piece, writes token by token, switches to a picture when the opening token comes,
+denoises only the picture's tokens against its cached prefix, reads the clean picture into the cache, and writes on. At
+every step all prompts share one pass, all writing sessions another, and all drawing sessions one a picture size.
+Requests wait, in order, for free slots of the cache. Invariant: what a session makes depends on its own request and
+seed, never on its neighbours (up to the last bits of matrix products), and what fails in it ends it alone; a half-noisy
+picture is never in the cache.
 """
 
 from collections import deque
@@ -17,17 +18,22 @@ import torch
 from torch import Tensor
 
 from monoformer.autoencoder import Autoencoder, check_fits
-from monoformer.batch import Layout
-from monoformer.config.generate import check_sampler
 from monoformer.diffusion.objectives import build_objective
-from monoformer.document import Document, Image, Text
-from monoformer.generate.image import Drawing, check_channels, null_document
-from monoformer.generate.passes import Context, Network, denoise, read
-from monoformer.generate.session import Event, Reason, Request, Session, picture_size
-from monoformer.generate.text import TextStream, choose_token
+from monoformer.document import Document, Text
+from monoformer.generate.admission import nulls, open_session, picture_tokens
+from monoformer.generate.artist import Artist
+from monoformer.generate.buckets import Buckets
+from monoformer.generate.image import Preview
+from monoformer.generate.passes import Context, Network, attempt, read
+from monoformer.generate.prefill import Reading
+from monoformer.generate.reader import Reader
+from monoformer.generate.session import Event, Reason, Request, Session
+from monoformer.generate.text import TextStream
+from monoformer.generate.writing import Writer
 from monoformer.pretrained import Pretrained
-from monoformer.randomness import generator
 from monoformer.vision import VisionEncoder, check_sees
+
+BROKEN = "the model's numbers are not finite for this request"
 
 
 class Engine:
@@ -40,10 +46,18 @@ class Engine:
         *,
         vision: VisionEncoder | None = None,
         slots: int = 32,
+        budget: int = 4096,
+        deterministic: bool = False,
     ) -> None:
-        """`slots` contexts fit at once (a guided picture takes two); each holds the model's context length."""
+        """`slots` contexts fit at once (a guided picture takes two); each holds the model's context length.
+
+        `budget` is the most tokens of prompts read in one step; longer ones are read in pieces, images never cut.
+        `deterministic` pads every pass to fixed shapes: a request then has the same bits alone and among others.
+        """
         if slots < 2:
             raise ValueError(f"an engine needs at least 2 slots (a guided picture takes two), but has {slots}")
+        if budget < 1:
+            raise ValueError(f"an engine's budget must be at least 1 token, but is {budget}")
         check_fits(autoencoder, pretrained.model.config)
         check_sees(vision, pretrained.model.config)
         self.tokenizer, self.config = pretrained.tokenizer, pretrained.model.config
@@ -54,50 +68,44 @@ class Engine:
             autoencoder=autoencoder,
             cache=pretrained.model.cache(slots, self.config.context),
             vision=vision,
+            buckets=Buckets() if deterministic else None,
         )
-        self.free = list(range(slots))
+        self.reader = Reader(self.network, self.sequencer, budget=budget)
+        self.writer, self.artist = Writer(self.network, self.tokenizer), Artist(self.network, self.sequencer)
         self.waiting: deque[Session] = deque()
         self.active: list[Session] = []
         self._count = 0
         self._events: list[Event] = []
-        special = torch.tensor([*self.tokenizer.special, *range(self.tokenizer.size, self.config.vocabulary)])
-        self._unwritable = special[(special != self.tokenizer.eos) & (special != self.tokenizer.boi)]
+
+    @property
+    def free(self) -> list[int]:
+        """Slots of the cache that nobody uses."""
+        return self.reader.slots.free
 
     def add(self, request: Request) -> int:
         """Queue a request; its session number. Raises ValueError for one that cannot be served."""
-        if request.want != "text":  # refuse now what would otherwise stop every session when the drawing begins
-            picture_size(request.document, request.size, self.config)
-            check_sampler(request.settings, self.network.objective.config)
-            check_channels(request.settings, self.config)
-        request = replace(request, document=request.document.with_own_targets())
-        layout = self.sequencer.prompt(request.document, opening="image" if request.want == "image" else None)
-        picture = self._picture_tokens(request.document, request) if request.want == "image" else 0
-        if len(layout) + picture + 1 > self.config.context:
-            raise ValueError(
-                f"the prompt has {len(layout)} tokens, too many for the model's context of {self.config.context}"
-                f"{f' and a picture of {picture}' if picture else ''}; shorten it"
-            )
-        session = Session(
-            self._count, request, layout, generator(request.settings.seed, "text"), TextStream(request.settings.stop)
-        )
+        session = open_session(self._count, request, network=self.network, sequencer=self.sequencer, writer=self.writer)
         self._count += 1
         self.waiting.append(session)
         return session.number
 
     def step(self) -> list[Event]:
-        """Admit who fits, then advance every drawing session by an evaluation and every writing one by a token."""
-        self._events = []
+        """Admit who fits; then an evaluation of every drawing, a piece of every prompt, a token of every text."""
         drawing = [session for session in self.active if session.drawing is not None]
-        writing = [session for session in self.active if session.drawing is None]
-        writing += self._admit()
+        writing = [session for session in self.active if session.token is not None]
+        self._admit()
         self._draw(drawing)
-        self._write(writing)
+        self._choose(self._read_tokens(writing) + self._read_prompts())
         self.active = [session for session in self.active if session.context is not None]
         assert self.active or not self.waiting or self.free, "a slot of the cache was lost"
-        return self._events
+        events, self._events = self._events, []
+        return events
 
     def run(self, requests: Sequence[Request]) -> list[Document]:
-        """Serve all requests; what each one made, in order, as documents of the new segments."""
+        """Serve all requests; what each one made, in order, as documents of the new segments.
+
+        Raises RuntimeError when one of them failed, after all have ended.
+        """
         waiting = len(self.waiting)
         try:
             sessions = {self.add(request): request for request in requests}
@@ -106,130 +114,182 @@ class Engine:
                 self.waiting.pop()
             raise
         made: dict[int, Document] = {}
+        errors: list[str] = []
         while len(made) < len(sessions):
             for event in self.step():
                 if event.kind == "end" and event.session in sessions and event.made is not None:
                     made[event.session] = event.made
+                    errors += [event.error] if event.reason == "error" else []
+        if errors:
+            raise RuntimeError(f"{len(errors)} of {len(sessions)} requests failed: {errors[0]}")
         return [made[number] for number in sessions]
 
-    def _admit(self) -> list[Session]:
-        admitted: list[Session] = []
+    def cancel(self, number: int) -> Event | None:
+        """End a session now, between two steps, and free its slots; its last event, None if it had ended already."""
+        for session in [*self.waiting, *self.active]:
+            if session.number == number:
+                self._end(session, "cancelled", flush=False)
+                self.waiting = deque(s for s in self.waiting if s is not session)
+                self.active = [s for s in self.active if s is not session]
+                return self._events.pop()
+        return None
+
+    def _admit(self) -> None:
         while self.waiting:
-            request = self.waiting[0].request
-            needed = 1 if request.want == "text" or request.settings.guidance == 1 else 2
-            if len(self.free) < needed:
+            session = self.waiting[0]
+            request, layouts = session.request, session.layouts
+            spare = 0 if session.opens else nulls(request)
+            if not self.reader.has_room(layouts, spare=spare, shared=session.opens):
                 break
-            session = self.waiting.popleft()
-            session.slots = [self.free.pop() for _ in range(needed)]
-            session.context = Context(session.slots[0])
-            admitted.append(session)
-        self.active += admitted
-        return admitted
+            self.waiting.popleft()
+            top = request.log_probabilities if request.prompt_log_probabilities else None
+            session.readings = [self.reader.start(layout, shared=session.opens, top=top) for layout in layouts]
+            session.spare = [self.reader.slots.take() for _ in range(spare)]
+            session.slots = [*(reading.context.slot for reading in session.readings), *session.spare]
+            session.context = session.readings[0].context
+            self.active.append(session)
 
-    def _write(self, sessions: list[Session]) -> None:
-        """Read what each session has next; then it opens a picture or chooses its next token."""
-        if not sessions:
-            return
-        hidden = read(self.network, [_open(s) for s in sessions], [s.layout for s in sessions])
-        opening = [s for s in sessions if s.layout.ids[-1] == self.tokenizer.boi]
-        writing = [i for i, s in enumerate(sessions) if s.layout.ids[-1] != self.tokenizer.boi]
-        self._start_drawings(opening)
+    def _read_tokens(self, sessions: list[Session]) -> list[tuple[Session, Tensor]]:
+        """Read the token that each session wrote last; the states (D,) after them."""
+        written = [(_open(s), _open(s).following(s.token)) for s in sessions if s.token is not None]
+        found = attempt(lambda rows: list(read(self.network, *zip(*rows, strict=True))), written)
+        states: list[tuple[Session, Tensor]] = []
+        for session, (context, layout), state in zip(sessions, written, found, strict=True):
+            session.token = None
+            if isinstance(state, Exception):
+                self._end(session, "error", error=str(state))
+            else:
+                self.reader.note(context, layout)
+                states.append((session, state))
+        return states
+
+    def _read_prompts(self) -> list[tuple[Session, Tensor]]:
+        """Read pieces of what is to be read; start the pictures that can begin, and return who can write on."""
+        self.reader.step([reading for session in self.active for reading in session.readings])
+        ready: list[tuple[Session, Tensor]] = []
+        for session in [s for s in self.active if s.readings]:
+            error = next((reading.error for reading in session.readings if reading.error), "")
+            if error:
+                self._end(session, "error", error=error)
+            elif all(reading.is_done for reading in session.readings):
+                first = session.readings[0]
+                if first.scores:
+                    self._events.append(Event(session=session.number, kind="prompt", scores=tuple(first.scores)))
+                contexts, session.readings = [reading.context for reading in session.readings], []
+                if session.opens:
+                    session.opens = False
+                    (drawing,) = attempt(lambda rows: [self.artist.start(*row) for row in rows], [(session, contexts)])
+                    if isinstance(drawing, Exception):
+                        self._end(session, "error", error=str(drawing))
+                    else:
+                        session.drawing = drawing
+                else:
+                    assert first.hidden is not None
+                    ready.append((session, first.hidden))
+        return ready
+
+    def _choose(self, ready: list[tuple[Session, Tensor]]) -> None:
+        """The next token, or the chosen answer, of every session whose state (D,) is known."""
+        writing: list[tuple[Session, Tensor, bool]] = []
+        for session, hidden in ready:
+            request, room = session.request, self.config.context - _open(session).length
+            if request.choices:
+                self._answer(session, hidden)
+            elif session.written >= request.settings.max_tokens or room < 1:
+                self._end(session, "length")
+            else:
+                draws = request.want != "text" and room >= self._picture_tokens(session) + 2
+                writing.append((session, hidden, draws))
         if writing:
-            logits = self.network.model.text(hidden[writing]).float()
-            for row, index in zip(logits, writing, strict=True):
-                self._choose(sessions[index], row)
+            sessions, states, may_draw = zip(*writing, strict=True)
+            tokens = self.writer.choose(sessions, torch.stack(states), may_draw)
+            for session, token in zip(sessions, tokens, strict=True):
+                self._take(session, token)
 
-    def _choose(self, session: Session, logits: Tensor) -> None:
-        settings, context = session.request.settings, _open(session)
-        room = self.config.context - context.length
-        if session.written >= settings.max_tokens or room < 1:
-            return self._end(session, "length")
-        logits = logits.index_fill(0, self._unwritable.to(logits.device), -torch.inf)
-        if session.request.want == "text" or room < self._picture_tokens(session.so_far(), session.request) + 2:
-            logits[self.tokenizer.boi] = -torch.inf
-        token = choose_token(logits, settings, session.random)
+    def _take(self, session: Session, token: int) -> None:
+        """What follows from the chosen token."""
+        if token < 0:
+            return self._end(session, "error", error=BROKEN)
         if token == self.tokenizer.eos:
             return self._end(session, "stop")
         if token == self.tokenizer.boi:
             self._say(session, session.stream.finish(self.tokenizer.decode(session.tokens)))
-        else:
-            session.written += 1
-            session.tokens.append(token)
-            delta, stopped = session.stream.push(self.tokenizer.decode(session.tokens))
-            self._say(session, delta)
-            if stopped:
-                return self._end(session, "stop", flush=False)
-        session.layout = Layout(next_position=context.position)
-        session.layout.add_token(token)
+            return self.artist.open(session, self.reader)
+        session.written += 1
+        session.tokens.append(token)
+        delta, stopped = session.stream.push(self.tokenizer.decode(session.tokens))
+        self._say(session, delta)
+        if stopped:
+            return self._end(session, "stop", flush=False)
+        session.token = token
         return None
 
+    def _answer(self, session: Session, hidden: Tensor) -> None:
+        """Give one of the answers that the request allows."""
+        (found,) = attempt(lambda rows: [self.writer.answer(*row) for row in rows], [(session, hidden)])
+        if found is None or isinstance(found, Exception):
+            return self._end(session, "error", error=BROKEN if found is None else str(found))
+        session.made.append(Text(found[0], session.role))
+        self._events.append(Event(session=session.number, kind="text", text=found[0], likelihoods=found[1]))
+        return self._end(session, "stop", flush=False)
+
     def _say(self, session: Session, delta: str) -> None:
-        if not delta:
+        if not delta and not session.scores:
             return
         last = session.made[-1] if session.made else None
-        if isinstance(last, Text):
+        if delta and isinstance(last, Text):
             session.made[-1] = Text(last.text + delta, session.role)
-        else:
+        elif delta:
             session.made.append(Text(delta, session.role))
-        self._events.append(Event(session=session.number, kind="text", text=delta))
-
-    def _start_drawings(self, sessions: list[Session]) -> None:
-        """Give every session its noise, and its null context where guidance asks for one."""
-        guided = [s for s in sessions if s.request.settings.guidance != 1]
-        null = {s.number: Context(s.slots[1]) for s in guided}
-        if guided:
-            layouts = [self.sequencer.prompt(null_document(s.so_far()), opening="image") for s in guided]
-            read(self.network, list(null.values()), layouts)
-        for session in sessions:
-            settings, size = session.request.settings, picture_size(session.so_far(), session.request.size, self.config)
-            autoencoder = self.network.autoencoder
-            shape = (autoencoder.channels, size[0] // autoencoder.down, size[1] // autoencoder.down)
-            random = generator(settings.seed, session.pictures, "picture")
-            noise = torch.randn(shape, generator=random).to(self.network.device)
-            contexts = [_open(session), *([null[session.number]] if session.number in null else [])]
-            grid, objective = self.sequencer.grid(*size), self.network.objective
-            session.drawing = Drawing.start(contexts, noise, objective, settings, grid, random)
+        scores, session.scores = tuple(session.scores), []
+        self._events.append(Event(session=session.number, kind="text", text=delta, scores=scores))
 
     def _draw(self, sessions: list[Session]) -> None:
-        """One evaluation of every picture in progress; one pass a picture size."""
-        for grid in sorted({s.drawing.grid for s in sessions if s.drawing}):
-            group = [(s, s.drawing) for s in sessions if s.drawing and s.drawing.grid == grid]
-            rows = [(drawing, context) for _, drawing in group for context in drawing.contexts]
-            x = torch.stack([drawing.x for drawing, _ in rows])
-            t = torch.tensor([drawing.t for drawing, _ in rows], device=x.device)
-            estimates = iter(denoise(self.network, [context for _, context in rows], x, t, grid))
-            for session, drawing in group:
-                latent = drawing.advance([next(estimates) for _ in drawing.contexts])
-                self._events.append(
-                    Event(session=session.number, kind="progress", step=drawing.done, steps=drawing.evaluations)
-                )
-                if latent is not None:
-                    self._finish_drawing(session, latent)
+        """One evaluation of every picture in progress; what is done is handed over."""
+        for session, found in self.artist.advance(sessions):
+            if isinstance(found, Exception):
+                self._end(session, "error", error=str(found))
+                continue
+            drawing, request = session.drawing, session.request
+            assert drawing is not None
+            assert drawing.estimate is not None
+            is_seen = request.previews and drawing.done % request.previews == 0
+            preview = Preview(drawing.estimate, self.network.autoencoder, request.edit) if is_seen else None
+            done, steps = drawing.done, drawing.evaluations
+            self._events.append(Event(session=session.number, kind="progress", step=done, steps=steps, preview=preview))
+            if found is not None:
+                self._finish_drawing(session, found)
 
     def _finish_drawing(self, session: Session, latent: Tensor) -> None:
         """Hand the picture over; unless it was all, it is read clean, as training read it, and writing goes on."""
-        pixels = self.network.autoencoder.decode(latent[None])[0].cpu()
-        image = Image(pixels=pixels, target=True, role=session.role)
+        picture = Preview(latent, self.network.autoencoder, session.request.edit)
+        (image,) = attempt(lambda rows: [row.image() for row in rows], [picture])
+        if isinstance(image, Exception) or not bool(latent.isfinite().all()):
+            return self._end(session, "error", error=str(image) if isinstance(image, Exception) else BROKEN)
+        image = replace(image, role=session.role)
         session.made.append(image)
         session.drawing, session.pictures = None, session.pictures + 1
         self._events.append(Event(session=session.number, kind="image", image=image))
         if session.request.want == "image":
             return self._end(session, "image")
         session.tokens, session.stream = [], TextStream(session.request.settings.stop)
-        session.layout = self.sequencer.image(pixels, position=_open(session).position)
+        context = _open(session)
+        session.readings = [Reading(context, self.sequencer.image(image.pixels, position=context.position))]
         return None
 
-    def _end(self, session: Session, reason: Reason, *, flush: bool = True) -> None:
-        if flush:
-            self._say(session, session.stream.finish(self.tokenizer.decode(session.tokens)))
-        self.free += session.slots
-        session.context, session.slots = None, []
-        made = Document(tuple(session.made))
-        self._events.append(Event(session=session.number, kind="end", reason=reason, made=made))
+    def _picture_tokens(self, session: Session) -> int:
+        return picture_tokens(session.request, session.so_far(), network=self.network, sequencer=self.sequencer)
 
-    def _picture_tokens(self, document: Document, request: Request) -> int:
-        height, width = self.sequencer.grid(*picture_size(document, request.size, self.config))
-        return height * width + self.sequencer.time_token
+    def _end(self, session: Session, reason: Reason, *, flush: bool = True, error: str = "") -> None:
+        if flush or session.scores:
+            said = self.tokenizer.decode(session.tokens) if flush else session.stream.sent
+            self._say(session, session.stream.finish(said))
+        broken = reason in ("error", "cancelled")  # what it read was not checked
+        self.reader.release(session.slots, session.readings, broken=broken)
+        session.context, session.drawing, session.slots, session.readings = None, None, [], []
+        session.token = None
+        made = Document(tuple(session.made))
+        self._events.append(Event(session=session.number, kind="end", reason=reason, made=made, error=error))
 
 
 def _open(session: Session) -> Context:

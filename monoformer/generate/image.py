@@ -1,52 +1,37 @@
-"""A picture on its way: a sampler, the contexts that it is drawn behind, and guidance between them.
+"""A picture on its way: a sampler, the contexts that it is drawn behind, and what it starts from.
 
-Knows nothing of text. Invariant: guidance is here, never inside a sampler; scale 1 costs no second context.
+Knows nothing of text. Invariant: guidance is never inside a sampler; a context is only asked where it has a weight.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from monoformer.autoencoder import Autoencoder
 from monoformer.config.generate import GenerateConfig
-from monoformer.config.model import ModelConfig
 from monoformer.diffusion.objectives import Estimate, Objective
 from monoformer.diffusion.samplers import Sampler, build_sampler
-from monoformer.document import Document
+from monoformer.document import Image
+from monoformer.generate.editing import Edit, Start
+from monoformer.generate.guidance import mix
 from monoformer.generate.passes import Context
-from monoformer.sequence import unconditional
 
 
-def guide(conditional: Estimate, unconditioned: Estimate, scale: float, *, channels: int = 0) -> Estimate:
-    """Classifier-free guidance on x_0 (..., C, h, w); the rest is the conditional branch's (arXiv 2207.12598).
+@dataclass(frozen=True)
+class Preview:
+    """What the picture would be by the estimate of one step; costs nothing until it is looked at."""
 
-    The rest is the variance fraction, and where `channels` is not 0 all but so many channels. At one x_t, mixing x_0,
-    eps or v is the same.
-    """
-    x_0 = unconditioned.x_0 + scale * (conditional.x_0 - unconditioned.x_0)
-    if channels:
-        x_0 = torch.cat([x_0[..., :channels, :, :], conditional.x_0[..., channels:, :, :]], dim=-3)
-    return Estimate(x_0, conditional.variance_fraction)
+    latent: Tensor
+    """x_0 (C, h, w)."""
+    autoencoder: Autoencoder
+    edit: Edit | None = None
 
-
-def check_channels(settings: GenerateConfig, model: ModelConfig) -> None:
-    """Refuse to guide more channels than the model's latents have."""
-    if settings.guided_channels > model.channels:
-        raise ValueError(
-            f"generate.guided_channels = {settings.guided_channels}, but the model draws {model.channels} channels; "
-            f"0 guides all"
-        )
-
-
-def null_document(document: Document) -> Document:
-    """What guidance compares with: the document without its text; its images stay, as an edit must know them.
-
-    Built by the function that drops for training, so that both null contexts are the same.
-    """
-    keep: Literal["nothing", "images"] = "images" if document.images else "nothing"
-    return unconditional(document, len(document.segments), keep=keep)
+    def image(self) -> Image:
+        """The picture, decoded now."""
+        pixels = self.autoencoder.decode(self.latent[None])[0].cpu()
+        return Image(pixels=pixels if self.edit is None else self.edit.finish(pixels), target=True)
 
 
 @dataclass
@@ -54,7 +39,7 @@ class Drawing:
     """One picture being denoised."""
 
     contexts: list[Context]
-    """Conditional, and unconditional where guidance is above 1."""
+    """Conditional, and those that guidance compares with."""
     sampler: Sampler
     settings: GenerateConfig
     grid: tuple[int, int]
@@ -63,7 +48,11 @@ class Drawing:
     x: Tensor
     """Latent (C, h, w) that the sampler wants denoised."""
     t: float
+    begins: Start | None = None
+    """The picture that it starts from, if it does."""
     done: int = 0
+    estimate: Tensor | None = None
+    """The last estimate of the clean latent."""
 
     @classmethod
     def start(
@@ -74,22 +63,33 @@ class Drawing:
         settings: GenerateConfig,
         grid: tuple[int, int],
         random: torch.Generator,
+        *,
+        begins: Start | None = None,
     ) -> "Drawing":
         """Begin from noise (C, h, w); what the sampler adds comes from `random`, the picture's own generator."""
-        steps = settings.steps
-        levels = objective.path.levels(steps, spacing=settings.spacing, positions=noise[0].numel())
+        levels = objective.path.levels(settings.steps, spacing=settings.spacing, positions=noise[0].numel())
+        if begins is not None:
+            levels = begins.levels(levels)
+            noise = begins.noised(noise, levels[0])
         sampler = build_sampler(
             settings.sampler, noise, levels, eta=settings.eta, variance=objective.variance, random=random
         )
         x, t = next(sampler)
+        steps = len(levels) - 1
         evaluations = 2 * steps - 1 if settings.sampler == "heun" else steps
-        return cls(contexts, sampler, settings, grid, evaluations, x, t)
+        return cls(contexts, sampler, settings, grid, evaluations, x, t, begins)
+
+    def asked(self) -> list[Context]:
+        """The contexts behind which the network is asked at this time: outside the guidance interval only one."""
+        low, high = self.settings.guidance_interval
+        return self.contexts if low <= self.t <= high else self.contexts[:1]
 
     def advance(self, estimates: Sequence[Estimate]) -> Tensor | None:
-        """Give the sampler what each context estimated; the clean latent when it is done."""
-        estimate, settings = estimates[0], self.settings
-        if len(estimates) > 1:
-            estimate = guide(estimate, estimates[1], settings.guidance, channels=settings.guided_channels)
+        """Give the sampler what each context in `asked` estimated; the clean latent when it is done."""
+        estimate = mix(list(estimates), self.settings)
+        if self.begins is not None:
+            estimate = self.begins.keep(estimate)
+        self.estimate = estimate.x_0
         self.done += 1
         try:
             self.x, self.t = self.sampler.send(estimate)

@@ -3,8 +3,9 @@
 Many contexts of different lengths share a pass; padding is neither stored nor seen. Knows nothing of requests.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,11 +13,15 @@ from torch import Tensor
 from monoformer.autoencoder import Autoencoder
 from monoformer.batch import Layout
 from monoformer.diffusion.objectives import Estimate, Objective
+from monoformer.generate.buckets import Buckets, rounded
 from monoformer.model.attention import CacheView, KVCache
 from monoformer.model.monoformer import MonoFormer, Place
 from monoformer.model.unet import Skips
 from monoformer.packing import group_blocks
 from monoformer.vision import VisionEncoder
+
+Row = TypeVar("Row")
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -28,6 +33,12 @@ class Context:
     """Tokens in the cache."""
     position: int = 0
     """Rotary position of the next token: `length`, for what is read here shares no positions."""
+
+    def following(self, token: int) -> Layout:
+        """One token that comes next."""
+        layout = Layout(next_position=self.position)
+        layout.add_token(token)
+        return layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +53,8 @@ class Network:
     autoencoder: Autoencoder
     cache: KVCache
     vision: VisionEncoder | None = None
+    buckets: Buckets | None = None
+    """Shapes that passes are padded to; None: each has the shape of its rows."""
 
     @property
     def device(self) -> torch.device:
@@ -52,12 +65,34 @@ class Network:
 @torch.no_grad()
 def read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout]) -> Tensor:
     """Read each layout into its context's cache, clean; the last token's hidden state (B, D)."""
-    hidden = _read(network, contexts, layouts, write=True)
-    counts = torch.tensor([len(layout) for layout in layouts], device=network.device)
-    for context, layout in zip(contexts, layouts, strict=True):
-        context.length += len(layout)
-        context.position = layout.next_position
-    return hidden[torch.arange(len(layouts), device=network.device), counts - 1]
+    hidden = read_states(network, contexts, layouts)
+    last = torch.tensor([len(layout) - 1 for layout in layouts], device=hidden.device)
+    return hidden[torch.arange(len(layouts), device=hidden.device), last]
+
+
+@torch.no_grad()
+def read_states(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout]) -> Tensor:
+    """The same, but the hidden states (B, T, D) of all tokens; those of the shorter layouts end with padding."""
+    width, buckets = max(map(len, layouts)), network.buckets
+    if buckets is None:
+        return _read(network, contexts, layouts, width=width, span=max(context.length for context in contexts))
+    shapes = [
+        (rounded(len(layout)), _span(network, context), row if layout.blocks else -1)  # who has pictures reads alone
+        for row, (context, layout) in enumerate(zip(contexts, layouts, strict=True))
+    ]
+    states = torch.zeros((len(layouts), width, network.model.config.width), device=network.device)
+    for rows in buckets.groups(shapes):
+        tokens, span, alone = shapes[rows[0]]
+        empty = 0 if alone >= 0 else buckets.rows - len(rows)
+        found = _read(
+            network,
+            [*(contexts[row] for row in rows), *(Context(0) for _ in range(empty))],
+            [*(layouts[row] for row in rows), *(Layout() for _ in range(empty))],
+            width=tokens,
+            span=span,
+        )
+        states[rows, : min(width, tokens)] = found[: len(rows), :width].to(states.dtype)
+    return states.to(network.model.tokens.weight.dtype)
 
 
 @torch.no_grad()
@@ -66,14 +101,32 @@ def peek(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout
 
     What lies beyond a layout's own tokens is padding.
     """
-    return _read(network, contexts, layouts, write=False)
+    width, span = max(map(len, layouts)), max(context.length for context in contexts)
+    return _read(network, contexts, layouts, width=width, span=span, write=False)
 
 
-def _read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout], *, write: bool) -> Tensor:
-    """Hidden states (B, T, D)."""
+@torch.no_grad()
+def text_logits(network: Network, hidden: Tensor) -> Tensor:
+    """Logits (N, V) of hidden states (N, D), fp32."""
+    if network.buckets is None:
+        return network.model.text(hidden).float()
+    parts = hidden.split(network.buckets.rows)
+    padded = [torch.cat([part, part.new_zeros((network.buckets.rows - len(part), part.shape[1]))]) for part in parts]
+    return torch.cat([network.model.text(x)[: len(x_)] for x, x_ in zip(padded, parts, strict=True)]).float()
+
+
+def _read(
+    network: Network,
+    contexts: Sequence[Context],
+    layouts: Sequence[Layout],
+    *,
+    width: int,
+    span: int,
+    write: bool = True,
+) -> Tensor:
+    """One pass of `width` tokens over `span` cached ones."""
     device = network.device
     counts = torch.tensor([len(layout) for layout in layouts])
-    width = int(counts.max())
     ids = _padded([layout.ids for layout in layouts], width)
     positions = _padded([layout.positions for layout in layouts], width)
     end = _padded([layout.end for layout in layouts], width)
@@ -86,7 +139,7 @@ def _read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layou
     times = [network.objective.path.network_time(zero.expand(len(x))) for x in clean]
     encoder = network.vision
     features = [] if encoder is None else [encoder.encode(group.pixels)[group.picture] for group in looked_at]
-    view = _view(network, contexts, counts.to(device), write=write)
+    view = _view(network, contexts, counts.to(device), write=write, span=span)
     hidden: Tensor = network.model(
         ids.to(device),
         positions.to(device),
@@ -98,7 +151,30 @@ def _read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layou
         seen=[Place.of(group) for group in looked_at],
         view=view,
     )
+    if write:
+        for context, layout in zip(contexts, layouts, strict=True):
+            context.length += len(layout)
+            context.position = layout.next_position
     return hidden
+
+
+@torch.no_grad()
+def side_by_side(network: Network, context: Context, branches: Sequence[list[int]]) -> Tensor:
+    """Hidden states (sum of lengths, D) of texts that each continue the context alone; writes nothing."""
+    row = Layout()
+    for number, branch in enumerate(branches):
+        row.next_position = context.position
+        for token in branch:
+            row.add_token(token, private=number + 1)
+    if not len(row):
+        return network.model.tokens.weight.new_zeros((0, network.model.config.width))
+    device = network.device
+    view = _view(network, [context], torch.tensor([len(row)], device=device), write=False, span=context.length)
+    ids, positions, end, private = (
+        torch.tensor([values], device=device) for values in (row.ids, row.positions, row.end, row.private)
+    )
+    states: Tensor = network.model(ids, positions, view.mask(end, private), view=view)[0]
+    return states
 
 
 @torch.no_grad()
@@ -109,6 +185,23 @@ def denoise(
 
     Only the image's own tokens run through the network: [time] patches, at the rotary positions after the context.
     """
+    buckets = network.buckets
+    if buckets is None:
+        return _denoise(network, contexts, x, t, grid, span=max(context.length for context in contexts))
+    shapes = [_span(network, context) for context in contexts]
+    found: dict[int, Estimate] = {}
+    for rows in buckets.groups(shapes):
+        padded = rows + rows[:1] * (buckets.rows - len(rows))
+        estimates = _denoise(
+            network, [contexts[row] for row in padded], x[padded], t[padded], grid, span=shapes[rows[0]]
+        )
+        found |= dict(zip(rows, estimates, strict=False))
+    return [found[row] for row in range(len(contexts))]
+
+
+def _denoise(
+    network: Network, contexts: Sequence[Context], x: Tensor, t: Tensor, grid: tuple[int, int], *, span: int
+) -> list[Estimate]:
     device, model = network.device, network.model
     first = int(model.config.has_time_token)
     tokens = grid[0] * grid[1] + first
@@ -120,7 +213,7 @@ def denoise(
     if model.config.image_attention == "two-way":
         own[first:] = tokens
     place = Place(torch.arange(rows, device=device), torch.full((rows,), first, device=device), grid)
-    view = _view(network, contexts, torch.full((rows,), tokens, device=device), write=False)
+    view = _view(network, contexts, torch.full((rows,), tokens, device=device), write=False, span=span)
     time = network.objective.path.network_time(t)
     skips: list[Skips] = []
     hidden = model(
@@ -139,14 +232,28 @@ def denoise(
     return list(map(Estimate, estimate.x_0, fractions))
 
 
-def _view(network: Network, contexts: Sequence[Context], counts: Tensor, *, write: bool) -> CacheView:
+def attempt(run: Callable[[Sequence[Row]], list[Result]], rows: Sequence[Row]) -> list[Result | Exception]:
+    """What `run` makes of all rows in one pass; where that fails, of each row alone, or what it raised."""
+    if not rows:
+        return []
+    try:
+        return [*run(rows)]
+    except Exception as error:  # one request's fault must not be its neighbours'
+        return [error] if len(rows) == 1 else [found for row in rows for found in attempt(run, [row])]
+
+
+def _span(network: Network, context: Context) -> int:
+    """The bucket of a context's length."""
+    return rounded(context.length, most=network.cache.keys.shape[3])
+
+
+def _view(network: Network, contexts: Sequence[Context], counts: Tensor, *, write: bool, span: int) -> CacheView:
     device = network.device
-    lengths = [context.length for context in contexts]
     return CacheView(
         cache=network.cache,
         slots=torch.tensor([context.slot for context in contexts], device=device),
-        lengths=torch.tensor(lengths, device=device),
-        span=max(lengths),
+        lengths=torch.tensor([context.length for context in contexts], device=device),
+        span=span,
         write=write,
         counts=counts,
     )

@@ -7,20 +7,24 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import torch
+from torch import Tensor
 
 from monoformer.batch import Layout
 from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.document import Document, Image, Role, Text
-from monoformer.generate.image import Drawing
+from monoformer.generate.editing import Edit
+from monoformer.generate.image import Drawing, Preview
 from monoformer.generate.passes import Context
-from monoformer.generate.text import TextStream
+from monoformer.generate.prefill import Reading
+from monoformer.generate.text import Score, TextStream
 
 Wanted: TypeAlias = Literal["text", "image", "any"]
 """Nothing but text, one picture and nothing else, or whatever the model decides."""
 
-Reason: TypeAlias = Literal["stop", "length", "image"]
-"""Why a session ended: the model or a stop string said so, no room was left, or the one picture is done."""
+Reason: TypeAlias = Literal["stop", "length", "image", "cancelled", "error"]
+"""Why a session ended: the model or a stop string said so, no room was left, the one picture is done, its user went
+away, or something about this request alone failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,44 @@ class Request:
     settings: GenerateConfig
     """Sampler, steps, guidance, temperature, ...; `settings.seed` is the request's own."""
     size: tuple[int, int] | None = None
-    """Height and width of a drawn picture; None: the last context image's, else the model's default."""
+    """Height and width of a drawn picture; None: the edited one's, else the last context image's, else the default."""
+    edit: Edit | None = None
+    """A picture to start from, for `want` image."""
+    previews: int = 0
+    """Every how many evaluations of a picture its progress has a preview; 0: never."""
+    choices: tuple[str, ...] = ()
+    """Answers of which one is given, for `want` text: the likeliest as a whole, or at a temperature one drawn by
+    likelihood. Settings of single tokens play no part."""
+    log_probabilities: int | None = None
+    """Tell the log-probabilities of the tokens that are written, and of so many of the likeliest at each place."""
+    prompt_log_probabilities: bool = False
+    """Tell those of the prompt's tokens as well, in an event of their own."""
+
+    def __post_init__(self) -> None:
+        if self.edit is not None and self.want != "image":
+            raise ValueError(f"an edit draws one picture, but {self.want!r} is wanted; want image")
+        if self.edit is not None and self.size not in (None, self.edit.size):
+            raise ValueError(f"the edited picture is {self.edit.size}, but {self.size} is asked for; leave size out")
+        if self.previews < 0 or (self.previews and self.want == "text"):
+            raise ValueError(f"previews must be 0 or more, and 0 for text, but is {self.previews}")
+        if self.choices and (self.want != "text" or self.log_probabilities is not None):
+            raise ValueError("choices need want text, and their likelihoods are told without log_probabilities")
+        if "" in self.choices or len(set(self.choices)) < len(self.choices):
+            raise ValueError(f"choices must differ and not be empty, but are {self.choices}")
+        if self.log_probabilities is not None and (self.want == "image" or self.log_probabilities < 0):
+            raise ValueError(
+                f"log_probabilities must be 0 or more, for a request that may write, but is {self.log_probabilities} "
+                f"where {self.want!r} is wanted"
+            )
+        if self.prompt_log_probabilities and self.log_probabilities is None:
+            raise ValueError(
+                "prompt_log_probabilities needs log_probabilities; 0 tells no others than the prompt's own"
+            )
+
+    def picture_size(self, document: Document, model: ModelConfig) -> tuple[int, int]:
+        """Height and width of a picture drawn after `document`; ValueError if never trained."""
+        size = self.edit.size if self.edit is not None else self.size
+        return picture_size(document, size, model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,37 +81,58 @@ class Event:
     """Something that happened in a session."""
 
     session: int
-    kind: Literal["text", "progress", "image", "end"]
+    kind: Literal["prompt", "text", "progress", "image", "end"]
     text: str = ""
-    """New text."""
+    """New text; empty where tokens are held back that may yet turn out to be a stop string."""
+    scores: tuple[Score, ...] = ()
+    """Log-probabilities of the tokens written since the last such event; of kind `prompt`, of the prompt's."""
+    likelihoods: tuple[float, ...] = ()
+    """Log-likelihood of each of the given choices."""
     image: Image | None = None
     """The finished picture."""
     step: int = 0
     """Evaluations done of the picture in progress."""
     steps: int = 0
     """Evaluations that it takes."""
+    preview: Preview | None = None
+    """What it would be by the estimate of this step."""
     reason: Reason | None = None
     """Why the session ended."""
+    error: str = ""
+    """What failed, where the reason is an error."""
     made: Document | None = None
     """At the end: everything that the session made."""
 
 
 @dataclass
 class Session:
-    """One request being served."""
+    """One request being served: it reads, then draws or writes a token, and reads again."""
 
     number: int
     request: Request
-    layout: Layout
-    """What is to be read next: the prompt, then one token or one picture at a time."""
+    layouts: list[Layout]
+    """The prompt, and for a picture alone what guidance compares it with."""
     random: torch.Generator
     stream: TextStream
     slots: list[int] = field(default_factory=list)
+    """Slots that it uses until it ends, shared ones too."""
+    spare: list[int] = field(default_factory=list)
+    """Those of them that are for the contexts that guidance will compare with."""
     context: Context | None = None
+    readings: list[Reading] = field(default_factory=list)
+    """What must be read before it goes on: its own context's, and those of guidance."""
+    token: int | None = None
+    """The token written last, not yet read."""
+    opens: bool = False
+    """Whether a picture begins when everything is read."""
     drawing: Drawing | None = None
     made: list[Text | Image] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     """Text tokens since the last picture."""
+    seen: Tensor | None = None
+    """Tokens that the repetition penalty knows of, bool (V,)."""
+    scores: list[Score] = field(default_factory=list)
+    """Log-probabilities not yet told."""
     written: int = 0
     pictures: int = 0
 

@@ -101,7 +101,7 @@ class CacheView:
     lengths: Tensor
     """(B,) tokens already in each slot."""
     span: int
-    """Longest of `lengths`: cached keys [0, span) are read, the shorter slots masked."""
+    """Longest of `lengths`, or more: cached keys [0, span) are read, those beyond a slot's length masked."""
     write: bool
     """Whether the pass's keys and values are stored at [length, length + T)."""
     counts: Tensor
@@ -119,13 +119,17 @@ class CacheView:
         past_k, past_v = keys[self.slots, :, : self.span], values[self.slots, :, : self.span]
         return torch.cat([past_k, k.to(past_k.dtype)], dim=2), torch.cat([past_v, v.to(past_v.dtype)], dim=2)
 
-    def mask(self, end: Tensor) -> Tensor:
-        """bool (B, 1, T, span + T) by the same rule: `end` (B, T) counts from the pass's first token."""
+    def mask(self, end: Tensor, private: Tensor | None = None) -> Tensor:
+        """bool (B, 1, T, span + T) by the same rule: `end` (B, T) counts from the pass's first token.
+
+        `private` (B, T) None: all 0. What is cached is never private.
+        """
         device = end.device
         past = torch.arange(self.span, device=device) < self.lengths[:, None]  # (B, span)
         own = torch.arange(end.shape[1], device=device)
         zero = torch.zeros((), dtype=torch.long, device=device)
-        present = visible(zero, end[:, :, None], zero, own, zero, zero)  # (B, T, T)
+        private_q, private_k = (zero, zero) if private is None else (private[:, :, None], private[:, None, :])
+        present = visible(zero, end[:, :, None], private_q, own, zero, private_k)  # (B, T, T)
         present = present & (own < self.counts[:, None])[:, None, :]
         # a padding query sees itself, or its softmax would divide by zero
         present = present | torch.eye(end.shape[1], dtype=torch.bool, device=device)

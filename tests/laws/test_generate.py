@@ -17,7 +17,7 @@ from monoformer.diffusion.objectives import Estimate, build_objective
 from monoformer.diffusion.samplers import build_sampler, drive
 from monoformer.document import Document, Image, Text
 from monoformer.generate.engine import Engine
-from monoformer.generate.image import guide, null_document
+from monoformer.generate.guidance import guide, null_document
 from monoformer.generate.passes import Context, Network, denoise, read
 from monoformer.generate.session import Event, Request
 from monoformer.generate.text import TextStream, choose_token, nucleus
@@ -216,8 +216,7 @@ def test_after_drawing_the_cache_holds_the_clean_picture(mode: str, document: Do
     drawn: Image | None = None
     while drawn is None:
         drawn = next((event.image for event in server.step() if event.kind == "image"), None)
-    (session,) = server.active
-    server.step()  # reads the picture and chooses the next token
+    (session,) = server.active  # the same step has read the picture and chosen the next token
     context = session.context
     assert context is not None
     whole = made.sequencer().prompt(Document((*document.segments, drawn)))
@@ -259,7 +258,7 @@ def test_a_model_that_only_wants_to_draw_ends_when_no_room_is_left() -> None:
         made.model.transformer.norm.weight.fill_(0)
         made.model.text_head.weight.zero_()
     server = engine(made)
-    server._unwritable = torch.tensor(
+    server.writer.unwritable = torch.tensor(
         [token for token in range(T.size) if token != T.boi]
     )  # nothing else can be chosen
     made_up = [event.made for event in events_of(server, request(made, DRAW, "any", steps=1)) if event.kind == "end"]
@@ -391,7 +390,7 @@ def test_seeds_decide() -> None:
 def test_two_pictures_of_one_session_have_their_own_noise() -> None:
     made = opens_a_picture(tiny.pretrained(), DRAW)
     server = engine(made)
-    server._unwritable = torch.tensor([token for token in range(T.size) if token != T.boi])
+    server.writer.unwritable = torch.tensor([token for token in range(T.size) if token != T.boi])
     images = [event.image for event in events_of(server, request(made, DRAW, "any", steps=2)) if event.image]
     assert len(images) > 1
     assert (images[0].pixels.int() - images[1].pixels.int()).abs().float().mean() > 5

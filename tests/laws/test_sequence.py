@@ -9,7 +9,7 @@ import torch
 from monoformer.batch import IGNORED, Layout
 from monoformer.config.data import SequenceConfig
 from monoformer.document import Document, Image, Role, Segment, Text
-from monoformer.generate.image import null_document
+from monoformer.generate.guidance import null_document
 from monoformer.sequence import drop, unconditional
 from monoformer.tokenizer import BOI, EOI, EOS, PATCH, ROLES, TIME
 from tests import tiny

@@ -18,7 +18,7 @@ from monoformer.config.run import RunConfig
 from monoformer.config.vision import VisionConfig
 from monoformer.document import Document, Image, Text
 from monoformer.generate.engine import Engine
-from monoformer.generate.image import null_document
+from monoformer.generate.guidance import null_document
 from monoformer.generate.session import Request
 from monoformer.pipeline import Pipeline
 from monoformer.presets import PRESETS

@@ -26,7 +26,8 @@ from monoformer.config.generate import GenerateConfig
 from monoformer.diffusion.objectives import build_objective
 from monoformer.diffusion.schedules import DDPMPath, expand
 from monoformer.diffusion.variational import Posterior
-from monoformer.generate.image import Drawing, guide
+from monoformer.generate.guidance import guide
+from monoformer.generate.image import Drawing
 from monoformer.generate.passes import Context, Network, denoise, read
 from monoformer.model.attention import dense_mask
 from monoformer.model.monoformer import MonoFormer, Place

@@ -18,7 +18,7 @@ from monoformer.config.diffusion import DDPMConfig
 from monoformer.config.generate import GenerateConfig
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Document, Text
-from monoformer.generate.image import null_document
+from monoformer.generate.guidance import null_document
 from monoformer.generate.passes import Context, Network, read
 from monoformer.pretrained import Pretrained, load_official, load_pretrained
 from monoformer.tokenizer import Tokenizer

@@ -1,0 +1,78 @@
+"""Pictures in progress: their noise, their contexts, and one evaluation of all of them together.
+
+Knows nothing of text or of slots. Invariant: a picture depends on its request, its seed and its number in the session.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from monoformer.diffusion.objectives import Estimate
+from monoformer.generate.editing import Start
+from monoformer.generate.guidance import null_documents
+from monoformer.generate.image import Drawing
+from monoformer.generate.passes import Context, Network, attempt, denoise
+from monoformer.generate.prefill import Reading
+from monoformer.generate.reader import Reader
+from monoformer.generate.session import Session
+from monoformer.randomness import generator
+from monoformer.sequence import Sequencer
+
+
+class Artist:
+    """What draws for one model."""
+
+    def __init__(self, network: Network, sequencer: Sequencer) -> None:
+        self.network, self.sequencer = network, sequencer
+
+    def open(self, session: Session, reader: Reader) -> None:
+        """Let the session read the opening token, and what guidance compares with."""
+        context = session.context
+        assert context is not None, "the session has ended"
+        session.opens, session.readings = True, [Reading(context, context.following(self.sequencer.tokenizer.boi))]
+        documents = null_documents(session.so_far(), session.request.settings)
+        for slot, document in zip(session.spare, documents, strict=False):
+            null = self.sequencer.prompt(document, opening="image")
+            reading = reader.shared(null)
+            if reading is None:
+                reading = reader.restart(slot, null)
+            else:
+                session.slots.append(reading.context.slot)
+            session.readings.append(reading)
+
+    def start(self, session: Session, contexts: list[Context]) -> Drawing:
+        """A drawing behind these contexts, from its own noise, or from the noised picture that is edited."""
+        request, network = session.request, self.network
+        size = request.picture_size(session.so_far(), network.model.config)
+        autoencoder = network.autoencoder
+        shape = (autoencoder.channels, size[0] // autoencoder.down, size[1] // autoencoder.down)
+        random = generator(request.settings.seed, session.pictures, "picture")
+        noise = torch.randn(shape, generator=random).to(network.device)
+        begins: Start | None = None
+        if request.edit is not None:
+            latent = autoencoder.encode(request.edit.pixels[None].to(network.device))[0]
+            begins = Start.of(request.edit, latent)
+        grid = self.sequencer.grid(*size)
+        return Drawing.start(contexts, noise, network.objective, request.settings, grid, random, begins=begins)
+
+    def advance(self, sessions: Sequence[Session]) -> list[tuple[Session, Tensor | Exception | None]]:
+        """One evaluation of every picture, one pass a size; the latent of those that are done, or what failed."""
+        found: list[tuple[Session, Tensor | Exception | None]] = []
+        pictures = [(session, session.drawing) for session in sessions if session.drawing is not None]
+        for grid in sorted({drawing.grid for _, drawing in pictures}):
+            group = [(session, drawing) for session, drawing in pictures if drawing.grid == grid]
+            rows = [(drawing, context) for _, drawing in group for context in drawing.asked()]
+            estimates = iter(attempt(partial(self._denoise, grid=grid), rows))
+            for session, drawing in group:
+                own = [next(estimates) for _ in drawing.asked()]
+                errors = [estimate for estimate in own if isinstance(estimate, Exception)]
+                good = [estimate for estimate in own if isinstance(estimate, Estimate)]
+                found.append((session, errors[0] if errors else drawing.advance(good)))
+        return found
+
+    def _denoise(self, rows: Sequence[tuple[Drawing, Context]], *, grid: tuple[int, int]) -> list[Estimate]:
+        x = torch.stack([drawing.x for drawing, _ in rows])
+        t = torch.tensor([drawing.t for drawing, _ in rows], device=x.device)
+        return denoise(self.network, [context for _, context in rows], x, t, grid)

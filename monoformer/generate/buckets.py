@@ -1,0 +1,34 @@
+"""Fixed shapes of passes, so that a request's bits do not depend on its neighbours.
+
+A matrix product's last bits depend on how many rows it has, attention's on how long the cache is. With buckets each
+row goes through passes whose shapes follow from itself alone: a fixed number of rows, tokens and cached keys rounded
+up.
+Knows nothing of sessions.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+TOKENS = 64
+"""Tokens of a pass and of the cache are rounded up to a multiple of so many; one token stays one."""
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """The shapes that passes may have."""
+
+    rows: int = 8
+    """Rows of every pass, empty ones included."""
+
+    def groups(self, shapes: Sequence[Hashable]) -> list[list[int]]:
+        """The rows of each pass: as many as fit, and only such as have one shape."""
+        found: dict[Hashable, list[int]] = {}
+        for row, shape in enumerate(shapes):
+            found.setdefault(shape, []).append(row)
+        return [rows[i : i + self.rows] for rows in found.values() for i in range(0, len(rows), self.rows)]
+
+
+def rounded(count: int, *, most: int | None = None) -> int:
+    """The bucket of a number of tokens, at most `most`."""
+    up = count if count < 2 else -(-count // TOKENS) * TOKENS
+    return up if most is None else min(up, most)

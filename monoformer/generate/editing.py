@@ -1,0 +1,88 @@
+"""Editing without training: a picture redrawn from some noise on, or only where a mask says so.
+
+A sampler takes part without knowing: where the picture is kept, the estimate it is sent *is* the picture, so that its
+x there is the picture noised to every level that it passes. Invariant: outside the mask the result equals the picture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from monoformer.diffusion.objectives import Estimate
+from monoformer.diffusion.schedules import Level
+from monoformer.document import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """A picture to start from."""
+
+    pixels: Tensor
+    """uint8 (3, H, W)."""
+    strength: float = 1.0
+    """The time from which it is redrawn: near 0 hardly anything changes, at 1 all that the mask lets change."""
+    mask: Tensor | None = None
+    """bool (H, W), true where the picture is drawn anew; None: everywhere."""
+
+    def __post_init__(self) -> None:
+        Image(pixels=self.pixels)  # says what is wrong with them
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"the strength of an edit must be above 0 and at most 1, but is {self.strength}")
+        if self.mask is None:
+            if self.strength == 1:
+                raise ValueError("an edit of strength 1 without a mask ignores its picture; lower it, or give a mask")
+            return
+        size = tuple(self.pixels.shape[1:])
+        if self.mask.dtype != torch.bool or tuple(self.mask.shape) != size:
+            raise ValueError(
+                f"the mask of an edit must be bool of the picture's shape {size}, but is {self.mask.dtype} of shape "
+                f"{tuple(self.mask.shape)}"
+            )
+        if not bool(self.mask.any()):
+            raise ValueError("the mask of an edit is empty, so that nothing would be drawn; mark what is to change")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[2]
+
+    def finish(self, pixels: Tensor) -> Tensor:
+        """The drawn uint8 pixels (3, H, W), with the picture's own outside the mask."""
+        return pixels if self.mask is None else torch.where(self.mask, pixels, self.pixels)
+
+
+@dataclass(frozen=True)
+class Start:
+    """An edit as the sampler sees it: in latents."""
+
+    latent: Tensor
+    """The picture (C, h, w), clean."""
+    drawn: Tensor
+    """bool (1, h, w), true for what is drawn: every cell that the mask touches."""
+    strength: float
+
+    @classmethod
+    def of(cls, edit: Edit, latent: Tensor) -> "Start":
+        """The edit of a picture whose clean latent (C, h, w) is given."""
+        drawn = torch.ones((1, *latent.shape[1:]), dtype=torch.bool, device=latent.device)
+        if edit.mask is not None:
+            mask = edit.mask.to(latent.device, torch.float32)[None]
+            drawn = F.adaptive_max_pool2d(mask, (latent.shape[1], latent.shape[2])) > 0
+        return cls(latent, drawn, edit.strength)
+
+    def levels(self, levels: Sequence[Level]) -> list[Level]:
+        """The part of a sampling grid at or below the strength, one evaluation at least."""
+        kept = [level for level in levels if level.t <= self.strength + 1e-9]
+        return kept if len(kept) > 1 else list(levels[-2:])
+
+    def noised(self, noise: Tensor, level: Level) -> Tensor:
+        """Where the sampler starts: the noised picture, but pure noise where all of it is drawn anew."""
+        x = level.alpha * self.latent + level.sigma * noise
+        return x if self.strength < 1 else torch.where(self.drawn, noise, x)
+
+    def keep(self, estimate: Estimate) -> Estimate:
+        """The estimate with the picture itself where nothing is drawn."""
+        return estimate._replace(x_0=torch.where(self.drawn, estimate.x_0, self.latent))

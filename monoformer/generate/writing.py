@@ -1,0 +1,91 @@
+"""The next token of every writing session: one pass of the text head, one wait for the device.
+
+Knows nothing of slots or of what follows from a token. Invariant: special tokens other than eos and boi are never
+chosen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from monoformer.generate.choice import choose_answer, likelihoods
+from monoformer.generate.passes import Network, text_logits
+from monoformer.generate.session import Request, Session
+from monoformer.generate.text import Score, adjust, choose_tokens, score_tokens
+from monoformer.tokenizer import Tokenizer
+
+
+class Writer:
+    """What turns hidden states into tokens for one model."""
+
+    def __init__(self, network: Network, tokenizer: Tokenizer) -> None:
+        self.network, self.tokenizer = network, tokenizer
+        vocabulary = network.model.config.vocabulary
+        special = torch.tensor([*tokenizer.special, *range(tokenizer.size, vocabulary)])
+        self.unwritable = special[(special != tokenizer.eos) & (special != tokenizer.boi)].to(network.device)
+
+    def check(self, request: Request) -> None:
+        """Refuse tokens that can never be written, and what can never be chosen."""
+        biased = [token for token, _ in request.settings.logit_bias]
+        wrong = sorted({*biased} & {*self.unwritable.tolist()}) + [t for t in biased if t >= self.tokenizer.size]
+        if wrong:
+            raise ValueError(f"generate.logit_bias names {wrong[0]}, which is no token that can be written")
+
+    def longest_answer(self, request: Request) -> int:
+        """Tokens of the longest of the given answers; 0 without any."""
+        return max((len(tokens) for tokens in self._answers(request)), default=0)
+
+    @torch.no_grad()
+    def choose(self, sessions: Sequence[Session], hidden: Tensor, may_draw: Sequence[bool]) -> list[int]:
+        """A token for each session from the states (N, D) of their last ones; -1 where the numbers are broken."""
+        raw = text_logits(self.network, hidden)
+        logits = raw.clone()
+        for row, session in enumerate(sessions):
+            settings = session.request.settings
+            seen = self._seen(session) if settings.repetition_penalty != 1 else None
+            if seen is not None or settings.logit_bias:
+                logits[row] = adjust(raw[row], settings, seen=seen)
+        logits.index_fill_(1, self.unwritable, -torch.inf)
+        closed = torch.tensor([not may for may in may_draw]).to(logits.device)
+        logits[:, self.tokenizer.boi].masked_fill_(closed, -torch.inf)
+        each = [session.request.settings for session in sessions]
+        tokens = choose_tokens(logits, each, [session.random for session in sessions])
+        self._score(sessions, raw, tokens)
+        for session, token in zip(sessions, tokens, strict=True):
+            if session.seen is not None and token >= 0:
+                session.seen[token] = True
+        return tokens
+
+    def answer(self, session: Session, hidden: Tensor) -> tuple[str, tuple[float, ...]] | None:
+        """One of the given answers, and all their log-likelihoods; None where the numbers are broken."""
+        assert session.context is not None, "the session has ended"
+        found = likelihoods(self.network, session.context, hidden, self._answers(session.request))
+        temperature = session.request.settings.temperature
+        chosen = choose_answer(found, temperature=temperature, generator=session.random)
+        return None if chosen < 0 else (session.request.choices[chosen], tuple(found.tolist()))
+
+    def _answers(self, request: Request) -> list[list[int]]:
+        """With eos: what begins like another answer must also end where it ends."""
+        return [[*self.tokenizer.encode(text), self.tokenizer.eos] for text in request.choices]
+
+    def _seen(self, session: Session) -> Tensor:
+        """Which ordinary tokens the text so far has, bool (V,)."""
+        if session.seen is None:
+            special = {*self.tokenizer.special}
+            found = sorted({*session.layouts[0].ids, *session.tokens} - special)
+            seen = torch.zeros(self.network.model.config.vocabulary, dtype=torch.bool)
+            seen[found] = True
+            session.seen = seen.to(self.network.device)
+        return session.seen
+
+    def _score(self, sessions: Sequence[Session], raw: Tensor, tokens: Sequence[int]) -> None:
+        """Note the log-probabilities of the tokens where they are wanted."""
+        rows = [n for n, s in enumerate(sessions) if s.request.log_probabilities is not None and tokens[n] >= 0]
+        if not rows:
+            return
+        wanted = [sessions[row].request.log_probabilities or 0 for row in rows]
+        found: list[Score] = score_tokens(raw[rows], [tokens[row] for row in rows], top=max(wanted))
+        for row, score, top in zip(rows, found, wanted, strict=True):
+            sessions[row].scores.append(replace(score, top=score.top[:top]))

@@ -1,0 +1,113 @@
+"""Editing without training: the strength, the mask, and what is refused; the samplers do not know of either."""
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image as PILImage
+
+from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig
+from monoformer.diffusion.objectives import Estimate, build_objective
+from monoformer.diffusion.samplers import build_sampler
+from monoformer.document import Document, Image, Text
+from monoformer.generate.editing import Edit, Start
+from monoformer.generate.session import Request
+from monoformer.pipeline import Pipeline
+from monoformer.randomness import generator
+from tests import tiny
+from tests.laws.test_generate import DRAW, engine, events_of, picture, request
+
+PIXELS = picture(7, (8, 8)).pixels
+LEFT = torch.zeros((8, 8), dtype=torch.bool).index_fill_(1, torch.arange(3), value=True)
+FIELDS = ("euler", "heun", "ddim", "dpm++2m")
+
+
+@pytest.mark.parametrize(
+    ("diffusion", "sampler", "eta"),
+    [*((FlowConfig(), name, 0.0) for name in FIELDS), (DDPMConfig(), "ddim", 0.0), (DDPMConfig(), "dpm++2m", 0.0)],
+)
+def test_the_kept_part_is_the_noised_picture_at_every_step(
+    diffusion: DiffusionConfig, sampler: Any, eta: float
+) -> None:
+    path = build_objective(diffusion).path
+    latent, noise = (torch.randn(3, 8, 8, generator=generator(0, key)) for key in "xn")
+    start = Start.of(Edit(pixels=PIXELS, mask=LEFT), latent)
+    levels = start.levels(path.levels(6))
+    run = build_sampler(sampler, start.noised(noise, levels[0]), levels, eta=eta)
+    x, t = next(run)
+    by_time = {level.t: level for level in levels[:-1]}
+    try:
+        while True:
+            level = by_time[t]
+            expected = level.alpha * latent + level.sigma * noise
+            torch.testing.assert_close(x[:, ~LEFT], expected[:, ~LEFT], rtol=1e-4, atol=1e-4)
+            x, t = run.send(start.keep(Estimate(torch.zeros_like(x))))
+    except StopIteration as stop:
+        torch.testing.assert_close(stop.value[:, ~LEFT], latent[:, ~LEFT])
+
+
+def test_the_strength_is_where_the_sampling_begins() -> None:
+    latent = torch.zeros(3, 8, 8)
+    levels = build_objective(FlowConfig()).path.levels(10)
+    for strength, steps in ((1.0, 10), (0.5, 5), (0.34, 3), (0.01, 1)):
+        mask = LEFT if strength == 1 else None
+        kept = Start.of(Edit(pixels=PIXELS, strength=strength, mask=mask), latent).levels(levels)
+        assert len(kept) - 1 == steps
+        assert kept[0].t <= max(strength, 0.1) + 1e-9
+        assert all(a.t > b.t for a, b in pairwise(kept))
+
+
+@pytest.mark.parametrize(("strength", "mask"), [(0.25, None), (1.0, LEFT), (0.5, LEFT)])
+def test_an_edit_keeps_what_it_should(strength: float, mask: Any) -> None:
+    made = tiny.pretrained()
+    edit = Edit(pixels=PIXELS, strength=strength, mask=mask)
+    one = replace(request(made, DRAW, "image"), edit=edit, previews=1)
+    events = events_of(engine(made), one)
+    (drawn,) = [event.image for event in events if event.image is not None]
+    assert sum(event.kind == "progress" for event in events) == 4 * strength
+    if mask is not None:
+        assert torch.equal(drawn.pixels[:, ~mask], PIXELS[:, ~mask])
+        assert not torch.equal(drawn.pixels[:, mask], PIXELS[:, mask])
+        previews = [event.preview for event in events if event.preview is not None]
+        assert torch.equal(previews[0].image().pixels[:, ~mask], PIXELS[:, ~mask])
+    else:
+        assert not torch.equal(drawn.pixels, PIXELS)
+
+
+def test_edits_that_cannot_be_are_refused() -> None:
+    made = tiny.pretrained()
+    for wrong, message in (
+        ({}, "strength 1 without a mask"),
+        ({"strength": 0.0}, "above 0"),
+        ({"mask": LEFT[:4]}, "picture's shape"),
+        ({"mask": LEFT & False}, "empty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Edit(pixels=PIXELS, **wrong)  # type: ignore[arg-type]
+    edit = Edit(pixels=PIXELS, strength=0.5)
+    for fields in ({"want": "any"}, {"want": "image", "size": (12, 8)}):
+        with pytest.raises(ValueError, match=r"want image|leave size out"):
+            Request(document=DRAW, settings=made.generate, edit=edit, **fields)  # type: ignore[arg-type]
+    large = replace(edit, pixels=picture(0, (16, 16)).pixels)
+    with pytest.raises(ValueError, match="not trained to draw 16x16"):
+        engine(made).add(Request(document=Document((Text("x"),)), want="image", settings=made.generate, edit=large))
+
+
+def test_the_pipeline_edits_with_strength_and_mask() -> None:
+    pipeline = Pipeline(tiny.pretrained())
+    before, mask = Image(pixels=PIXELS).to_pil(), PILImage.fromarray((LEFT * 255).to(torch.uint8).numpy())
+    for edited in (
+        *pipeline.edit(before, "make it blue", mask=mask),
+        *pipeline.edit([before, before], ["blue", "red"], strength=0.5, mask=mask, seed=3),
+        *pipeline.generate_images(["blue", "red"], picture=before, mask=mask),
+    ):
+        found = Image.from_pil(edited).pixels
+        assert torch.equal(found[:, ~LEFT], PIXELS[:, ~LEFT])
+        assert not torch.equal(found, PIXELS)
+    with pytest.raises(ValueError, match="give picture"):
+        pipeline.generate_images("blue", mask=mask)
+    with pytest.raises(ValueError, match="image_guidance has no effect"):
+        pipeline.generate_images("blue", image_guidance=2.0)
+    assert pipeline.generate_text("the", choices=["red", "blue"], logit_bias={})[0] in ("red", "blue")
