@@ -34,11 +34,10 @@ def write(engine: Engine, case: Case) -> int:
     prompt = Document((Text(PROMPT),))
     for number in range(case.sessions):
         engine.add(Request(document=prompt, want="text", settings=replace(settings, seed=number)))
-    written = 0
+    sessions = list(engine.waiting)
     while engine.active or engine.waiting:
         engine.step()
-        written += len(engine.active)
-    return written
+    return sum(session.written for session in sessions)
 
 
 def main() -> None:

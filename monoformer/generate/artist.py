@@ -13,7 +13,7 @@ from monoformer.diffusion.objectives import Estimate
 from monoformer.generate.editing import Start
 from monoformer.generate.guidance import null_documents
 from monoformer.generate.image import Drawing
-from monoformer.generate.passes import Context, Network, attempt, denoise
+from monoformer.generate.passes import Context, Network, attempt, denoise, guarded
 from monoformer.generate.prefill import Reading
 from monoformer.generate.reader import Reader
 from monoformer.generate.session import Session
@@ -69,7 +69,7 @@ class Artist:
                 own = [next(estimates) for _ in drawing.asked()]
                 errors = [estimate for estimate in own if isinstance(estimate, Exception)]
                 good = [estimate for estimate in own if isinstance(estimate, Estimate)]
-                found.append((session, errors[0] if errors else drawing.advance(good)))
+                found.append((session, errors[0] if errors else guarded(drawing.advance, good)))
         return found
 
     def _denoise(self, rows: Sequence[tuple[Drawing, Context]], *, grid: tuple[int, int]) -> list[Estimate]:

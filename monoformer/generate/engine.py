@@ -24,7 +24,7 @@ from monoformer.generate.admission import nulls, open_session, picture_tokens
 from monoformer.generate.artist import Artist
 from monoformer.generate.buckets import Buckets
 from monoformer.generate.image import Preview
-from monoformer.generate.passes import Context, Network, attempt, read
+from monoformer.generate.passes import Context, Network, attempt, guarded, read
 from monoformer.generate.prefill import Reading
 from monoformer.generate.reader import Reader
 from monoformer.generate.session import Event, Reason, Request, Session
@@ -178,7 +178,7 @@ class Engine:
                 contexts, session.readings = [reading.context for reading in session.readings], []
                 if session.opens:
                     session.opens = False
-                    (drawing,) = attempt(lambda rows: [self.artist.start(*row) for row in rows], [(session, contexts)])
+                    drawing = guarded(self.artist.start, session, contexts)
                     if isinstance(drawing, Exception):
                         self._end(session, "error", error=str(drawing))
                     else:
@@ -226,7 +226,7 @@ class Engine:
 
     def _answer(self, session: Session, hidden: Tensor) -> None:
         """Give one of the answers that the request allows."""
-        (found,) = attempt(lambda rows: [self.writer.answer(*row) for row in rows], [(session, hidden)])
+        found = guarded(self.writer.answer, session, hidden)
         if found is None or isinstance(found, Exception):
             return self._end(session, "error", error=BROKEN if found is None else str(found))
         session.made.append(Text(found[0], session.role))
@@ -262,8 +262,7 @@ class Engine:
 
     def _finish_drawing(self, session: Session, latent: Tensor) -> None:
         """Hand the picture over; unless it was all, it is read clean, as training read it, and writing goes on."""
-        picture = Preview(latent, self.network.autoencoder, session.request.edit)
-        (image,) = attempt(lambda rows: [row.image() for row in rows], [picture])
+        image = guarded(Preview(latent, self.network.autoencoder, session.request.edit).image)
         if isinstance(image, Exception) or not bool(latent.isfinite().all()):
             return self._end(session, "error", error=str(image) if isinstance(image, Exception) else BROKEN)
         image = replace(image, role=session.role)

@@ -5,7 +5,7 @@ Many contexts of different lengths share a pass; padding is neither stored nor s
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -232,14 +232,20 @@ def _denoise(
     return list(map(Estimate, estimate.x_0, fractions))
 
 
-def attempt(run: Callable[[Sequence[Row]], list[Result]], rows: Sequence[Row]) -> list[Result | Exception]:
-    """What `run` makes of all rows in one pass; where that fails, of each row alone, or what it raised."""
-    if not rows:
-        return []
+def guarded(run: Callable[..., Result], *arguments: Any) -> Result | Exception:
+    """What `run` returns, or what it raised: one request's fault must not be its neighbours'."""
     try:
-        return [*run(rows)]
-    except Exception as error:  # one request's fault must not be its neighbours'
-        return [error] if len(rows) == 1 else [found for row in rows for found in attempt(run, [row])]
+        return run(*arguments)
+    except Exception as error:
+        return error
+
+
+def attempt(run: Callable[[Sequence[Row]], Sequence[Result]], rows: Sequence[Row]) -> list[Result | Exception]:
+    """What `run` makes of all rows in one pass; where that fails, of each row alone, or what it raised."""
+    found = guarded(run, rows) if rows else []
+    if not isinstance(found, Exception):
+        return [*found]
+    return [found] if len(rows) == 1 else [result for row in rows for result in attempt(run, [row])]
 
 
 def _span(network: Network, context: Context) -> int:

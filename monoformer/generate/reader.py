@@ -49,7 +49,7 @@ class Reader:
         source, count = slots.longest(keys) if reuses else (0, 0)
         count = min(count, len(layout) - 1)  # the state of the last token is needed
         known = slots.filled[source]
-        if count and not slots.users[source] and (count == known or len(slots.free) == 1):
+        if count and not slots.users[source] and (count >= known - 1 or len(slots.free) == 1):
             reading = Reading(Context(slots.take(source)), layout, top=top)
             slots.filled[source] = count  # it goes on where it ended
             self._skip(reading, count)

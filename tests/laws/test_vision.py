@@ -136,7 +136,7 @@ def test_the_assistants_picture_is_patches_whoever_hands_it_back() -> None:
     history = Document((Text("red", "user"), saved, CONTEXT, Text("what", "user")))
     server.add(Request(document=history, want="text", settings=made.generate))
     session = server.waiting[0]
-    assert [block.by_encoder for block in session.layout.blocks] == [False, True]
+    assert [block.by_encoder for block in session.layouts[0].blocks] == [False, True]
     null = server.sequencer.prompt(null_document(session.so_far()), opening="image")
     assert [block.by_encoder for block in null.blocks] == [False, True]
 
