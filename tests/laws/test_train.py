@@ -18,6 +18,7 @@ from torch import Tensor
 from monoformer.config.data import ScenesData, SequenceConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import AdamWConfig, MuonConfig, OptimizerConfig
+from monoformer.data.skipped import Tally
 from monoformer.model.monoformer import MonoFormer
 from monoformer.train.build import build_model, build_run
 from monoformer.train.checkpoint import checkpoints
@@ -160,6 +161,10 @@ def test_a_stop_in_the_middle_of_a_step_saves_that_step(tmp_path: Path) -> None:
 
         def state_dict(self) -> dict[str, Any]:
             return self.loader.state_dict()
+
+        @property
+        def skipped(self) -> Tally:
+            return self.loader.skipped
 
         def close(self) -> None:
             self.loader.close()
