@@ -68,7 +68,7 @@ def test_a_single_seed_serves_all() -> None:
 def test_digests_follow_what_matters_and_nothing_else() -> None:
     before = jobs(TWO)
     assert [job.digest for job in jobs(TWO, "elsewhere")] == [job.digest for job in before], "not where it lies"
-    changed = jobs(replace(TWO, runs=(replace(TWO.runs[0], overrides="--train.rows 8"), TWO.runs[1])))
+    changed = jobs(replace(TWO, runs=(replace(TWO.runs[0], overrides="--train.rows 9"), TWO.runs[1])))
     assert not {job.digest for job in changed} & {job.digest for job in before}, "what starts from another is another"
     renamed = jobs(replace(TWO, title="u", runs=(replace(TWO.runs[0], name="c"),)))
     assert [job.digest for job in renamed] == [job.digest for job in before[:2]]
