@@ -73,9 +73,18 @@ def test_caption_edit_and_write(run: Path, pictures: Path, tmp_path: Path, capsy
     model, picture, out = str(run / "model"), str(pictures / "0.png"), tmp_path / "edited.png"
     main(["caption", model, picture])
     assert capsys.readouterr().out.startswith(f"{picture}: ")
-    main(["caption", model, picture, "--question", "how many things are there?"])
-    main(["edit", model, picture, "remove the red circle", f"--out={out}"])
-    assert load(out).size == (32, 32)
+    asked = ["caption", model, picture, "--question", "how many things are there?"]
+    main(asked)
+    capsys.readouterr()
+    main([*asked, "--choices", "zero", "a hundred"])
+    assert capsys.readouterr().out.strip() in (f"{picture}: zero", f"{picture}: a hundred")
+    mask = tmp_path / "mask.png"
+    PILImage.fromarray(np.kron(np.eye(2, dtype=np.uint8) * 255, np.ones((16, 16), dtype=np.uint8))).save(mask)
+    guided = ["--sampling.image-guidance=1.5", "--sampling.guidance-interval", "0.2", "0.9", "--sampling.negative=grey"]
+    main(["edit", model, picture, "remove the red circle", f"--out={out}", f"--mask={mask}", *guided])
+    before, after = (np.array(load(path).resize((32, 32), PILImage.Resampling.LANCZOS)) for path in (picture, out))
+    assert np.array_equal(before[:16, 16:], after[:16, 16:]), "black in the mask"
+    assert not np.array_equal(before[:16, :16], after[:16, :16])
     capsys.readouterr()
     main(["write", model, "The red circle", "A dog"])
     assert "The red circle" in capsys.readouterr().out
