@@ -76,7 +76,7 @@ def scenes() -> RunConfig:
     """Drawn scenes at 64x64 in five kinds: draw, describe, edit, answer, tell.
 
     monoformer train scenes
-    Two CPU cores, about 70 minutes. Of 512 held-out captions 79% are drawn exactly, of 512 pictures 94% described exactly.
+    Two CPU cores, about 70 minutes. 79% of held-out captions drawn exactly, 94% of pictures described, 60% edited.
     """
     return RunConfig(
         name="scenes",
@@ -165,7 +165,7 @@ def emoji() -> RunConfig:
     """Emoji at 64x64 with names and skin tones, beside public-domain books: draw, name, change the skin tone, write.
 
     monoformer train emoji --data.sources.0.files EMOJI.parquet --data.sources.1.files BOOKS/
-    Two CPU cores, some hours. Not measured yet.
+    Two CPU cores, some three hours. After 1,540 steps 92 of 96 left-out skin tones are nearest to their own picture.
     """
     return RunConfig(
         name="emoji",
