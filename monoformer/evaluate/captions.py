@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
-import torch
-
-from monoformer.batch import Layout
 from monoformer.document import Document, Image
 from monoformer.evaluate.journal import Journal
 from monoformer.evaluate.material import Captioned
 from monoformer.evaluate.score import Score, ratio, share
-from monoformer.generate.passes import Context, peek, read
+from monoformer.generate.choice import likelihoods
+from monoformer.generate.passes import Context, read
 from monoformer.pipeline import Pipeline
 
 
@@ -76,8 +74,8 @@ class CaptionEvaluator:
         others = sorted({captions[0] for _, captions in self.shown} - set(own))
         chosen = Random(repr((self.seed, index, "captions"))).sample(others, min(self.among - 1, len(others)))
         image = self.pipeline.context_image(Image(pixels=pixels).to_pil())
-        likelihoods = caption_likelihoods(self.pipeline, image, [own[0], *chosen], chunk=self.chunk)
-        return likelihoods[0] > max(likelihoods[1:])
+        mine, *theirs = caption_likelihoods(self.pipeline, image, [own[0], *chosen], chunk=self.chunk)
+        return mine > max(theirs)
 
 
 def caption_likelihoods(pipeline: Pipeline, image: Image, captions: Sequence[str], *, chunk: int = 64) -> list[float]:
@@ -87,33 +85,18 @@ def caption_likelihoods(pipeline: Pipeline, image: Image, captions: Sequence[str
     """
     engine, tokenizer = pipeline.engine, pipeline.pretrained.tokenizer
     layout = engine.sequencer.prompt(Document((image,)))
-    ids = [[*tokenizer.encode(caption), tokenizer.eos] for caption in captions]
-    if len(layout) + max(map(len, ids)) - 1 > engine.config.context:
+    answers = [[*tokenizer.encode(caption), tokenizer.eos] for caption in captions]
+    if len(layout) + max(map(len, answers)) - 1 > engine.config.context:
         raise ValueError(
-            f"a picture of {len(layout)} tokens and a caption of {max(map(len, ids))} are more than the model reads "
-            f"({engine.config.context}); shorten the captions"
+            f"a picture of {len(layout)} tokens and a caption of {max(map(len, answers))} are more than the model "
+            f"reads ({engine.config.context}); shorten the captions"
         )
-    slot = engine.free[-1]  # nobody else runs: the slot is free again as soon as this returns
-    context = Context(slot)
-    last = read(engine.network, [context], [layout])  # (1, D): what the first token is predicted from
-    found: list[float] = []
-    for first in range(0, len(ids), chunk):
-        chosen = ids[first : first + chunk]
-        hidden = peek(engine.network, [context] * len(chosen), [continued(context, own[:-1]) for own in chosen])
-        hidden = torch.cat([last[:, None].expand(len(chosen), 1, -1), hidden], dim=1)  # (B, T + 1, D)
-        with torch.no_grad():
-            logs = pipeline.pretrained.model.text(hidden).float().log_softmax(-1)
-        for row, own in zip(logs, chosen, strict=True):
-            found.append(float(row[torch.arange(len(own)), own].double().sum()))
+    context = Context(engine.reader.slots.take())
+    (last,) = read(engine.network, [context], [layout])
+    parts = [answers[first : first + chunk] for first in range(0, len(answers), chunk)]
+    found = [value for part in parts for value in likelihoods(engine.network, context, last, part).tolist()]
+    engine.reader.slots.release(context.slot)
     return found
-
-
-def continued(context: Context, ids: Sequence[int]) -> Layout:
-    """Tokens that follow a context."""
-    layout = Layout(next_position=context.position)
-    for token in ids:
-        layout.add_token(token)
-    return layout
 
 
 def plain_words(text: str) -> str:

@@ -96,16 +96,6 @@ def read_states(network: Network, contexts: Sequence[Context], layouts: Sequence
 
 
 @torch.no_grad()
-def peek(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout]) -> Tensor:
-    """Hidden states (B, T, D) of layouts, each behind its cached context; writes nothing, so rows may share a context.
-
-    What lies beyond a layout's own tokens is padding.
-    """
-    width, span = max(map(len, layouts)), max(context.length for context in contexts)
-    return _read(network, contexts, layouts, width=width, span=span, write=False)
-
-
-@torch.no_grad()
 def text_logits(network: Network, hidden: Tensor) -> Tensor:
     """Logits (N, V) of hidden states (N, D), fp32."""
     if network.buckets is None:
@@ -115,15 +105,7 @@ def text_logits(network: Network, hidden: Tensor) -> Tensor:
     return torch.cat([network.model.text(x)[: len(x_)] for x, x_ in zip(padded, parts, strict=True)]).float()
 
 
-def _read(
-    network: Network,
-    contexts: Sequence[Context],
-    layouts: Sequence[Layout],
-    *,
-    width: int,
-    span: int,
-    write: bool = True,
-) -> Tensor:
+def _read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout], *, width: int, span: int) -> Tensor:
     """One pass of `width` tokens over `span` cached ones."""
     device = network.device
     counts = torch.tensor([len(layout) for layout in layouts])
@@ -139,7 +121,7 @@ def _read(
     times = [network.objective.path.network_time(zero.expand(len(x))) for x in clean]
     encoder = network.vision
     features = [] if encoder is None else [encoder.encode(group.pixels)[group.picture] for group in looked_at]
-    view = _view(network, contexts, counts.to(device), write=write, span=span)
+    view = _view(network, contexts, counts.to(device), write=True, span=span)
     hidden: Tensor = network.model(
         ids.to(device),
         positions.to(device),
@@ -151,10 +133,9 @@ def _read(
         seen=[Place.of(group) for group in looked_at],
         view=view,
     )
-    if write:
-        for context, layout in zip(contexts, layouts, strict=True):
-            context.length += len(layout)
-            context.position = layout.next_position
+    for context, layout in zip(contexts, layouts, strict=True):
+        context.length += len(layout)
+        context.position = layout.next_position
     return hidden
 
 

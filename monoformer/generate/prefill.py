@@ -25,8 +25,7 @@ class Reading:
     done: int = 0
     """Tokens of the layout that are in the cache."""
     source: int | None = None
-    """A slot whose first `shared` tokens are copied as soon as they are there."""
-    shared: int = 0
+    """A slot whose beginning is copied as soon as it is there."""
     hidden: Tensor | None = None
     """State (D,) of the last token that was read."""
     top: int | None = None

@@ -11,7 +11,7 @@ import torch
 
 from monoformer.config.data import FolderData, ScenesData, TextData
 from monoformer.config.evaluate import CaptionScores, ForgettingScores, TaskScores, TextScores
-from monoformer.document import Document, Text
+from monoformer.document import Document, Image, Text
 from monoformer.evaluate.build import build_evaluator
 from monoformer.evaluate.captions import caption_likelihoods, plain_words
 from monoformer.evaluate.likelihood import continuation, read_layouts
@@ -122,6 +122,22 @@ def test_the_likelihood_of_a_caption_is_that_of_the_whole_document(mode: str) ->
     assert len(pipeline.engine.free) == 2
     with pytest.raises(ValueError, match="more than the model reads"):
         caption_likelihoods(pipeline, image, ["red circle " * 200])
+
+
+def test_likelihoods_leave_nothing_behind_that_later_captions_would_take_for_their_own() -> None:
+    pretrained = tiny.pretrained(image_sizes=((32, 32),))
+    pipeline = Pipeline(pretrained, slots=2)
+    black, white = (Image(pixels=torch.full((3, 32, 32), level, dtype=torch.uint8)) for level in (0, 255))
+
+    def written(image: Image) -> str:
+        return pipeline.caption(image.to_pil(), temperature=1.0, seed=3)[0]
+
+    before = written(black)
+    assert written(white) != before, "the pictures can be told apart"
+    for _ in range(2):  # slots
+        assert written(black) == before
+        caption_likelihoods(pipeline, white, ["a red circle", "what"])
+        assert written(black) == before
 
 
 def test_a_caption_is_found_by_likelihood_alone() -> None:
