@@ -167,8 +167,10 @@ class CaptionScores:
     """Captions that the right one is told from; 0 leaves that score out."""
     cider: bool = True
     """Whether captions are written and scored (needs the extra `evaluate`)."""
+    drawn: bool = False
+    """Show the model its own drawings of the captions in the place of the pictures."""
     seed: int = 0
-    """Seed of the other captions."""
+    """Seed of the choice of pictures, of the other captions, and of the first drawing."""
 
     def __post_init__(self) -> None:
         check_count(self.name, self.count, least=2)

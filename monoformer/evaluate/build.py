@@ -208,6 +208,7 @@ def build_captions(config: CaptionScores, subject: Subject) -> CaptionEvaluator:
         shown=captioned(config, subject.data),
         among=config.among,
         cider=config.cider,
+        drawn=config.drawn,
         seed=config.seed,
         chunk=subject.batch,
         journal=subject.journal,

@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
-from monoformer.document import Document, Image
+import torch
+from torch import Tensor
+
+from monoformer.document import Document, Image, Text
+from monoformer.evaluate.images import draw_all
 from monoformer.evaluate.journal import Journal
 from monoformer.evaluate.material import Captioned
 from monoformer.evaluate.score import Score, ratio, share
@@ -21,12 +25,16 @@ from monoformer.pipeline import Pipeline
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionEvaluator:
-    """Writes a caption for every picture, and tells its first own one from `among - 1` of other pictures."""
+    """Writes a caption for every picture, and tells its first own one from `among - 1` of other pictures.
+
+    With `drawn` it is shown the model's own drawings of those captions: do its two sides agree?
+    """
 
     pipeline: Pipeline
     shown: Sequence[Captioned]
     among: int = 100
     cider: bool = True
+    drawn: bool = False
     seed: int = 0
     chunk: int = 64
     """Pictures, or captions of one picture, in one pass."""
@@ -44,33 +52,42 @@ class CaptionEvaluator:
 
     @property
     def total(self) -> int:
-        """Pictures, once for each score."""
-        return len(self.shown) * (bool(self.among) + self.cider)
+        """Pictures, once for each score, and once if they are drawn."""
+        return len(self.shown) * (bool(self.among) + self.cider + self.drawn)
 
     def run(self) -> Iterator[tuple[str, float]]:
-        """CIDEr-D (100 is what pycocoevalcap calls 1) on plain words; share of pictures whose caption is found."""
+        """CIDEr-D of plain words (100 is what pycocoevalcap calls 1); share of pictures whose caption is found."""
+        pictures = self._draw() if self.drawn else [pixels for pixels, _ in self.shown]
         if self.cider:
             written: list[str] = []
-            for first in range(0, len(self.shown), self.chunk):
-                chosen = self.shown[first : first + self.chunk]
+            for first in range(0, len(pictures), self.chunk):
+                chosen = pictures[first : first + self.chunk]
                 work = partial(self._write, chosen, first)
                 written += self.journal.remember("write", first, count=len(chosen), compute=work)
-            yield "cider_plain_words", cider(written, [own for _, own in self.shown]).scaled(100)
+            yield (
+                f"{'drawing_' * self.drawn}cider_plain_words",
+                cider(written, [own for _, own in self.shown]).scaled(100),
+            )
         if self.among:
             found = [
-                self.journal.remember("find", i, count=1, compute=partial(self._find, i))
-                for i in range(len(self.shown))
+                self.journal.remember("find", i, count=1, compute=partial(self._find, i, pixels))
+                for i, pixels in enumerate(pictures)
             ]
-            yield f"caption_found_among_{self.among}", share(sum(found), len(found))
+            yield f"{'drawing' if self.drawn else 'caption'}_found_among_{self.among}", share(sum(found), len(found))
 
-    def _write(self, chosen: Sequence[Captioned], first: int) -> list[str]:
-        pictures = [Image(pixels=pixels).to_pil() for pixels, _ in chosen]
+    def _draw(self) -> list[Tensor]:
+        prompts = [Document((Text(own[0], "user"),)) for _, own in self.shown]
+        chunks = draw_all(self.pipeline, prompts, seed=self.seed, chunk=self.chunk, journal=self.journal)
+        return [pixels for chunk in chunks for pixels in torch.from_numpy(chunk).permute(0, 3, 1, 2)]
+
+    def _write(self, chosen: Sequence[Tensor], first: int) -> list[str]:
+        pictures = [Image(pixels=pixels).to_pil() for pixels in chosen]
         seeds = list(range(first, first + len(chosen)))
         return self.pipeline.caption(pictures, temperature=0.0, seed=seeds)
 
-    def _find(self, index: int) -> bool:
+    def _find(self, index: int, pixels: Tensor) -> bool:
         """Whether the picture's own caption is likelier than every other."""
-        pixels, own = self.shown[index]
+        own = self.shown[index][1]
         others = sorted({captions[0] for _, captions in self.shown} - set(own))
         chosen = Random(repr((self.seed, index, "captions"))).sample(others, min(self.among - 1, len(others)))
         image = self.pipeline.context_image(Image(pixels=pixels).to_pil())

@@ -3,7 +3,9 @@
 Knows data, nothing of scores. Invariant: nothing that the run may have trained on is handed out as held out.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+from random import Random
 
 from torch import Tensor
 
@@ -63,7 +65,7 @@ def check_held_out(text: TextData, data: DataConfig | None) -> None:
 
 
 def captioned(config: CaptionScores, data: DataConfig | None) -> list[Captioned]:
-    """Pictures with all their captions: those of the named files, else what the run held out of its own."""
+    """Pictures with all their captions: some of the named files', else some that the run held out of its own."""
     named = bool(config.data.files)
     for source in (config.data,) if named else sources(data):
         match source:
@@ -74,10 +76,15 @@ def captioned(config: CaptionScores, data: DataConfig | None) -> list[Captioned]
             case ParquetData():
                 # a named file is all for the test; of the run's own only what it held out
                 parquet = ParquetPictures(source, split="train" if named else "test")
-                return [(parquet.picture(row), parquet.captions(row)) for row in parquet.rows[: config.count]]
+                return [(parquet.picture(row), parquet.captions(row)) for row in some(parquet.rows, config)]
             case FolderData():
                 folder = FolderPictures(source, split="test")
-                return [(folder.picture(row), folder.captions(row)) for row in folder.rows[: config.count]]
+                return [(folder.picture(row), folder.captions(row)) for row in some(folder.rows, config)]
             case _:
                 continue
     raise ValueError(f"{config.name}: there are no pictures with captions; name files, --captions.data.files FILE")
+
+
+def some(rows: Sequence[int], config: CaptionScores) -> list[int]:
+    """As many rows as are shown, chosen by the seed: files often have their pictures in some order."""
+    return Random(repr((config.seed, "shown"))).sample(list(rows), min(config.count, len(rows)))

@@ -147,9 +147,12 @@ def test_a_caption_is_found_by_likelihood_alone() -> None:
     data = ScenesData(size=32)
     share = dict(build_evaluator(scores, pipeline, data=data).run())["caption_found_among_10"]
     assert 0 <= share < 0.6, "a random network finds one in ten"
+    evaluator = build_evaluator(replace(scores, drawn=True), pipeline, data=data)
+    assert evaluator.total == 24, "each is drawn, then shown"
+    assert 0 <= dict(evaluator.run())["drawing_found_among_10"] < 0.6
     with torch.no_grad():
         pretrained.model.text_head.weight.zero_()
-    evaluator = build_evaluator(replace(scores, count=12), pipeline, data=data)
+    evaluator = build_evaluator(scores, pipeline, data=data)
     assert evaluator.total == 12
     assert dict(evaluator.run())["caption_found_among_10"] <= 0.2, "who cannot tell does not find"
     with pytest.raises(ValueError, match=r"10 captions are asked for, but the 4 pictures have 4"):
