@@ -24,7 +24,7 @@ help: ## list these targets
 install: .venv/.installed ## make .venv and install the package into it
 
 demo: .venv/.installed ## train a small model from nothing for about five minutes; it draws, captions, edits and writes
-	@$(RUN) -m monoformer demo
+	@$(RUN) -m monoformer demo --train --folder runs/demo
 
 test: .venv/.installed-dev ## the fast tests (under ten minutes on two cores)
 	@$(RUN) -m pytest -m "not slow" $(PYTEST_OPTIONS)

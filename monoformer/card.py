@@ -3,6 +3,8 @@
 import json
 import re
 
+from huggingface_hub import ModelCard
+
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig, from_json, to_json
 
@@ -53,6 +55,12 @@ def read_card(text: str) -> RunConfig | None:
     """
     found = re.search(rf"^{TRAINING}\n+```json\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     return from_json(RunConfig, json.loads(found[1]), where="the model card") if found else None
+
+
+def read_examples(text: str) -> list[str]:
+    """Prompts of pictures that the card's metadata name (`widget`, the hub's field for them)."""
+    found = ModelCard(text, ignore_metadata_errors=True).data.get("widget") or []
+    return [entry["text"] for entry in found if isinstance(entry, dict) and isinstance(entry.get("text"), str)]
 
 
 def with_scores(text: str, table: str) -> str:

@@ -1,6 +1,7 @@
 """The commands as a user types them, on real (tiny) runs: train, resume, fine-tune, draw, describe, edit, chat."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -168,8 +169,23 @@ def test_a_damaged_checkpoint_is_a_one_line_error(tmp_path: Path, capsys: pytest
 
 
 def test_demo_leaves_its_gallery(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["demo", f"--folder={tmp_path / 'demo'}", "--steps=2", "--count=2"])
+    main(["demo", "--train", f"--folder={tmp_path / 'demo'}", "--steps=2", "--count=2"])
     said = capsys.readouterr().out
     assert "monoformer train scenes" in said
     for name in ("gallery.png", "curves.png", "metrics.jsonl", "model/model.safetensors"):
         assert (tmp_path / "demo" / name).is_file(), name
+    assert "leave --model" in fails(capsys, "demo", "--train", "--model=a")
+    assert "add --train" in fails(capsys, "demo", "--steps=2")
+
+
+def test_demo_shows_a_model_and_the_prompts_of_its_card(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(run / "model", model)
+    card = (model / "README.md").read_text().replace("---\n", "---\nwidget:\n- text: a hand, light skin tone\n", 1)
+    (model / "README.md").write_text(card)
+    main(["demo", f"--model={model}", f"--folder={tmp_path / 'demo'}"])
+    assert f"monoformer chat {model}" in capsys.readouterr().out.replace("\n", " ")
+    with PILImage.open(tmp_path / "demo" / "gallery.png") as gallery:
+        assert gallery.height > 1000
