@@ -29,3 +29,15 @@ def test_every_benchmark_runs_and_reports(tmp_path: Path) -> None:
     ):
         assert found[name][speed] > 0
     assert found["train_step"]["peak_memory_bytes"] > 1e7
+
+
+def test_quality_against_steps_goes_on_where_it_stopped(run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/quality.py", "--model", str(run / "model"), "--out", str(tmp_path)]
+    small = ["--count=1", "--evaluations", "1", "2", "--guidances", "1", "2"]
+    for _ in range(2):
+        done = subprocess.run([*command, *small], cwd=ROOT, capture_output=True, text=True, check=True)
+    best = json.loads(done.stdout.strip().splitlines()[-1])["best"]
+    assert best.keys() == {"euler", "heun", "ddim", "ddim, eta 1", "dpm++2m"}, "those of flow models"
+    points = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(points) == 4 * 2 + 1 + 2, "the second time found them all"
+    assert (tmp_path / "quality.png").stat().st_size > 10_000

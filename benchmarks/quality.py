@@ -1,0 +1,132 @@
+"""How many held-out scenes a model draws exactly right: against the evaluations of its network, and against guidance.
+
+python benchmarks/quality.py --model MODEL --count 128 --out runs/quality
+python benchmarks/quality.py --model MODEL --evaluations 4 8 --guidances 1 2   # fewer points
+
+Every sampler that fits the model; a point that is in OUT/results.jsonl is not drawn again. Leaves OUT/quality.png, and
+ends in one line of JSON with the best of each sampler.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import matplotlib as mpl
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from monoformer.card import read_card
+from monoformer.config.generate import GenerateConfig, check_sampler
+from monoformer.evaluate.material import scenes_of
+from monoformer.evaluate.scenes import SceneEvaluator
+from monoformer.pipeline import Pipeline
+from monoformer.pretrained import find_folder
+from monoformer.sweep import Record, append_result, read_results
+
+SAMPLERS = {
+    "euler": {"sampler": "euler", "eta": 0.0},
+    "heun": {"sampler": "heun", "eta": 0.0},
+    "ddim": {"sampler": "ddim", "eta": 0.0},
+    "ddim, eta 1": {"sampler": "ddim", "eta": 1.0},
+    "ddpm": {"sampler": "ddpm", "eta": 0.0},
+    "dpm++2m": {"sampler": "dpm++2m", "eta": 0.0},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is drawn."""
+
+    model: str
+    """A folder of a model that was trained on scenes."""
+    count: int = 128
+    """Held-out captions for each point."""
+    seed: int = 0
+    """Seed of the captions; choose settings by other captions than those that they are scored on."""
+    evaluations: tuple[int, ...] = (1, 2, 4, 8, 12, 20, 30, 50)
+    """Evaluations of the network for a picture, guidance not counted twice."""
+    guidances: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+    """Scales of guidance, with the model's own sampler and steps."""
+    out: Path = Path("runs/quality")
+
+
+def points(case: Case, default: GenerateConfig) -> list[tuple[Record, GenerateConfig]]:
+    """What is drawn, by name, and its settings."""
+    found: list[tuple[Record, GenerateConfig]] = []
+    for name, sampler in SAMPLERS.items():
+        for evaluations in case.evaluations:
+            steps = (evaluations + 1) // 2 if name == "heun" else evaluations
+            asked = 2 * steps - 1 if name == "heun" else steps  # heun asks twice a step, once in the last
+            if asked == evaluations or asked not in case.evaluations:
+                settings = replace(default, steps=steps, **sampler)  # type: ignore[arg-type]
+                found.append(({"sampler": name, "evaluations": asked}, settings))
+    unguided = {name: field.default for name, field in GenerateConfig.__dataclass_fields__.items() if "guid" in name}
+    for scale in case.guidances:
+        changes = {**unguided, "guidance": 1.0} if scale == 1 else {"guidance": scale}
+        found.append(({"guidance": scale}, replace(default, **changes)))  # type: ignore[arg-type]
+    return found
+
+
+def measure(case: Case) -> list[Record]:
+    """Draw what is not in the results yet; all points that fit the model."""
+    pipeline = Pipeline.from_pretrained(case.model)
+    trained = read_card((find_folder(case.model) / "README.md").read_text(encoding="utf-8"))
+    data = scenes_of(None if trained is None else trained.data, pipeline, name="quality")
+    results = case.out / "results.jsonl"
+    known = {json.dumps(record["point"]): record for record in read_results(results)}
+    made: list[Record] = []
+    for point, settings in track(points(case, pipeline.pretrained.generate), "drawing", console=Console(stderr=True)):
+        if json.dumps(point) not in known:
+            try:
+                check_sampler(settings, pipeline.pretrained.diffusion)
+            except ValueError:
+                continue  # of the other kind of diffusion
+            pipeline.pretrained = replace(pipeline.pretrained, generate=settings)
+            evaluator = SceneEvaluator(pipeline, data, count=case.count, seed=case.seed, tasks=("draw",))
+            record = {"point": point, "count": case.count, "seed": case.seed, **dict(evaluator.run())}
+            append_result(results, record)
+            known[json.dumps(point)] = record
+        made.append(known[json.dumps(point)])
+    return made
+
+
+def plot(records: list[Record], target: Path) -> None:
+    """Two panels: against evaluations for every sampler, and against guidance."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True, sharey=True)
+    for name in SAMPLERS:
+        line = [(r["point"]["evaluations"], r["draw_exact"]) for r in records if r["point"].get("sampler") == name]
+        if line:
+            left.plot(*zip(*sorted(line), strict=True), marker=".", label=name)
+    scales = [(r["point"]["guidance"], r["draw_exact"]) for r in records if "guidance" in r["point"]]
+    right.plot(*zip(*scales, strict=True), marker=".")
+    left.set(xlabel="evaluations of the network", ylabel="drawn exactly", xscale="log")
+    right.set(xlabel="guidance")
+    left.legend(fontsize=8)
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    figure.savefig(target, dpi=110)
+
+
+def main() -> None:
+    """Draw what is missing; the picture and the best of each sampler."""
+    case = tyro.cli(Case)
+    case.out.mkdir(parents=True, exist_ok=True)
+    records = measure(case)
+    plot(records, case.out / "quality.png")
+    best = {
+        name: max(
+            ((r["draw_exact"], -r["point"]["evaluations"]) for r in records if r["point"].get("sampler") == name),
+            default=None,
+        )
+        for name in SAMPLERS
+    }
+    summary = {name: {"draw_exact": found[0], "evaluations": -found[1]} for name, found in best.items() if found}
+    Console().print_json(json.dumps({"benchmark": "quality", "best": summary}), indent=None)
+
+
+if __name__ == "__main__":
+    main()
