@@ -22,6 +22,10 @@ USED = ("README.md", "docs/quickstart.md", "docs/generate.md", "docs/edit.md")
 """Pages whose Python blocks, and commands on the demo's model, run one after the other."""
 
 
+NAMING = ("comparison.md", "migration.md", "status.md", "tour.md")
+"""Pages that point at files of the project, most of them inside the package."""
+
+
 class _UnderstoodError(Exception):
     """The real parser took the whole line; what it asks for is not done."""
 
@@ -75,6 +79,8 @@ def test_what_a_page_names_is_there(page: Path) -> None:
     for line in lines(text):
         for script in re.findall(r"(?:python|bash) ([\w/-]+\.(?:py|sh))", line):
             assert (ROOT / script).is_file(), script
+    for name in re.findall(r"`((?:\w+/)*\w+\.(?:py|sh|toml))`", text) if page.name in NAMING else []:
+        assert any((folder / name).is_file() for folder in (ROOT, ROOT / "monoformer", ROOT / "tests/laws")), name
 
 
 @pytest.mark.parametrize("name", USED)
