@@ -1,11 +1,19 @@
-"""Pictures with words under them, as one picture. Knows nothing of models."""
+"""Pictures with words under them, as one picture. Knows nothing of models.
 
+Invariant: words in any script are drawn, or it is said that no font here has them; never as empty boxes.
+"""
+
+import re
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 CELL = 168
 """Width in pixels of one cell."""
@@ -53,9 +61,9 @@ def _strip(title: str, cells: Sequence[Cell], columns: int) -> PILImage.Image:
     pen = ImageDraw.Draw(strip)
     top = GAP
     if title:
-        pen.text((GAP, top), title, fill="black", font=ImageFont.load_default(16))
+        pen.text((GAP, top), drawable(title), fill="black", font=find_font(title, 16))
         top += 28
-    font = ImageFont.load_default(11)
+    font = find_font("".join(cell.text for cell in cells), 11)
     for column, (cell, lines) in enumerate(zip(cells, texts, strict=True)):
         left = GAP + column * (CELL + GAP)
         side = CELL // max(1, len(cell.pictures))
@@ -71,6 +79,72 @@ def _strip(title: str, cells: Sequence[Cell], columns: int) -> PILImage.Image:
     return strip
 
 
+@cache
+def find_font(text: str, size: int) -> Font:
+    """Pillow's own font where it has all characters of the text, else the first font of this machine that has."""
+    own = ImageFont.load_default(size)
+    if not (strange := _strange(text)):
+        return own
+    return next((font for path in _fonts() if (font := _load(path, size)) and _has(font, strange)), own)
+
+
+def drawable(text: str) -> str:
+    """The text, with runs of characters that no font here has replaced by their number: `[no font: 7]`."""
+    font = find_font(text, 11)
+    if _has(font, _strange(text)):
+        return text
+    lacks = {character for character in _strange(text) if not _has(font, character)}
+    pattern = "[" + "".join(map(re.escape, sorted(lacks))) + "]+"
+    return re.sub(pattern, lambda match: f"[no font: {len(match[0])}]", text)
+
+
+def _strange(text: str) -> str:
+    """The text's distinct characters outside of ASCII, those without a shape of their own left out."""
+    return "".join(sorted({c for c in text if not c.isascii() and unicodedata.category(c)[0] not in "CZ"}))
+
+
+def _has(font: Font, characters: str) -> bool:
+    """Whether each character looks otherwise than one that no font has."""
+    missing = _shape(font, "\U0010ffff")
+    return all(_shape(font, character) != missing for character in characters)
+
+
+def _shape(font: Font, character: str) -> tuple[object, ...]:
+    mask = font.getmask(character)
+    return mask.size, bytes(mask)
+
+
+@cache
+def _fonts() -> tuple[str, ...]:
+    """Font files of this machine, but for those that show every character as a box with its number."""
+    from matplotlib import font_manager
+
+    return tuple(dict.fromkeys(f.fname for f in font_manager.fontManager.ttflist if "Last Resort" not in f.name))
+
+
+def _load(path: str, size: int) -> Font | None:
+    try:
+        return ImageFont.truetype(path, size)
+    except OSError:  # a font in a form that this Pillow does not read
+        return None
+
+
 def _wrap(cell: Cell) -> list[str]:
-    width = 29
-    return [line for part in cell.text.splitlines() for line in (textwrap.wrap(part, width) or [""])]
+    """Lines of at most 29 characters, of which Chinese, Japanese and Korean ones count twice."""
+    return [line for part in drawable(cell.text).splitlines() for line in (_lines(part, 29) or [""])]
+
+
+def _lines(text: str, width: int) -> list[str]:
+    if not any(_wide(character) for character in text):
+        return textwrap.wrap(text, width)
+    lines, room = [""], width
+    for character in text:
+        room -= 1 + _wide(character)
+        if room < 0:
+            lines, room = [*lines, ""], width - 1 - _wide(character)
+        lines[-1] += character
+    return lines
+
+
+def _wide(character: str) -> bool:
+    return unicodedata.east_asian_width(character) in "WF"
