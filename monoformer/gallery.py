@@ -63,7 +63,6 @@ def _strip(title: str, cells: Sequence[Cell], columns: int) -> PILImage.Image:
     if title:
         pen.text((GAP, top), drawable(title), fill="black", font=find_font(title, 16))
         top += 28
-    font = find_font("".join(cell.text for cell in cells), 11)
     for column, (cell, lines) in enumerate(zip(cells, texts, strict=True)):
         left = GAP + column * (CELL + GAP)
         side = CELL // max(1, len(cell.pictures))
@@ -75,27 +74,32 @@ def _strip(title: str, cells: Sequence[Cell], columns: int) -> PILImage.Image:
             )
         below = top + (side if cell.pictures else 0) + 2
         for number, line in enumerate(lines):
-            pen.text((left, below + number * LINE), line, fill="#333", font=font)
+            pen.text((left, below + number * LINE), line, fill="#333", font=find_font(cell.text, 11))
     return strip
 
 
 @cache
 def find_font(text: str, size: int) -> Font:
-    """Pillow's own font where it has all characters of the text, else the first font of this machine that has."""
-    own = ImageFont.load_default(size)
-    if not (strange := _strange(text)):
+    """Pillow's own font where it has all characters of the text, else the font of this machine that has the most."""
+    own, strange = ImageFont.load_default(size), _strange(text)
+    if _lacks(own, strange) == 0:
         return own
-    return next((font for path in _fonts() if (font := _load(path, size)) and _has(font, strange)), own)
+    best, fewest = own, _lacks(own, strange)
+    for path in _fonts():
+        if (font := _load(path, size)) and _lacks(font, strange) < fewest:
+            best, fewest = font, _lacks(font, strange)
+        if fewest == 0:
+            break
+    return best
 
 
 def drawable(text: str) -> str:
-    """The text, with runs of characters that no font here has replaced by their number: `[no font: 7]`."""
+    """The text, with runs of characters that its font has not replaced by their number: `[no font: 7]`."""
     font = find_font(text, 11)
-    if _has(font, _strange(text)):
+    lacks = [character for character in _strange(text) if _lacks(font, character)]
+    if not lacks:
         return text
-    lacks = {character for character in _strange(text) if not _has(font, character)}
-    pattern = "[" + "".join(map(re.escape, sorted(lacks))) + "]+"
-    return re.sub(pattern, lambda match: f"[no font: {len(match[0])}]", text)
+    return re.sub(f"[{''.join(map(re.escape, lacks))}]+", lambda match: f"[no font: {len(match[0])}]", text)
 
 
 def _strange(text: str) -> str:
@@ -103,10 +107,10 @@ def _strange(text: str) -> str:
     return "".join(sorted({c for c in text if not c.isascii() and unicodedata.category(c)[0] not in "CZ"}))
 
 
-def _has(font: Font, characters: str) -> bool:
-    """Whether each character looks otherwise than one that no font has."""
+def _lacks(font: Font, characters: str) -> int:
+    """How many of the characters look like one that no font has."""
     missing = _shape(font, "\U0010ffff")
-    return all(_shape(font, character) != missing for character in characters)
+    return sum(_shape(font, character) == missing for character in characters)
 
 
 def _shape(font: Font, character: str) -> tuple[object, ...]:

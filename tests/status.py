@@ -20,7 +20,7 @@ ROW = re.compile(
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Outcomes:
     """What became of every test file: a pytest plugin."""
 
