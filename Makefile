@@ -13,10 +13,11 @@ PYTEST_OPTIONS ?=
 
 RUN := $(BIN)/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_OPTIONS)
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 CODE := monoformer tests $(wildcard examples benchmarks reproduce)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full check format bench clean
+.PHONY: help install demo test test-full check format site bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -32,11 +33,15 @@ test: .venv/.installed-dev ## the fast tests (under ten minutes on two cores)
 test-full: .venv/.installed-dev ## all tests, the long ones too
 	@$(RUN) -m pytest $(PYTEST_OPTIONS)
 
-check: .venv/.installed-dev ## format, lint, types, architecture
+check: .venv/.installed-dev ## format, lint, types, architecture, every link of the documentation
 	@$(RUN) -m ruff format --check $(CODE)
 	@$(RUN) -m ruff check $(CODE)
 	@$(RUN) -m mypy
 	@$(RUN) -m pytest tests/test_architecture.py
+	@$(MKDOCS) --quiet --site-dir build/site
+
+site: .venv/.installed-dev ## the documentation as pages in site/, to be opened without a network or put on any server
+	@$(MKDOCS)
 
 format: .venv/.installed-dev ## put the code into the project's format and order its imports
 	@$(RUN) -m ruff check --fix-only --quiet $(CODE)
@@ -46,7 +51,7 @@ bench: .venv/.installed ## training throughput as a share of the machine's matri
 	@$(RUN) benchmarks/train_step.py
 
 clean: ## remove .venv and everything that tools leave behind; runs/ stays
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find monoformer tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps say what .venv holds; a changed pyproject.toml or constraints.txt installs again.

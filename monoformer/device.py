@@ -1,6 +1,12 @@
 """Which device to compute on. Knows nothing of models; nothing else in the package asks what the machine has."""
 
+import warnings
+from functools import cache
+
 import torch
+
+UNTRIED = ("cuda", "mps")
+"""Device types on which no part of this package has run yet (docs/status.md); computing there says so once."""
 
 
 def available() -> list[str]:
@@ -20,7 +26,7 @@ def choose(name: str = "auto") -> torch.device:
     """
     here = available()
     if name == "auto":
-        return torch.device(here[0])
+        name = here[0]
     kind, _, index = name.partition(":")
     if kind not in here:
         raise ValueError(f"device {name!r} is not on this machine; there is {', '.join(here)} (or auto)")
@@ -28,7 +34,19 @@ def choose(name: str = "auto") -> torch.device:
         count = torch.cuda.device_count() if kind == "cuda" else 1
         if not index.isdecimal() or int(index) >= count:
             raise ValueError(f"device {name!r} is not on this machine; {kind} has {count}, numbered from 0")
+    announce(kind)
     return torch.device(name)
+
+
+@cache
+def announce(kind: str) -> None:
+    """Warn, once a process, of a device type that nothing here has ever run on."""
+    if kind in UNTRIED:
+        warnings.warn(
+            f"this package has never run on {kind} (docs/status.md): check results, and tell us what you find; "
+            f"benchmarks/gpu.sh checks and times everything in one command",
+            stacklevel=3,
+        )
 
 
 def has_bf16_units(device: torch.device) -> bool:

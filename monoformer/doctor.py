@@ -26,6 +26,7 @@ EXTRAS = {
     "tracking": ("tensorboard", "wandb"),
     "serve": ("fastapi", "uvicorn", "gradio", "prometheus-client", "python-multipart"),
     "evaluate": ("lm_eval", "torch-fidelity", "pycocoevalcap"),
+    "docs": ("mkdocs", "mkdocs-material"),
 }
 """Optional packages by the extra that installs them, as in pyproject.toml."""
 

@@ -1,11 +1,19 @@
-"""Pictures with words under them, as one picture. Knows nothing of models."""
+"""Pictures with words under them, as one picture. Knows nothing of models.
 
+Invariant: words in any script are drawn, or it is said that no font here has them; never as empty boxes.
+"""
+
+import re
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 CELL = 168
 """Width in pixels of one cell."""
@@ -53,9 +61,8 @@ def _strip(title: str, cells: Sequence[Cell], columns: int) -> PILImage.Image:
     pen = ImageDraw.Draw(strip)
     top = GAP
     if title:
-        pen.text((GAP, top), title, fill="black", font=ImageFont.load_default(16))
+        pen.text((GAP, top), drawable(title), fill="black", font=find_font(title, 16))
         top += 28
-    font = ImageFont.load_default(11)
     for column, (cell, lines) in enumerate(zip(cells, texts, strict=True)):
         left = GAP + column * (CELL + GAP)
         side = CELL // max(1, len(cell.pictures))
@@ -67,10 +74,81 @@ def _strip(title: str, cells: Sequence[Cell], columns: int) -> PILImage.Image:
             )
         below = top + (side if cell.pictures else 0) + 2
         for number, line in enumerate(lines):
-            pen.text((left, below + number * LINE), line, fill="#333", font=font)
+            pen.text((left, below + number * LINE), line, fill="#333", font=find_font(cell.text, 11))
     return strip
 
 
+@cache
+def find_font(text: str, size: int) -> Font:
+    """Pillow's own font where it has all characters of the text, else the font of this machine that has the most."""
+    own, strange = ImageFont.load_default(size), _strange(text)
+    if _lacks(own, strange) == 0:
+        return own
+    best, fewest = own, _lacks(own, strange)
+    for path in _fonts():
+        if (font := _load(path, size)) and _lacks(font, strange) < fewest:
+            best, fewest = font, _lacks(font, strange)
+        if fewest == 0:
+            break
+    return best
+
+
+def drawable(text: str) -> str:
+    """The text, with runs of characters that its font has not replaced by their number: `[no font: 7]`."""
+    font = find_font(text, 11)
+    lacks = [character for character in _strange(text) if _lacks(font, character)]
+    if not lacks:
+        return text
+    return re.sub(f"[{''.join(map(re.escape, lacks))}]+", lambda match: f"[no font: {len(match[0])}]", text)
+
+
+def _strange(text: str) -> str:
+    """The text's distinct characters outside of ASCII, those without a shape of their own left out."""
+    return "".join(sorted({c for c in text if not c.isascii() and unicodedata.category(c)[0] not in "CZ"}))
+
+
+def _lacks(font: Font, characters: str) -> int:
+    """How many of the characters look like one that no font has."""
+    missing = _shape(font, "\U0010ffff")
+    return sum(_shape(font, character) == missing for character in characters)
+
+
+def _shape(font: Font, character: str) -> tuple[object, ...]:
+    mask = font.getmask(character)
+    return mask.size, bytes(mask)
+
+
+@cache
+def _fonts() -> tuple[str, ...]:
+    """Font files of this machine, but for those that show every character as a box with its number."""
+    from matplotlib import font_manager
+
+    return tuple(dict.fromkeys(f.fname for f in font_manager.fontManager.ttflist if "Last Resort" not in f.name))
+
+
+def _load(path: str, size: int) -> Font | None:
+    try:
+        return ImageFont.truetype(path, size)
+    except OSError:  # a font in a form that this Pillow does not read
+        return None
+
+
 def _wrap(cell: Cell) -> list[str]:
-    width = 29
-    return [line for part in cell.text.splitlines() for line in (textwrap.wrap(part, width) or [""])]
+    """Lines of at most 29 characters, of which Chinese, Japanese and Korean ones count twice."""
+    return [line for part in drawable(cell.text).splitlines() for line in (_lines(part, 29) or [""])]
+
+
+def _lines(text: str, width: int) -> list[str]:
+    if not any(_wide(character) for character in text):
+        return textwrap.wrap(text, width)
+    lines, room = [""], width
+    for character in text:
+        room -= 1 + _wide(character)
+        if room < 0:
+            lines, room = [*lines, ""], width - 1 - _wide(character)
+        lines[-1] += character
+    return lines
+
+
+def _wide(character: str) -> bool:
+    return unicodedata.east_asian_width(character) in "WF"

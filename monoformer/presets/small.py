@@ -182,7 +182,7 @@ def emoji() -> RunConfig:
 def monoformer_mini() -> RunConfig:
     """The released model: scenes of all five kinds, emoji with names and skin tones, books; 64x64, no autoencoder.
 
-    monoformer train monoformer-mini --from EMOJI_RUN --data.sources.1.files EMOJI.parquet --data.sources.2.files BOOKS/
+    monoformer train monoformer-mini --from runs/emoji --data.sources.1.files EMOJI.parquet --data.sources.2.files BOOKS
     Two CPU cores, some three hours after those of `emoji`, which it starts from. Not measured yet.
     """
     base = emoji()

@@ -1,58 +1,133 @@
-"""The README's blocks run, with a tiny model in the place of the demo's."""
+"""What the pages tell a user to type is understood, and what a tiny model can do of it is done."""
 
 import re
-import shlex
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tyro
 from PIL import Image as PILImage
 
 from monoformer.cli.main import COMMANDS, main
+from monoformer.config.run import save_config
+from monoformer.presets import PRESETS
+from tests.pages import PAGES, ROOT, blocks, commands, inline_commands, lines, read
 
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-MODEL = "runs/demo/model"
+TRANSLATED = (("README.md", "README.zh-CN.md"), ("docs/quickstart.md", "docs/quickstart.zh-CN.md"))
+"""Pages and their Chinese form."""
 
-
-def blocks(language: str) -> list[str]:
-    """The README's code blocks in a language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
-
-def commands() -> list[list[str]]:
-    """Arguments of every `monoformer` line, comments dropped."""
-    lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("monoformer ")]
-    return [shlex.split(line, comments=True)[1:] for line in lines]
+USED = ("README.md", "docs/quickstart.md", "docs/generate.md", "docs/edit.md")
+"""Pages whose Python blocks, and commands on the demo's model, run one after the other."""
 
 
-def test_the_python_block_runs(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = blocks("python")
-    assert MODEL in block
+NAMING = ("comparison.md", "migration.md", "status.md", "tour.md")
+"""Pages that point at files of the project, most of them inside the package."""
+
+
+class _UnderstoodError(Exception):
+    """The real parser took the whole line; what it asks for is not done."""
+
+
+@pytest.fixture
+def parsing_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands stop as soon as tyro has parsed their arguments into a configuration, which checks itself."""
+    parse: Callable[..., Any] = tyro.cli
+
+    def stop(*arguments: Any, **options: Any) -> None:
+        parse(*arguments, **options)
+        raise _UnderstoodError
+
+    monkeypatch.setattr(tyro, "cli", stop)
+
+
+@pytest.mark.usefixtures("parsing_only")
+def test_every_command_of_every_page_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(block.replace(MODEL, str(run / "model")), {})
-    with PILImage.open(tmp_path / "edited.png") as picture:
-        assert picture.size == (32, 32)
+    save_config(PRESETS["folder"](), tmp_path / "run.json")
+    given = {}
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        given |= {tuple(found): page.name for found in [*commands(text), *inline_commands(text)]}
+    assert len(given) > 60
+    wrong = []
+    for arguments, name in given.items():
+        try:
+            main(arguments)
+        except _UnderstoodError:
+            continue
+        except SystemExit:
+            wrong.append(f"{name}: monoformer {' '.join(arguments)}\n{capsys.readouterr().err}")
+        else:
+            wrong.append(f"{name}: monoformer {' '.join(arguments)} was done, not parsed")
+    assert not wrong, "\n".join(wrong)
+    with pytest.raises(SystemExit):  # so the test can fail
+        main(["generate", "MODEL", "a circle", "--nmu", "2"])
 
 
-def test_the_commands_that_use_a_model_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for command in re.findall(r"`monoformer ([a-z]+)", text):
+        assert command in COMMANDS, command
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if not target.startswith(("http", "mailto:")):
+            assert (page.parent / target).exists(), target
+    for line in lines(text):
+        for script in re.findall(r"(?:python|bash) ([\w/-]+\.(?:py|sh))", line):
+            assert (ROOT / script).is_file(), script
+    for name in re.findall(r"`((?:\w+/)*\w+\.(?:py|sh|toml))`", text) if page.name in NAMING else []:
+        assert any((folder / name).is_file() for folder in (ROOT, ROOT / "monoformer", ROOT / "tests/laws")), name
+
+
+@pytest.mark.parametrize("name", USED)
+def test_the_blocks_that_use_a_model_run(
+    name: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(run / "model", "runs/demo/model")
+    names: dict[str, Any] = {}
+    for block in blocks(read(name), "python"):
+        exec(block, names)
     done = []
-    for arguments in commands():
-        if arguments[0] in ("generate", "caption", "edit"):
-            main([argument.replace(MODEL, str(run / "model")) for argument in arguments])
+    for arguments in commands(read(name)):
+        if arguments[0] in ("generate", "write", "caption", "edit") and "runs/demo/model" in arguments:
+            main(arguments)
             done.append(arguments[0])
-    assert done == ["generate", "caption", "edit"]
-    assert (tmp_path / "square.png").is_file()
+    assert done
+    pictures = list(tmp_path.rglob("*.png"))
+    assert pictures
+    for path in pictures:
+        with PILImage.open(path) as picture:
+            assert min(picture.size) >= 32
 
 
-def test_every_command_named_exists_and_every_file_linked_is_there() -> None:
-    assert {arguments[0] for arguments in commands()} <= set(COMMANDS)
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
+@pytest.mark.parametrize(("english", "chinese"), TRANSLATED)
+def test_both_languages_have_the_same_commands(english: str, chinese: str) -> None:
+    ours, theirs = read(english), read(chinese)
+    assert re.search(r"[\u4e00-\u9fff]", theirs)
+    assert _shell(ours) == _shell(theirs)
+    for language in ("python", "text"):
+        assert [_code(block) for block in blocks(ours, language)] == [
+            _code(block) for block in blocks(theirs, language)
+        ]
+    assert re.findall(r"!\[[^\]]*\]\(([^)]+)\)", ours) == re.findall(r"!\[[^\]]*\]\(([^)]+)\)", theirs)
+
+
+def _shell(text: str) -> list[str]:
+    """What is typed, without comments."""
+    return [re.sub(r"\s+# .*", "", line) for line in lines(text)]
+
+
+def _code(block: str) -> str:
+    """A block without its comments and the words of the tree, which are translated."""
+    return "\n".join(re.sub(r"(\s{2,}|\s*# ).*", "", line.strip()) for line in block.splitlines())
 
 
 def test_the_tree_names_what_there_is() -> None:
-    (tree,) = [block for block in blocks("text") if block.startswith("monoformer/")]
+    (tree,) = [block for block in blocks(read("README.md"), "text") if block.startswith("monoformer/")]
     for name in re.findall(r"^  ([a-z_]+(?:/|\.py))", tree, flags=re.MULTILINE):
         assert (ROOT / "monoformer" / name).exists(), name
