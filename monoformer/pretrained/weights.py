@@ -128,11 +128,16 @@ def save_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes the place of `folder` when all is written, or never."""
+    """A folder to write into that takes the place of `folder` when all is written, or never.
+
+    Its files can be read by whoever may read the folder: some libraries write theirs for the owner alone.
+    """
     temporary = folder.with_name(folder.name + ".incomplete")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     yield temporary
+    for file in temporary.iterdir():
+        file.chmod(temporary.stat().st_mode & 0o666)
     if folder.exists():
         shutil.rmtree(folder)
     temporary.rename(folder)

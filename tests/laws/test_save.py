@@ -1,6 +1,7 @@
 """Model folders: what is loaded is what was saved, bit for bit; anything else is a ValueError that says which file."""
 
 import json
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,13 @@ def test_the_folder_says_how_to_denoise(diffusion: FlowConfig | DDPMConfig, tmp_
     made = replace(tiny.pretrained(), diffusion=diffusion)
     save_pretrained(tmp_path / "model", made)
     assert load_pretrained(tmp_path / "model").diffusion == diffusion
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps no such permissions")
+def test_whoever_may_read_the_folder_may_read_its_files(tmp_path: Path) -> None:
+    save(tmp_path / "model", "add")
+    expected = (tmp_path / "model").stat().st_mode & 0o666
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {expected}
 
 
 def test_tied_weights_are_saved_once_and_stay_one_parameter(tmp_path: Path) -> None:
