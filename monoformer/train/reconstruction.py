@@ -19,6 +19,7 @@ from monoformer.data.build import build_held_out, names_of
 from monoformer.data.source import usable
 from monoformer.document import Image
 from monoformer.gallery import Cell, Section, draw_gallery
+from monoformer.pretrained.weights import written_whole
 from monoformer.train.autoencoder import build_network, build_pictures, decibels
 from monoformer.train.loop import Sample
 
@@ -86,19 +87,19 @@ def release(config: AutoencoderRun, weights: dict[str, Tensor]) -> Path:
     network.eval().requires_grad_(requires_grad=False)
     mean, deviation = measure(network, config)
     network.register_to_config(scaling_factor=1 / deviation, shift_factor=mean)
-    folder = config.model_path
-    network.to(memory_format=torch.contiguous_format).save_pretrained(folder, safe_serialization=True)
-    pictures = held_out(config, FIGURES)
-    figures = {}
-    for name, pixels in pictures.items():
-        error = (reconstruct(network, pixels).float() - pixels.float()) / 255
-        figures[name] = (float(decibels(error).mean()), float(error.abs().mean()) * 255, len(pixels))
-    show(network, pictures, "held-out pictures before and after").save(folder / "reconstructions.png")
-    size = (folder / "diffusion_pytorch_model.safetensors").stat().st_size
-    count = sum(p.numel() for p in network.parameters())
-    card = _card(config, figures, parameters=count, size=size, scale=(mean, deviation))
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    return folder
+    with written_whole(config.model_path) as folder:
+        network.to(memory_format=torch.contiguous_format).save_pretrained(folder, safe_serialization=True)
+        pictures = held_out(config, FIGURES)
+        figures = {}
+        for name, pixels in pictures.items():
+            error = (reconstruct(network, pixels).float() - pixels.float()) / 255
+            figures[name] = (float(decibels(error).mean()), float(error.abs().mean()) * 255, len(pixels))
+        show(network, pictures, "held-out pictures before and after").save(folder / "reconstructions.png")
+        size = (folder / "diffusion_pytorch_model.safetensors").stat().st_size
+        count = sum(p.numel() for p in network.parameters())
+        card = _card(config, figures, parameters=count, size=size, scale=(mean, deviation))
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    return config.model_path
 
 
 @torch.no_grad()
