@@ -20,10 +20,11 @@ from monoformer.config.run import RunConfig
 from monoformer.config.train import AdamWConfig, MuonConfig, OptimizerConfig
 from monoformer.data.skipped import Tally
 from monoformer.model.monoformer import MonoFormer
-from monoformer.train.build import build_model, build_run
+from monoformer.train.build import build_run
 from monoformer.train.checkpoint import checkpoints
 from monoformer.train.metrics import read_metrics
 from monoformer.train.optim import rate_factor
+from monoformer.train.start import build_model
 from monoformer.train.trainer import Trainer
 from tests import tiny
 
