@@ -7,7 +7,6 @@ updates do not depend on the number of processes, but for the last bits of sums.
 """
 
 import functools
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,13 +114,18 @@ def processes(device: torch.device) -> Iterator[Ranks]:
             )
         torch.cuda.set_device(local)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    yield Ranks(
+    yield joined()
+    dist.destroy_process_group()  # not after an error: it would wait for the others
+
+
+def joined() -> Ranks:
+    """This process in the process group that was initialised; all of them call it together."""
+    return Ranks(
         rank=dist.get_rank(),
         world=dist.get_world_size(),
         numbers=dist.new_group(backend="gloo", timeout=PATIENCE),
         files=dist.new_group(backend="gloo", timeout=PATIENCE),
     )
-    dist.destroy_process_group()  # not after an error: it would wait for the others
 
 
 def rows_of_pass(rows: int, pass_rows: int, world: int) -> int:
@@ -182,15 +186,12 @@ def _keep_dear(context: Any, operation: Any, *arguments: Any, **keywords: Any) -
 def replicated(network: nn.Module, config: ParallelConfig, ranks: Ranks) -> nn.Module:
     """The network behind DDP where that is how processes share a run; else itself.
 
-    DDP usually orders its buckets anew after the first pass, and sums of three or more processes would then differ in
-    their last bits between a run and the same run resumed. With `find_unused_parameters` it keeps its first order.
+    Every parameter is a bucket of its own. DDP fills buckets in another order after its first pass, and where a number
+    lies in a bucket decides in which order three or more processes add it: a run and the same run resumed would differ.
     """
     if ranks.world == 1 or config.strategy != "ddp":
         return network
-    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")  # every parameter is used, always
-    return DistributedDataParallel(
-        network, find_unused_parameters=True, gradient_as_bucket_view=True, broadcast_buffers=False
-    )
+    return DistributedDataParallel(network, bucket_cap_mb=2**-20, gradient_as_bucket_view=True)
 
 
 @contextmanager
