@@ -103,14 +103,12 @@ class MonoFormer(nn.Module):
                 noise = torch.randn(parameter.shape, generator=generator) * deviation
                 parameter.copy_(part(noise, parameter))
 
-    def give_vision(self, config: ModelConfig, generator: torch.Generator) -> None:
-        """Add the projection of a vision encoder's features, new weights; nothing else in `config` differs."""
+    def give_vision(self, config: ModelConfig) -> None:
+        """Add the projection of a vision encoder's features, without weights yet; nothing else in `config` differs."""
         assert self.vision is None, "the model has such a projection already"
         with torch.device("meta"):
             self.vision = VisionEmbedding(config)
-        self.vision.to_empty(device=self.tokens.weight.device).to(self.tokens.weight.dtype)
         self.config = config
-        self.initialize(generator, only=[name for name, _ in self.named_parameters() if name.startswith("vision.")])
 
     def embed(
         self, ids: Tensor, images: Sequence[Tensor], times: Sequence[Tensor], places: Sequence[Place]

@@ -4,7 +4,6 @@ A run's tokenizer is trained once and kept in the run's folder, so that resuming
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import assert_never
 
 import torch
@@ -34,13 +33,12 @@ from monoformer.document import Text
 from monoformer.packing import Row, collate, pack
 from monoformer.pretrained import Pretrained, build_sequencer
 from monoformer.pretrained.weights import written_whole
-from monoformer.randomness import generator
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.freeze import freeze_text, new_rows
 from monoformer.train.loop import computes_in_bf16
-from monoformer.train.parallel import ALONE, Ranks, rows_of_pass, spread
-from monoformer.train.start import build_model, load_start
+from monoformer.train.parallel import ALONE, Ranks, rows_of_pass
+from monoformer.train.start import fill_parts, new_start, read_start
 from monoformer.train.trainer import Parts
 from monoformer.vision import build_vision, fitted
 
@@ -65,11 +63,12 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
     """
     device = choose(config.train.device)
     check_named(config.data)
-    started, news = load_start(config) if config.start else (None, "")
+    started = read_start(config) if config.start else None
     if started:
-        own = config.autoencoder if config.autoencoder.path else started.autoencoder
-        eyes = config.vision if config.vision.path else started.vision
-        shape, diffusion = started.model.config, started.diffusion
+        kept = started.pretrained
+        own = config.autoencoder if config.autoencoder.path else kept.autoencoder
+        eyes = config.vision if config.vision.path else kept.vision
+        shape, diffusion = started.model.config, kept.diffusion
         config = replace(config, model=shape, diffusion=diffusion, autoencoder=own, vision=eyes)
     config = replace(config, data=sized(config.data, config.model))
     check_sizes(config)
@@ -81,16 +80,13 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
         autoencoder = build_autoencoder(config.autoencoder, device=device, dtype=dtype)
     check_fits(autoencoder, config.model)
     source = build_source(config.data, split="train", seed=config.seed)
-    tokenizer = started.tokenizer if started else build_tokenizer(config, ranks=ranks)
-    shared = partial(spread, config=config.train.parallel, ranks=ranks, device=device, bf16=bf16)
-    model, news = (started.model, news) if started else build_model(config, tokenizer, shared=shared, device=device)
-    if config.model.vision_width != model.config.vision_width:
-        model.give_vision(config.model, generator(config.seed, "vision"))
-        news += "; the projection of the vision encoder's features is new"
+    tokenizer = started.pretrained.tokenizer if started else build_tokenizer(config, ranks=ranks)
+    started = started.with_vision(config.model) if started else None
+    recipe = started.recipe if started else new_start(config, tokenizer)
+    model = fill_parts(recipe, config.train.parallel, ranks, device=device, bf16=bf16)
+    count = sum(p.numel() for p in model.parameters())
+    news = started.news if started else f"new weights: {count / 1e6:.1f}M parameters from seed {config.seed}"
     config = replace(config, model=model.config)
-    model.train().to(device)
-    if started:
-        shared(model)
     if config.train.freeze == "text":
         freeze_text(model, rows=new_rows(config.model, tokenizer))
     pretrained = Pretrained(

@@ -7,6 +7,7 @@ updates do not depend on the number of processes, but for the last bits of sums.
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -161,6 +162,8 @@ def spread(model: MonoFormer, config: ParallelConfig, ranks: Ranks, *, device: t
         MixedPrecisionPolicy(),
         MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False),
     )
+    # nothing works in place on the hidden states that leave a network with experts as a view
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     for block in model.transformer.blocks:
         fully_shard(block, mesh=mesh, mp_policy=half if bf16 else whole)
     fully_shard(model, mesh=mesh, mp_policy=whole)  # the root stays gathered, since heads are called beside `forward`
@@ -221,6 +224,11 @@ def part(whole: Tensor, parameter: Tensor) -> Tensor:
     if not isinstance(parameter, DTensor):
         return whole
     return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def by_matrix(function: Callable[[Tensor], Tensor], matrices: list[Tensor]) -> list[Tensor]:

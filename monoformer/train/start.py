@@ -3,44 +3,70 @@
 Knows nothing of data. Invariant: new weights are functions of the seed alone.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
+from monoformer.config.model import ModelConfig
+from monoformer.config.parallel import ParallelConfig
 from monoformer.config.run import RunConfig
-from monoformer.model.experts import with_experts
 from monoformer.model.monoformer import MonoFormer
-from monoformer.pretrained import Pretrained, find_folder, load_llama, load_pretrained, read_description
-from monoformer.randomness import generator
+from monoformer.pretrained import Pretrained, find_folder, read_description, read_llama, read_pretrained
+from monoformer.pretrained.recipe import Recipe
 from monoformer.tokenizer import Tokenizer
-from monoformer.train.parallel import part
+from monoformer.train.parallel import Ranks, part, spread
 
 
-def load_start(config: RunConfig) -> tuple[Pretrained, str]:
-    """What the run starts from, with experts where it asks for them; and what was loaded and what is new."""
-    started, news = read_start(config)
-    if config.model.experts == "modality" and started.model.config.experts == "shared":
-        started = replace(started, model=with_experts(started.model))
-        news = f"{news}; image experts start as copies of the text weights"
-    return started, news
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a run starts from, its network without weights yet, and what there is to say of it."""
+
+    pretrained: Pretrained
+    recipe: Recipe
+    news: str
+
+    @property
+    def model(self) -> MonoFormer:
+        """The network."""
+        return self.recipe.model
+
+    def with_vision(self, config: ModelConfig) -> "Start":
+        """A new projection where the run has a vision encoder that its start had not."""
+        if config.vision_width == self.model.config.vision_width:
+            return self
+        news = f"{self.news}; the projection of the vision encoder's features is new"
+        return replace(self, recipe=self.recipe.with_vision(config), news=news)
 
 
-def read_start(config: RunConfig) -> tuple[Pretrained, str]:
-    """A model folder of ours, or a language model, which keeps the run's image side; and what was loaded."""
+def read_start(config: RunConfig) -> Start:
+    """What the run starts from, with experts where it asks for them."""
     folder = find_folder(config.start)
-    if read_description(folder).get("model_type") == "monoformer":
-        ours = load_pretrained(folder)
-        count = len(list(ours.model.parameters()))
-        return ours, f"started from {config.start}: all {count} tensors loaded, none new"
-    image_side = replace(config.model, experts="shared")  # experts start as copies, once the text path is loaded
-    llama = load_llama(folder, image_side=image_side, seed=config.seed, tokenizer=config.tokenizer.path)
-    if config.sequence.row > llama.model.config.context:
-        longest = llama.model.config.context
+    is_ours = read_description(folder).get("model_type") == "monoformer"
+    start = _read_ours(config, folder) if is_ours else _read_llama(config, folder)
+    if config.model.experts == "shared" or start.model.config.experts == "modality":
+        return start
+    news = f"{start.news}; image experts start as copies of the text weights"
+    return replace(start, recipe=start.recipe.with_experts(), news=news)
+
+
+def _read_ours(config: RunConfig, folder: Path) -> Start:
+    pretrained, recipe = read_pretrained(folder)
+    recipe = replace(recipe, seed=config.seed)
+    news = f"started from {config.start}: all {len(recipe.read)} tensors loaded, none new"
+    return Start(pretrained=pretrained, recipe=recipe, news=news)
+
+
+def _read_llama(config: RunConfig, folder: Path) -> Start:
+    """A language model, which keeps the run's image side."""
+    image_side = replace(config.model, experts="shared")  # experts start as copies of the text path
+    llama, recipe = read_llama(folder, image_side=image_side, seed=config.seed, tokenizer=config.tokenizer.path)
+    longest = llama.model.config.context
+    if config.sequence.row > longest:
         raise ValueError(
             f"{config.start} reads {longest} tokens at most; lower --sequence.row = {config.sequence.row} to {longest}"
         )
-    started = Pretrained(
+    pretrained = Pretrained(
         model=llama.model,
         tokenizer=llama.tokenizer,
         diffusion=config.diffusion,
@@ -48,25 +74,19 @@ def read_start(config: RunConfig) -> tuple[Pretrained, str]:
         autoencoder=config.autoencoder,
         vision=config.vision,
     )
-    return started, f"started from {config.start}: {llama.news}"
+    return Start(pretrained=pretrained, recipe=recipe, news=f"started from {config.start}: {llama.news}")
 
 
-def build_model(
-    config: RunConfig,
-    tokenizer: Tokenizer,
-    *,
-    shared: Callable[[MonoFormer], None] = lambda model: None,
-    device: torch.device | str = "cpu",
-) -> tuple[MonoFormer, str]:
-    """The network with new weights drawn from the seed, and what there is to say of it.
-
-    `shared` is called before there are weights: of a sharded network each process only ever holds its part.
-    """
+def new_start(config: RunConfig, tokenizer: Tokenizer) -> Recipe:
+    """A network whose weights are all drawn from the seed."""
     with torch.device("meta"):  # no memory, and no draw from the global generator
         model = MonoFormer(replace(config.model, vocabulary=config.model.vocabulary or tokenizer.size))
-    shared(model)
-    model.to_empty(device=device)
-    model.tie()
-    model.initialize(generator(config.seed, "weights"), part=part)
-    count = sum(p.numel() for p in model.parameters())
-    return model, f"new weights: {count / 1e6:.1f}M parameters from seed {config.seed}"
+    names = tuple(name for name, _ in model.named_parameters())
+    return Recipe(model=model, read={}, new={"weights": names}, seed=config.seed)
+
+
+def fill_parts(recipe: Recipe, config: ParallelConfig, ranks: Ranks, *, device: torch.device, bf16: bool) -> MonoFormer:
+    """The network on its device with its weights; where it is sharded, no process ever holds more than its part."""
+    spread(recipe.model, config, ranks, device=device, bf16=bf16)
+    recipe.model.to_empty(device=device)
+    return recipe.fill(part=part).train()

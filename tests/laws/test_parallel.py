@@ -18,7 +18,7 @@ from monoformer.document import Document, Text
 from monoformer.train.checkpoint import checkpoints
 from monoformer.train.metrics import read_metrics
 from monoformer.train.parallel import ALONE, Ranks, rows_of_pass, spread
-from monoformer.train.start import build_model
+from monoformer.train.start import fill_parts, new_start
 from monoformer.train.trainer import Trainer
 from tests import tiny
 from tests.ranks import together
@@ -111,8 +111,8 @@ def session(ranks: Ranks, folder: Path, cases: tuple[Case, ...]) -> None:
 def draw_weights(ranks: Ranks, folder: Path) -> None:
     """New weights of a sharded network; what each process holds of it."""
     config, device = tiny.run_config(folder, mode="experts"), torch.device("cpu")
-    shared = lambda model: spread(model, FSDP, ranks, device=device, bf16=False)  # noqa: E731
-    model, _ = build_model(config, tiny.tokenizer(), shared=shared, device=device)
+    recipe = new_start(config, tiny.tokenizer())
+    model = fill_parts(recipe, FSDP, ranks, device=device, bf16=False)
     named = {name: p.detach() for name, p in model.named_parameters()}
     held = sum(p.to_local().numel() for p in named.values())  # type: ignore[attr-defined]
     (folder / f"held-{ranks.rank}").write_text(str(held), encoding="utf-8")
@@ -160,8 +160,8 @@ def test_some_passes_of_some_processes_have_no_image(two: Path) -> None:
 
 
 def test_a_sharded_network_is_never_whole_and_its_weights_are_those_of_one_process(two: Path, tmp_path: Path) -> None:
-    model, _ = build_model(tiny.run_config(tmp_path, mode="experts"), tiny.tokenizer())
-    expected = dict(model.named_parameters())
+    recipe = new_start(tiny.run_config(tmp_path, mode="experts"), tiny.tokenizer())
+    expected = dict(recipe.fill().named_parameters())
     drawn = load_file(two / "drawn.safetensors")
     assert drawn.keys() == expected.keys()
     assert [name for name, p in expected.items() if not torch.equal(p, drawn[name])] == []
