@@ -1,8 +1,12 @@
-"""What keeps a run from going wrong unseen: the same configuration when it is resumed, losses that jump.
+"""What keeps a run from going wrong unseen: one run at a time in a folder, the same configuration when it is resumed,
+losses that jump.
 
-Knows nothing of models or files.
+Knows nothing of models.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,28 @@ MAY_CHANGE = (
 )
 """Fields that may differ when a run is resumed; everything else would make it another run. How processes and passes
 share a step changes the last bits of its sums alone."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The folder for this run alone, where files can be locked; the system lets go of it however the run ends.
+
+    Raises ValueError when another run is at work in it, such as processes whose launcher was killed.
+    """
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another run is at work in {folder}; wait for it, or end its processes, or give --name NEW"
+            ) from None
+        yield
 
 
 def check_same_run(saved: dict[str, Any], given: dict[str, Any], folder: Path) -> None:

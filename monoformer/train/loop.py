@@ -4,12 +4,13 @@ Knows nothing of what is trained: the step is a function that somebody else pass
 moment and started again ends with the same bits (DESIGN 4); a gradient that is not finite never reaches the weights.
 """
 
+import errno
 import json
 import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
@@ -24,7 +25,7 @@ from monoformer.data.loader import Loader
 from monoformer.data.skipped import Tally
 from monoformer.device import has_bf16_units, keep_freed_memory
 from monoformer.train.checkpoint import Checkpoints, TrainState, checkpoints, load_checkpoint, read_progress
-from monoformer.train.guards import Spikes, check_same_run
+from monoformer.train.guards import Spikes, check_same_run, locked
 from monoformer.train.metrics import CURVES, Metrics, draw_curves, progress_bar
 from monoformer.train.optim import rate_factor, set_rates
 from monoformer.train.parallel import ALONE, Ranks, clip
@@ -33,6 +34,8 @@ T = TypeVar("T")
 
 Sample = Callable[[int, dict[str, Tensor]], None]
 """sample(step, averaged weights): draws whatever somebody wants to see while the run goes on."""
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Numbers = dict[str, float]
 
@@ -102,7 +105,26 @@ class Loop(Generic[T]):
 
         `count` says of what a step read which numbers are averaged and which are summed to rates a second.
         """
-        self._open_folder(loader)
+        with locked(self.folder) if self.ranks.first else nullcontext():
+            try:
+                self._open_folder(loader)
+                return self._run(loader, train_step, count, passes)
+            except OSError as error:
+                if error.errno not in DISK_FULL:
+                    raise
+                last = [path.name for path in checkpoints(self.checkpoints.folder)[-1:]]
+                raise ValueError(
+                    f"the disk that holds {self.folder} is full ({error}); make room, and the same command goes on "
+                    f"from {last[0] if last else 'the start'}"
+                ) from error
+
+    def _run(
+        self,
+        loader: Loader[Any, T],
+        train_step: Callable[[list[T]], Numbers],
+        count: Callable[[list[T]], tuple[Numbers, Numbers]],
+        passes: int,
+    ) -> bool:
         self.state.model.train()
         with stop_signals(self._note_signal), progress_bar(shown=self.ranks.first) as bar:
             task = bar.add_task(self.config.name, total=self.train.steps, completed=self.step, numbers="")

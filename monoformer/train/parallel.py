@@ -189,12 +189,14 @@ def _keep_dear(context: Any, operation: Any, *arguments: Any, **keywords: Any) -
 def replicated(network: nn.Module, config: ParallelConfig, ranks: Ranks) -> nn.Module:
     """The network behind DDP where that is how processes share a run; else itself.
 
-    Every parameter is a bucket of its own. DDP fills buckets in another order after its first pass, and where a number
-    lies in a bucket decides in which order three or more processes add it: a run and the same run resumed would differ.
+    DDP usually packs its buckets anew after the first pass, and where a number lies in a bucket decides in which order
+    three or more processes add it: a run and the same run resumed would differ in their last bits. With
+    `find_unused_parameters` it keeps its buckets; one parameter that is never used spares the warning that all are.
     """
     if ranks.world == 1 or config.strategy != "ddp":
         return network
-    return DistributedDataParallel(network, bucket_cap_mb=2**-20, gradient_as_bucket_view=True)
+    network.register_parameter("unused", nn.Parameter(next(network.parameters()).new_zeros(1)))
+    return DistributedDataParallel(network, find_unused_parameters=True, gradient_as_bucket_view=True)
 
 
 @contextmanager
