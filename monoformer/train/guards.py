@@ -1,13 +1,15 @@
 """What keeps a run from going wrong unseen: one run at a time in a folder, the same configuration when it is resumed,
-losses that jump.
+signals that ask it to stop, losses that jump.
 
 Knows nothing of models.
 """
 
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 MAY_CHANGE = (
@@ -66,6 +68,25 @@ def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
             for k, v in _flatten(value, f"{prefix}.{key}" if prefix else key).items()
         }
     return {prefix: data}
+
+
+@contextmanager
+def stop_signals(note: Callable[[int], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM are noted and end the run after the step in progress; a second one ends it at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        note(number)
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    try:
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals belong to somebody else
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Spikes:

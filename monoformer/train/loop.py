@@ -7,11 +7,9 @@ moment and started again ends with the same bits (DESIGN 4); a gradient that is 
 import errno
 import json
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from types import FrameType
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -25,7 +23,7 @@ from monoformer.data.loader import Loader
 from monoformer.data.skipped import Tally
 from monoformer.device import has_bf16_units, keep_freed_memory
 from monoformer.train.checkpoint import Checkpoints, TrainState, checkpoints, load_checkpoint, read_progress
-from monoformer.train.guards import Spikes, check_same_run, locked
+from monoformer.train.guards import Spikes, check_same_run, locked, stop_signals
 from monoformer.train.metrics import CURVES, Metrics, draw_curves, progress_bar
 from monoformer.train.optim import rate_factor, set_rates
 from monoformer.train.parallel import ALONE, Ranks, clip
@@ -286,22 +284,3 @@ class Loop(Generic[T]):
 def computes_in_bf16(config: TrainConfig, device: torch.device) -> bool:
     """Whether matrix products are in bfloat16: asked for, or left open where the device has units for it."""
     return config.precision == "bf16" or (config.precision == "auto" and has_bf16_units(device))
-
-
-@contextmanager
-def stop_signals(note: Callable[[int], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM are noted and end the run after the step in progress; a second one ends it at once."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        note(number)
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-    try:
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals belong to somebody else
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
