@@ -35,7 +35,8 @@ from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.build import build_loader
 from monoformer.train.freeze import freeze_text, new_rows
-from monoformer.train.loop import Sample
+from monoformer.train.loop import Sample, computes_in_bf16
+from monoformer.train.parallel import ALONE, Ranks, spread
 from monoformer.train.trainer import Parts, Trainer
 from monoformer.vision import Preparation, VisionEncoder, build_vision
 from tests import encoders
@@ -239,10 +240,14 @@ def run_config(folder: Path, *, mode: str = "adaln", train: dict[str, Any] | Non
     return RunConfig(**{"vision": VisionConfig(path="tiny" if parts["model"].vision_width else ""), **parts})
 
 
-def trainer(config: RunConfig, *, sample: Sample | None = None, stream: Source | None = None) -> Trainer:
+def trainer(
+    config: RunConfig, *, sample: Sample | None = None, stream: Source | None = None, ranks: Ranks = ALONE
+) -> Trainer:
     """A trainer built anew: random weights from the seed, the stream from its start, frozen where the run says so."""
     with torch.random.fork_rng(devices=[]):
         network = randomize(MonoFormer(config.model), config.seed)
+    device = torch.device("cpu")
+    spread(network, config.train.parallel, ranks, device=device, bf16=computes_in_bf16(config.train, device))
     if config.train.freeze == "text":
         freeze_text(network, rows=new_rows(config.model, tokenizer()))
     parts = Parts(
@@ -250,8 +255,9 @@ def trainer(config: RunConfig, *, sample: Sample | None = None, stream: Source |
         model=network,
         objective=build_objective(config.diffusion),
         autoencoder=build_autoencoder(config.autoencoder),
-        loader=build_loader(config, stream or source(config.seed), tokenizer()),
-        device=torch.device("cpu"),
+        loader=build_loader(config, stream or source(config.seed), tokenizer(), ranks=ranks),
+        device=device,
+        ranks=ranks,
         vision=encoder() if config.vision.path == "tiny" else build_vision(config.vision),
     )
     return Trainer(parts, sample=sample)

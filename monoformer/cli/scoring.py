@@ -1,6 +1,5 @@
 """Which suites fit a model's training data, and their scores while the training goes on."""
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -13,6 +12,7 @@ from monoformer.evaluate.build import build_evaluator
 from monoformer.evaluate.material import sources
 from monoformer.pipeline import Pipeline
 from monoformer.train.build import Built
+from monoformer.train.trainer import empty_copy
 
 
 def fitting_suites(data: DataConfig) -> dict[str, ScoreConfig]:
@@ -45,7 +45,7 @@ def build_scores(built: Built, *, count: int) -> Callable[[int, dict[str, Tensor
 
     Only the network is copied: it is never the one that is trained.
     """
-    model = copy.deepcopy(built.parts.model).eval()
+    model = empty_copy(built.parts)
     parts, pretrained = built.parts, replace(built.pretrained, model=model)
     pipeline = Pipeline(pretrained, autoencoder=parts.autoencoder, vision=parts.vision, slots=max(count, 2))
     data = parts.config.data

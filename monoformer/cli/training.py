@@ -1,6 +1,7 @@
 """train: a preset or a saved configuration, with any field replaced; resumes by itself."""
 
-import copy
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from monoformer.cli.scoring import build_scores
 from monoformer.config.run import RunConfig, load_config
 from monoformer.config.spelling import hint
 from monoformer.data.build import build_held_out
+from monoformer.device import choose
 from monoformer.document import Document, Text
 from monoformer.evaluate.prompts import drawings
 from monoformer.gallery import Cell, Section, draw_gallery
@@ -23,7 +25,8 @@ from monoformer.presets import PRESETS
 from monoformer.pretrained import save_pretrained
 from monoformer.train.build import Built, build_run
 from monoformer.train.loop import Sample
-from monoformer.train.trainer import Trainer
+from monoformer.train.parallel import processes
+from monoformer.train.trainer import Trainer, empty_copy
 
 SAMPLES = 12
 """Prompts drawn at intervals while a run goes on."""
@@ -35,11 +38,13 @@ def train(arguments: list[str]) -> None:
         train_autoencoder(arguments[1:])
         return
     config = read_config(arguments)
-    console = Console()
-    built = build_run(config)
-    config = built.parts.config
-    console.print(f"[bold]{config.name}[/bold] in {config.path} on {built.parts.device}: {built.news}")
-    finished = run(built)
+    with processes(choose(config.train.device)) as ranks:
+        console = Console(quiet=not ranks.first)
+        built = build_run(config, ranks=ranks)
+        config = built.parts.config
+        among = f", {ranks.world} processes" if ranks.world > 1 else ""
+        console.print(f"[bold]{config.name}[/bold] in {config.path} on {built.parts.device}{among}: {built.news}")
+        finished = run(built)
     if not finished:
         console.print(
             f"stopped and saved; the same command goes on from here:\n  monoformer train {' '.join(arguments)}"
@@ -50,15 +55,27 @@ def train(arguments: list[str]) -> None:
 
 
 def run(built: Built) -> bool:
-    """Train to the end and write the model folder; False when the run was stopped early."""
-    config = built.parts.config
-    sample = build_sample(built) if config.train.sample_every else None
-    scores = build_scores(built, count=config.train.evaluate_count) if config.train.evaluate_every else None
+    """Train to the end and write the model folder; False when Ctrl-C stopped the run early.
+
+    A run that SIGTERM stopped is saved and exits with code 143, so that what supervises it (torchrun's restarts, a
+    batch system) starts it again.
+    """
+    config, ranks = built.parts.config, built.parts.ranks
+    sample = build_sample(built) if config.train.sample_every and ranks.first else None
+    scores = (
+        build_scores(built, count=config.train.evaluate_count) if config.train.evaluate_every and ranks.first else None
+    )
     trainer = Trainer(built.parts, sample=sample, scores=scores)
-    if not trainer.run():
+    finished = trainer.run()
+    if trainer.loop.ended_by == signal.SIGTERM:
+        sys.exit(128 + signal.SIGTERM)
+    if not finished:
         return False
-    card = write_card(config, parameters=sum(p.numel() for p in built.parts.model.parameters()))
-    save_pretrained(config.model_path, built.pretrained, weights=trainer.state.ema.weights, card=card)
+    weights = ranks.whole(trainer.state.ema.weights)
+    with ranks.in_turn():
+        if ranks.first:
+            card = write_card(config, parameters=sum(p.numel() for p in built.parts.model.parameters()))
+            save_pretrained(config.model_path, built.pretrained, weights=weights, card=card)
     return True
 
 
@@ -90,7 +107,7 @@ def find_preset(name: str) -> Callable[[], RunConfig]:
 def build_sample(built: Built) -> Sample:
     """Draws the same held-out prompts with the averaged weights into the run's samples/ folder."""
     config = built.parts.config
-    model = copy.deepcopy(built.parts.model).eval()
+    model = empty_copy(built.parts)
     pretrained = replace(built.pretrained, model=model)
     pipeline = Pipeline(pretrained, autoencoder=built.parts.autoencoder, vision=built.parts.vision, slots=2 * SAMPLES)
     prompts = sample_prompts(config)

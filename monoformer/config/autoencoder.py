@@ -74,7 +74,8 @@ class AutoencoderRun:
         if not isinstance(self.train.optimizer, AdamWConfig):
             raise ValueError("an autoencoder is trained with AdamW (Muon is for the matrices of a transformer)")
         unused = TrainConfig()
-        for name in ("pass_rows", "text_weight", "image_weight", "freeze", "evaluate_every", "evaluate_count"):
+        weighed = ("text_weight", "image_weight", "freeze")
+        for name in ("pass_rows", "parallel", *weighed, "evaluate_every", "evaluate_count"):
             if getattr(self.train, name) != getattr(unused, name):
                 raise ValueError(f"train.{name} does nothing when an autoencoder is trained; leave it as it is")
 

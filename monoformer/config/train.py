@@ -1,7 +1,9 @@
 """The training loop's settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
+
+from monoformer.config.parallel import ParallelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class TrainConfig:
     rows: int = 16
     """Packed rows in one optimiser step, over all processes and passes."""
     pass_rows: int = 0
-    """Rows in one forward pass; 0: all of a process's rows at once. Smaller saves memory (gradient accumulation)."""
+    """Rows in one forward pass of one process; 0: all of its rows. Smaller saves memory (gradient accumulation)."""
     optimizer: OptimizerConfig = MuonConfig()
     """AdamW or Muon."""
     warmup: int = 100
@@ -69,8 +71,12 @@ class TrainConfig:
     device has matrix units for it (CUDA, CPUs with AMX), else fp32."""
     device: str = "auto"
     """cuda, mps or cpu; auto takes the first that is there."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """How processes share the run, and what blocks keep."""
     bad_steps: int = 20
     """Steps whose gradient is not finite are left out and written down; after so many the run stops."""
+    spike_factor: float = 3.0
+    """A loss of so many times its running mean (over 100 steps) counts as a spike in metrics.jsonl; 0: none does."""
     skip_limit: float = 0.01
     """Largest share of a source's documents that may be skipped because they cannot be used (a broken picture, no
     caption, longer than a row, ...). Beyond it, from 20 skipped documents on, the run ends and says why. 1: never."""
@@ -91,7 +97,7 @@ class TrainConfig:
         for name in ("steps", "rows", "bad_steps", "log_every", "checkpoint_every", "keep", "evaluate_count"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, but is {getattr(self, name)}")
-        for name in ("pass_rows", "warmup", "clip", "sample_every", "evaluate_every"):
+        for name in ("pass_rows", "warmup", "clip", "spike_factor", "sample_every", "evaluate_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} must be 0 or more, but is {getattr(self, name)}")
         if not 0 <= self.skip_limit <= 1:

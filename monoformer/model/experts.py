@@ -18,12 +18,12 @@ def with_experts(model: MonoFormer) -> MonoFormer:
         grown = MonoFormer(replace(model.config, experts="modality"))
     state = model.state_dict()
     names = grown.state_dict()
-    moved = {name: state[name] if name in state else state[_text_name(name)].clone() for name in names}
+    moved = {name: state[name] if name in state else state[text_name(name)].clone() for name in names}
     grown.load_state_dict(moved, assign=True)
     grown.tie()
     return grown.train(model.training)
 
 
-def _text_name(name: str) -> str:
+def text_name(name: str) -> str:
     """The text weight that an expert's weight starts from."""
     return name.replace(".image.", ".").replace("image_norm", "norm")

@@ -7,7 +7,7 @@
 Knows nothing of noise, losses or sampling: times are what `Path.network_time` returns.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -71,12 +71,19 @@ class MonoFormer(nn.Module):
             self.text_head.weight = self.tokens.weight
 
     @torch.no_grad()
-    def initialize(self, generator: torch.Generator, *, only: Collection[str] | None = None) -> None:
+    def initialize(
+        self,
+        generator: torch.Generator,
+        *,
+        only: Collection[str] | None = None,
+        part: Callable[[Tensor, Tensor], Tensor] = lambda whole, parameter: whole,
+    ) -> None:
         """Draw the weights: token embedding normal 1, text head 0.02, matrices 1 / sqrt(fan-in), residual outputs less.
 
         Modulation, the image head's output and a U-Net's residual branches start at zero, norms at one. An embedding of
         0.02 would drown in what the first block adds: objects got the wrong colour for their shape (docs/log.md). With
-        `only`, all but the parameters of these names stay as they are.
+        `only`, all but the parameters of these names stay as they are. `part(whole, parameter)` is what of a drawn
+        matrix a parameter holds, where it does not hold all; one whole matrix at a time is in memory.
         """
         tied = self.config.tie_embeddings  # then it is a head as well, and its logits must start small
         deviations = {"tokens.weight": 0.02 if tied else 1.0, "text_head.weight": 0.02}
@@ -90,20 +97,18 @@ class MonoFormer(nn.Module):
             elif parameter.ndim == 1:
                 parameter.fill_(1.0)
             else:
-                deviation = deviations.get(name, parameter[0].numel() ** -0.5)
+                deviation = deviations.get(name, parameter.shape[1:].numel() ** -0.5)
                 if name.endswith(("attention.output.weight", "mlp.down.weight")):
                     deviation /= (2 * self.config.layers) ** 0.5
                 noise = torch.randn(parameter.shape, generator=generator) * deviation
-                parameter.copy_(noise.to(parameter))
+                parameter.copy_(part(noise, parameter))
 
-    def give_vision(self, config: ModelConfig, generator: torch.Generator) -> None:
-        """Add the projection of a vision encoder's features, new weights; nothing else in `config` differs."""
+    def give_vision(self, config: ModelConfig) -> None:
+        """Add the projection of a vision encoder's features, without weights yet; nothing else in `config` differs."""
         assert self.vision is None, "the model has such a projection already"
         with torch.device("meta"):
             self.vision = VisionEmbedding(config)
-        self.vision.to_empty(device=self.tokens.weight.device).to(self.tokens.weight.dtype)
         self.config = config
-        self.initialize(generator, only=[name for name, _ in self.named_parameters() if name.startswith("vision.")])
 
     def embed(
         self, ids: Tensor, images: Sequence[Tensor], times: Sequence[Tensor], places: Sequence[Place]

@@ -68,6 +68,14 @@ class RMSNorm(nn.Module):
         return normed
 
 
+def touch(x: Tensor, idle: Sequence[Tensor]) -> Tensor:
+    """The same x, with a gradient of 0 for parameters that a pass leaves alone.
+
+    Every parameter gets a gradient in every pass on every process, or sharded training would hang (DESIGN 4).
+    """
+    return x + 0.0 * torch.stack([p.sum() for p in idle]).sum() if idle else x
+
+
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions and optional QK-norm: its projections, and what joins tokens."""
 
@@ -148,6 +156,8 @@ class Block(nn.Module):
         route: Route | None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
+        if torch.is_grad_enabled():
+            x = touch(x, self._idle(condition, route))
         if self.image is None or route is None:
             parts = None if self.modulation is None or condition is None else self._modulate(condition, x)
             return self._after(x, self.attention(self._before(x, parts), rope, mask, view, layer), parts)
@@ -159,6 +169,13 @@ class Block(nn.Module):
         q, k, v = (route.join(*pair, x) for pair in pairs)
         y = route.split(self.attention((q, k, v), rope, mask, view, layer))
         return route.join(self._after(text, y[0], None), self.image._after(image, y[1], parts), x)
+
+    def _idle(self, condition: Condition | None, route: Route | None) -> list[nn.Parameter]:
+        """What a pass without times, or without images, leaves alone."""
+        if self.image is not None and route is None:
+            return list(self.image.parameters())
+        modulation = self.modulation if self.image is None else self.image.modulation
+        return [] if modulation is None or condition is not None else list(modulation.parameters())
 
     def _before(self, x: Tensor, parts: Sequence[Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         """What each token (..., D) does alone before attention."""

@@ -11,6 +11,7 @@ from monoformer.config.data import FolderData, MixtureData, ParquetData, Sequenc
 from monoformer.config.diffusion import DDPMConfig
 from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
+from monoformer.config.parallel import ParallelConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.sources import ChatData
 from monoformer.config.train import AdamWConfig, TrainConfig
@@ -102,6 +103,7 @@ def _monoformer(name: str, data: SourceConfig | MixtureData, *, row: int, rows: 
             schedule="constant",
             clip=2.0,
             text_weight=0.01,
+            parallel=ParallelConfig(strategy="fsdp"),
             image_weight=1.0,
             checkpoint_every=5000,
         ),

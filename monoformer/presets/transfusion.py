@@ -11,6 +11,7 @@ from monoformer.config.data import MixtureData, ParquetData, SequenceConfig, Tex
 from monoformer.config.diffusion import DDPMConfig
 from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
+from monoformer.config.parallel import ParallelConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import AdamWConfig, TrainConfig
 from monoformer.presets.monoformer import TINYLLAMA
@@ -112,6 +113,7 @@ def _transfusion(name: str, shape: Shape, *, unet: bool) -> RunConfig:
             final_rate=0.05,
             clip=1.0,
             text_weight=1.0,
+            parallel=ParallelConfig(strategy="fsdp"),
             image_weight=5.0,
             checkpoint_every=5000,
         ),

@@ -7,6 +7,7 @@ The folder alone rebuilds the model. Only safetensors, never pickle; no code fro
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from monoformer.config.model import ModelConfig
 from monoformer.config.run import from_json, to_json
 from monoformer.config.vision import VisionConfig
 from monoformer.model.monoformer import MonoFormer
+from monoformer.pretrained.recipe import Recipe
 from monoformer.pretrained.weights import Weights, read_description, save_weights, written_whole
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
@@ -106,35 +108,45 @@ def load_pretrained(
     folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Pretrained:
     """Load a model folder. Raises ValueError, saying what is missing or damaged, when it is none."""
+    pretrained, recipe = read_pretrained(folder)
+    recipe.fill(device=device, dtype=dtype).eval()
+    return pretrained
+
+
+def read_pretrained(folder: str | Path) -> tuple[Pretrained, Recipe]:
+    """A model folder but for the weights of its network, and how it gets them; raises as `load_pretrained` does."""
     folder = Path(folder)
     config = read_folder_config(folder)
-    with torch.device("meta"):
-        model = MonoFormer(config.model)
-    weights = Weights(folder)
-    state = {name: weights.read(name, device=device, dtype=dtype) for name in weights.files}
-    if config.model.tie_embeddings:
-        state["text_head.weight"] = state.get("tokens.weight", torch.empty(0))
-    try:
-        model.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the weights in {folder} do not fit its config.json: {str(error).splitlines()[1].strip()}"
-        ) from None
-    model.tie()
     tokenizer = Tokenizer.from_folder(folder)
     if tokenizer.size > config.model.vocabulary:
         raise ValueError(
             f"{folder}: the tokenizer has {tokenizer.size} entries but the model only {config.model.vocabulary}; "
             f"the folder's files do not belong together"
         )
-    return Pretrained(
-        model=model.eval(),
+    recipe = _folder_recipe(folder, config.model)
+    pretrained = Pretrained(
+        model=recipe.model,
         tokenizer=tokenizer,
         diffusion=config.diffusion,
         generate=config.generate,
         autoencoder=kept_autoencoder(config.autoencoder, folder),
         vision=kept_vision(config.vision, folder),
     )
+    return pretrained, recipe
+
+
+def _folder_recipe(folder: Path, config: ModelConfig) -> Recipe:
+    with torch.device("meta"):
+        model = MonoFormer(config)
+    weights = Weights(folder)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    tied = {"text_head.weight"} if config.tie_embeddings else set()
+    wrong = sorted(shapes.keys() ^ (weights.files.keys() - tied))
+    wrong += [name for name, shape in shapes.items() if name in weights.files and weights.shape(name) != shape]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise ValueError(f"the weights in {folder} do not fit its config.json: {wrong[0]}{more}")
+    return Recipe(model=model, read={name: partial(weights.read, name, dtype=torch.float32) for name in shapes})
 
 
 def read_folder_config(folder: Path) -> FolderConfig:

@@ -7,15 +7,17 @@ those of `transformers`; old rows of the vocabulary keep their bits.
 import json
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from monoformer.config.model import ModelConfig
 from monoformer.model.monoformer import MonoFormer
 from monoformer.pretrained.llama_layout import ARCHITECTURES, ROWS, describe, hugging_face_name, text_side
+from monoformer.pretrained.recipe import Recipe
 from monoformer.pretrained.weights import Weights, read_description, save_weights, written_whole
 from monoformer.randomness import generator
 from monoformer.tokenizer import Tokenizer
@@ -56,6 +58,15 @@ def load_llama(
     Its tokenizer is the folder's unless `tokenizer` names another. Image tokens take rows of the vocabulary that the
     tokenizer leaves over, else new ones. Raises ValueError for what is damaged or cannot be honoured.
     """
+    loaded, recipe = read_llama(folder, image_side=image_side, seed=seed, tokenizer=tokenizer)
+    recipe.fill(device=device, dtype=dtype).eval()
+    return loaded
+
+
+def read_llama(
+    folder: str | Path, *, image_side: ModelConfig, seed: int, tokenizer: str = ""
+) -> tuple[LoadedLlama, Recipe]:
+    """What `load_llama` gives, but for the weights, and how the network gets them."""
     folder = Path(folder)
     kind = read_description(folder).get("model_type")
     try:
@@ -71,17 +82,16 @@ def load_llama(
     text = {name: known for name, _ in model.named_parameters() if (known := hugging_face_name(name))}
     spare = ("rotary_emb.inv_freq", *(["lm_head.weight"] if config.tie_embeddings else []))
     weights.check_names(set(text.values()), spare=spare, kind="plain language model of its kind")
-    for name, known in text.items():
+
+    def read(name: str, known: str) -> Tensor:
         whole, more = model.get_parameter(name).shape, new_rows if name in ROWS else 0
-        shape = torch.Size((whole[0] - more, *whole[1:]))
-        tensor = weights.read(known, shape=shape, device=device, dtype=dtype)
-        _assign(model, name, grown(tensor, more, generator(seed, "vocabulary", name)) if more else tensor)
-    model.tie()
-    new = tuple(name for name, parameter in model.named_parameters() if parameter.is_meta)
-    for name in new:
-        _assign(model, name, torch.empty_like(model.get_parameter(name), device=device, dtype=dtype))
-    model.initialize(generator(seed, "weights"), only=new)
-    return LoadedLlama(model=model.eval(), tokenizer=own_tokenizer, loaded=len(text), new=new, new_rows=new_rows)
+        tensor = weights.read(known, shape=torch.Size((whole[0] - more, *whole[1:])), dtype=torch.float32)
+        return grown(tensor, more, generator(seed, "vocabulary", name)) if more else tensor
+
+    new = tuple(name for name, _ in model.named_parameters() if name not in text)
+    reads = {name: partial(read, name, known) for name, known in text.items()}
+    recipe = Recipe(model=model, read=reads, new={"weights": new}, seed=seed)
+    return LoadedLlama(model=model, tokenizer=own_tokenizer, loaded=len(text), new=new, new_rows=new_rows), recipe
 
 
 @torch.no_grad()
@@ -127,9 +137,3 @@ def read_llama_config(folder: Path, *, kind: object) -> Any:
         return AutoConfig.from_pretrained(folder)
     except Exception as error:  # whatever its checks raise
         raise ValueError(f"its config.json contradicts itself: {str(error).strip().splitlines()[-1]}") from None
-
-
-def _assign(model: MonoFormer, name: str, tensor: Tensor) -> None:
-    """Put a tensor in the place of a parameter, without a copy."""
-    path, _, last = name.rpartition(".")
-    setattr(model.get_submodule(path), last, nn.Parameter(tensor))

@@ -87,6 +87,11 @@ class Weights:
                 more = f" and {len(names) - 1} more" if len(names) > 1 else ""
                 raise ValueError(f"the checkpoint in {self.folder} {what} {min(names)}{more}; it is no {kind}")
 
+    def shape(self, name: str) -> torch.Size:
+        """The shape of a tensor that is not read."""
+        with _opened(self.files[name]) as file:
+            return torch.Size(file.get_slice(name).get_shape())
+
     def read(
         self,
         name: str,

@@ -30,22 +30,15 @@ from monoformer.data.source import Source, usable
 from monoformer.device import choose
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Text
-from monoformer.model.experts import with_experts
-from monoformer.model.monoformer import MonoFormer
 from monoformer.packing import Row, collate, pack
-from monoformer.pretrained import (
-    Pretrained,
-    build_sequencer,
-    find_folder,
-    load_llama,
-    load_pretrained,
-    read_description,
-)
-from monoformer.randomness import generator
+from monoformer.pretrained import Pretrained, build_sequencer
+from monoformer.pretrained.weights import written_whole
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.freeze import freeze_text, new_rows
 from monoformer.train.loop import computes_in_bf16
+from monoformer.train.parallel import ALONE, Ranks, rows_of_pass
+from monoformer.train.start import fill_parts, new_start, read_start
 from monoformer.train.trainer import Parts
 from monoformer.vision import build_vision, fitted
 
@@ -63,35 +56,37 @@ class Built:
     """What was newly initialised when the run started from a model."""
 
 
-def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> Built:
+def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, ranks: Ranks = ALONE) -> Built:
     """Build everything that a configuration names. Raises ValueError for settings that contradict the data.
 
     `autoencoder` stands in for the one that `config.autoencoder.path` names, which is then only a name.
     """
     device = choose(config.train.device)
     check_named(config.data)
-    started, news = load_start(config) if config.start else (None, "")
+    started = read_start(config) if config.start else None
     if started:
-        own = config.autoencoder if config.autoencoder.path else started.autoencoder
-        eyes = config.vision if config.vision.path else started.vision
-        shape, diffusion = started.model.config, started.diffusion
+        kept = started.pretrained
+        own = config.autoencoder if config.autoencoder.path else kept.autoencoder
+        eyes = config.vision if config.vision.path else kept.vision
+        shape, diffusion = started.model.config, kept.diffusion
         config = replace(config, model=shape, diffusion=diffusion, autoencoder=own, vision=eyes)
     config = replace(config, data=sized(config.data, config.model))
     check_sizes(config)
-    dtype = torch.bfloat16 if computes_in_bf16(config.train, device) else torch.float32
+    bf16 = computes_in_bf16(config.train, device)
+    dtype = torch.bfloat16 if bf16 else torch.float32
     vision = build_vision(config.vision, device=device, dtype=dtype)
     config = replace(config, model=fitted(config.model, vision))
     if autoencoder is None:
         autoencoder = build_autoencoder(config.autoencoder, device=device, dtype=dtype)
     check_fits(autoencoder, config.model)
     source = build_source(config.data, split="train", seed=config.seed)
-    tokenizer = started.tokenizer if started else build_tokenizer(config)
-    model, news = (started.model, news) if started else build_model(config, tokenizer)
-    if config.model.vision_width != model.config.vision_width:
-        model.give_vision(config.model, generator(config.seed, "vision"))
-        news += "; the projection of the vision encoder's features is new"
+    tokenizer = started.pretrained.tokenizer if started else build_tokenizer(config, ranks=ranks)
+    started = started.with_vision(config.model) if started else None
+    recipe = started.recipe if started else new_start(config, tokenizer)
+    model = fill_parts(recipe, config.train.parallel, ranks, device=device, bf16=bf16)
+    count = sum(p.numel() for p in model.parameters())
+    news = started.news if started else f"new weights: {count / 1e6:.1f}M parameters from seed {config.seed}"
     config = replace(config, model=model.config)
-    model.train().to(device)
     if config.train.freeze == "text":
         freeze_text(model, rows=new_rows(config.model, tokenizer))
     pretrained = Pretrained(
@@ -107,65 +102,22 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> B
         model=model,
         objective=build_objective(config.diffusion),
         autoencoder=autoencoder,
-        loader=build_loader(config, source, tokenizer),
+        loader=build_loader(config, source, tokenizer, ranks=ranks),
         device=device,
         vision=vision,
+        ranks=ranks,
     )
     return Built(parts=parts, pretrained=pretrained, news=news)
 
 
-def load_start(config: RunConfig) -> tuple[Pretrained, str]:
-    """What the run starts from, with experts where it asks for them; and what was loaded and what is new."""
-    started, news = read_start(config)
-    if config.model.experts == "modality" and started.model.config.experts == "shared":
-        started = replace(started, model=with_experts(started.model))
-        news = f"{news}; image experts start as copies of the text weights"
-    return started, news
-
-
-def read_start(config: RunConfig) -> tuple[Pretrained, str]:
-    """A model folder of ours, or a language model, which keeps the run's image side; and what was loaded."""
-    folder = find_folder(config.start)
-    if read_description(folder).get("model_type") == "monoformer":
-        ours = load_pretrained(folder)
-        count = len(list(ours.model.parameters()))
-        return ours, f"started from {config.start}: all {count} tensors loaded, none new"
-    image_side = replace(config.model, experts="shared")  # experts start as copies, once the text path is loaded
-    llama = load_llama(folder, image_side=image_side, seed=config.seed, tokenizer=config.tokenizer.path)
-    if config.sequence.row > llama.model.config.context:
-        longest = llama.model.config.context
-        raise ValueError(
-            f"{config.start} reads {longest} tokens at most; lower --sequence.row = {config.sequence.row} to {longest}"
-        )
-    started = Pretrained(
-        model=llama.model,
-        tokenizer=llama.tokenizer,
-        diffusion=config.diffusion,
-        generate=config.generate,
-        autoencoder=config.autoencoder,
-        vision=config.vision,
-    )
-    return started, f"started from {config.start}: {llama.news}"
-
-
-def build_model(config: RunConfig, tokenizer: Tokenizer) -> tuple[MonoFormer, str]:
-    """The network with new weights drawn from the seed, and what there is to say of it."""
-    with torch.device("meta"):  # no memory, and no draw from the global generator
-        model = MonoFormer(replace(config.model, vocabulary=config.model.vocabulary or tokenizer.size))
-    model.to_empty(device="cpu")
-    model.tie()
-    model.initialize(generator(config.seed, "weights"))
-    count = sum(p.numel() for p in model.parameters())
-    return model, f"new weights: {count / 1e6:.1f}M parameters from seed {config.seed}"
-
-
-def build_tokenizer(config: RunConfig) -> Tokenizer:
+def build_tokenizer(config: RunConfig, *, ranks: Ranks = ALONE) -> Tokenizer:
     """The run's tokenizer: named, already in its folder, or trained on its first documents and put there."""
     folder = config.path / "tokenizer"
-    tokenizer = find_tokenizer(config) or train_tokenizer(config)
-    if not config.tokenizer.path and not (folder / "tokenizer.json").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(folder)
+    with ranks.in_turn():
+        tokenizer = find_tokenizer(config) or train_tokenizer(config)
+        if not config.tokenizer.path and not (folder / "tokenizer.json").is_file():
+            with written_whole(folder) as temporary:
+                tokenizer.save(temporary)
     return tokenizer
 
 
@@ -187,8 +139,10 @@ def train_tokenizer(config: RunConfig) -> Tokenizer:
     return Tokenizer.train(texts, vocabulary=config.tokenizer.vocabulary)
 
 
-def build_loader(config: RunConfig, source: Source, tokenizer: Tokenizer) -> Loader[Row, Batch]:
-    """The stream of packed batches."""
+def build_loader(
+    config: RunConfig, source: Source, tokenizer: Tokenizer, *, ranks: Ranks = ALONE
+) -> Loader[Row, Batch]:
+    """This process's stream of packed batches."""
     sequencer = build_sequencer(config.model, tokenizer, config.sequence)
     length = config.sequence.row
 
@@ -199,13 +153,15 @@ def build_loader(config: RunConfig, source: Source, tokenizer: Tokenizer) -> Loa
     def collate_rows(rows: list[Row]) -> Batch:
         return collate(rows, length=length, pad=tokenizer.pad)
 
-    rows = config.train.pass_rows or config.train.rows
+    rows = rows_of_pass(config.train.rows, config.train.pass_rows, ranks.world)
     return Loader(
         source,
         pack_window,
         collate_rows,
         window=config.sequence.window,
         rows=rows,
+        rank=ranks.rank,
+        world=ranks.world,
         skip_limit=config.train.skip_limit,
     )
 

@@ -1,14 +1,17 @@
-"""Training checkpoints: everything a run needs to go on bit for bit.
+"""Training checkpoints: everything a run needs to go on bit for bit, on any number of processes.
 
 A checkpoint is a folder `step-00000100` of distributed-checkpoint files (whose metadata is a pickle: local and
-trusted, never loaded by the pipeline or a server) and `state.json`. It is written beside its place and renamed when
-complete, so a killed run leaves only whole ones.
+trusted, never loaded by the pipeline or a server) and `state.json`. State is copied to host memory at once and written
+by a thread while the training goes on, beside its place; the folder is renamed when every process has written its part.
+Invariant: a run killed at any moment, or that finds the disk full, leaves only whole checkpoints.
 """
 
 import json
+import os
 import re
 import shutil
 import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,11 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from monoformer.train.optim import EMA
+from monoformer.train.parallel import ALONE, Ranks
 
 _NAME = re.compile(r"step-(\d+)")
 
@@ -33,22 +38,70 @@ class TrainState:
     optimizers: list[torch.optim.Optimizer]
 
 
-def save_checkpoint(folder: Path, state: TrainState, *, step: int, progress: dict[str, Any], keep: int) -> Path:
-    """Write `folder/step-N`, then delete all but the newest `keep`."""
-    path = folder / f"step-{step:08d}"
-    temporary = folder / f"{path.name}.incomplete"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is what we mean
-        dcp.save(_tensors(state), checkpoint_id=temporary, no_dist=True)
-    saved = {"step": step, "ema_updates": state.ema.updates, **progress}
-    (temporary / "state.json").write_text(json.dumps(saved, indent=2), encoding="utf-8")
-    shutil.rmtree(path, ignore_errors=True)
-    temporary.rename(path)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
-    return path
+class Checkpoints:
+    """A run's checkpoints, written one at a time; `wait` or the next `save` says how it went."""
+
+    def __init__(self, folder: Path, *, keep: int, ranks: Ranks = ALONE) -> None:
+        self.folder, self.keep, self.ranks = folder, keep, ranks
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: tuple[int, Future[str]] | None = None
+
+    def save(self, state: TrainState, *, step: int, progress: dict[str, Any]) -> None:
+        """Begin to write `folder/step-N`; afterwards all but the newest `keep` are deleted.
+
+        What `state` holds may change as soon as this returns. Raises ValueError when the one before failed.
+        """
+        self.wait()
+        copied = BlockingAsyncStager().stage(_tensors(state))
+        text = json.dumps({"step": step, "ema_updates": state.ema.updates, **progress}, indent=2)
+        self._writing = step, self._thread.submit(self._write, copied, step, text)
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises ValueError when that failed, on every process alike."""
+        if self._writing is None:
+            return
+        (step, future), self._writing = self._writing, None
+        problem = future.result()
+        if problem:
+            last = [path.name for path in checkpoints(self.folder)[-1:]]
+            raise ValueError(
+                f"the checkpoint of step {step} could not be written to {self.folder} ({problem}); "
+                f"{f'{last[0]} is whole' if last else 'there is none before it'}. Make room, and give the same "
+                f"command again: it goes on from there"
+            )
+
+    def _write(self, tensors: dict[str, Any], step: int, progress: str) -> str:
+        """In the thread: all parts, then the name. What went wrong on any process, or nothing."""
+        path = self.folder / f"step-{step:08d}"
+        temporary = path.with_suffix(".incomplete")
+        problem = ""
+        try:
+            if self.ranks.first:
+                shutil.rmtree(temporary, ignore_errors=True)
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is what we mean
+            dcp.save(tensors, checkpoint_id=temporary, process_group=self.ranks.files, no_dist=self.ranks.files is None)
+            if self.ranks.first:
+                _write_through(temporary / "state.json", progress)
+                self._put_in_place(temporary, path)
+        except (Exception, CheckpointException) as error:  # the latter is a BaseException
+            problem = _cause(error)
+            if self.ranks.first:
+                shutil.rmtree(temporary, ignore_errors=True)
+        failed = self.ranks.gather([bool(problem)], group=self.ranks.files)
+        return problem or ("another process says why" if any(own for (own,) in failed) else "")
+
+    def _put_in_place(self, temporary: Path, path: Path) -> None:
+        if path.exists():  # damaged, or the run would have gone on from it
+            _remove(path)
+        temporary.rename(path)
+        _sync(path.parent)
+        for old in checkpoints(self.folder)[: -self.keep]:
+            _remove(old)
+
+    def tidy(self) -> None:
+        """Delete what killed runs left half written or half deleted."""
+        for path in self.folder.glob("step-*.*"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def read_progress(path: Path) -> dict[str, Any]:
@@ -62,17 +115,19 @@ def read_progress(path: Path) -> dict[str, Any]:
     return progress
 
 
-def load_checkpoint(path: Path, state: TrainState, progress: dict[str, Any]) -> None:
-    """Restore in place; `progress` is what `read_progress` gave. Raises ValueError when the checkpoint is damaged."""
+def load_checkpoint(path: Path, state: TrainState, progress: dict[str, Any], *, ranks: Ranks = ALONE) -> None:
+    """Restore in place, from any number of processes to any other; `progress` is what `read_progress` gave.
+
+    Raises ValueError when the checkpoint is damaged.
+    """
     try:
         tensors = _tensors(state)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
-            dcp.load(tensors, checkpoint_id=path, no_dist=True)
-    except (Exception, CheckpointException) as error:  # the latter is a BaseException
-        cause = str(error).strip().splitlines()
+            dcp.load(tensors, checkpoint_id=path, process_group=ranks.files, no_dist=ranks.files is None)
+    except (Exception, CheckpointException) as error:
         raise ValueError(
-            f"checkpoint {path} is damaged ({cause[0] if cause else type(error).__name__}); "
+            f"checkpoint {path} is damaged ({_cause(error)}); "
             f"delete that folder and the run resumes from the one before"
         ) from error
     state.model.load_state_dict(tensors["model"])
@@ -93,3 +148,34 @@ def _tensors(state: TrainState) -> dict[str, Any]:
         for number, optimizer in enumerate(state.optimizers)
     }
     return {"model": state.model.state_dict(), "ema": state.ema.weights, **optimizers}
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of what a process ran into: distributed checkpoints put traces before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _remove(path: Path) -> None:
+    """Delete a checkpoint that is never to be seen half deleted."""
+    doomed = path.with_suffix(".deleted")
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _write_through(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """See that renames in a folder reach the disk, where folders can be opened."""
+    if os.name != "posix":
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

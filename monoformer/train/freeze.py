@@ -13,6 +13,7 @@ from torch import Tensor
 from monoformer.config.model import ModelConfig
 from monoformer.model.monoformer import MonoFormer, is_text
 from monoformer.tokenizer import Tokenizer
+from monoformer.train.parallel import local, part
 
 
 def new_rows(config: ModelConfig, tokenizer: Tokenizer) -> list[int]:
@@ -22,7 +23,8 @@ def new_rows(config: ModelConfig, tokenizer: Tokenizer) -> list[int]:
 
 
 def freeze_text(model: MonoFormer, *, rows: Sequence[int]) -> None:
-    """Freeze all that text passes through, but for `rows` of the embedding and the text head. Call it once.
+    """Freeze all that text passes through, but for `rows` of the embedding and the text head. Call it once, on the
+    network as it trains: sharded, if it is to be.
 
     Raises ValueError when images have no weights of their own.
     """
@@ -33,12 +35,14 @@ def freeze_text(model: MonoFormer, *, rows: Sequence[int]) -> None:
         )
     for name, parameter in model.named_parameters():
         if name in ("tokens.weight", "text_head.weight"):
-            is_new = torch.zeros(len(parameter), 1, dtype=torch.bool, device=parameter.device)
-            is_new[list(rows)] = True
+            is_old = torch.ones(len(parameter), 1, dtype=torch.bool, device=parameter.device)
+            is_old[list(rows)] = False
+            own = local(part(is_old, parameter))
 
-            def keep_new(gradient: Tensor, is_new: Tensor = is_new) -> Tensor:
-                return torch.where(is_new, gradient, 0.0)
+            def keep_new(parameter: Tensor, is_old: Tensor = own) -> None:
+                assert parameter.grad is not None
+                local(parameter.grad).masked_fill_(is_old, 0.0)
 
-            parameter.register_hook(keep_new)
+            parameter.register_post_accumulate_grad_hook(keep_new)
         elif is_text(name):
             parameter.requires_grad_(False)

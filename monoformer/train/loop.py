@@ -4,14 +4,12 @@ Knows nothing of what is trained: the step is a function that somebody else pass
 moment and started again ends with the same bits (DESIGN 4); a gradient that is not finite never reaches the weights.
 """
 
+import errno
 import json
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -24,26 +22,23 @@ from monoformer.config.train import TrainConfig
 from monoformer.data.loader import Loader
 from monoformer.data.skipped import Tally
 from monoformer.device import has_bf16_units, keep_freed_memory
-from monoformer.train.checkpoint import TrainState, checkpoints, load_checkpoint, read_progress, save_checkpoint
+from monoformer.train.checkpoint import Checkpoints, TrainState, checkpoints, load_checkpoint, read_progress
+from monoformer.train.guards import Spikes, check_same_run, locked, stop_signals
 from monoformer.train.metrics import CURVES, Metrics, draw_curves, progress_bar
 from monoformer.train.optim import rate_factor, set_rates
+from monoformer.train.parallel import ALONE, Ranks, clip
 
 T = TypeVar("T")
 
 Sample = Callable[[int, dict[str, Tensor]], None]
 """sample(step, averaged weights): draws whatever somebody wants to see while the run goes on."""
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 Numbers = dict[str, float]
 
 Scores = Callable[[int, dict[str, Tensor]], Numbers]
 """scores(step, averaged weights): how well the model does what it is for."""
-
-MAY_CHANGE = (
-    *("name", "folder", "generate", "train.steps", "train.device"),
-    *("train.log_every", "train.checkpoint_every", "train.keep", "train.sample_every"),
-    *("train.evaluate_every", "train.evaluate_count", "train.bad_steps", "train.skip_limit"),
-)
-"""Fields that may differ when a run is resumed; everything else would make it another run."""
 
 
 class Loop(Generic[T]):
@@ -58,12 +53,19 @@ class Loop(Generic[T]):
         sample: Sample | None = None,
         scores: Scores | None = None,
         curves: Sequence[tuple[str, str]] = CURVES,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config, self.train, self.folder, self.state = config, config.train, config.path, state
         self.describe, self.sample, self.scores, self.curves = describe, sample, scores, curves
+        self.ranks = ranks
         self.metrics = Metrics(self.folder / "metrics.jsonl")
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=self.train.keep, ranks=ranks)
+        self.spikes = Spikes(self.train.spike_factor)
         self.step = 0
         self.bad_steps = 0
+        self.ended_by = 0
+        """The signal that ended the run, on whichever process; 0: none did."""
+        self._signal = 0
         self._stopping = False
         self._saved = 0
         self._failure: ValueError | None = None
@@ -77,7 +79,7 @@ class Loop(Generic[T]):
         Gradients that are not finite are thrown away: the step changes nothing and is counted in `bad_steps`.
         """
         limit = self.train.clip or float("inf")
-        norm = float(torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), limit))
+        norm = clip(self.state.model, limit)
         if math.isfinite(norm):
             set_rates(self.state.optimizers, rate_factor(self.step, self.train))
             for optimizer in self.state.optimizers:
@@ -101,66 +103,126 @@ class Loop(Generic[T]):
 
         `count` says of what a step read which numbers are averaged and which are summed to rates a second.
         """
-        self._open_folder(loader)
+        with locked(self.folder) if self.ranks.first else nullcontext():
+            try:
+                self._open_folder(loader)
+                return self._run(loader, train_step, count, passes)
+            except OSError as error:
+                if error.errno not in DISK_FULL:
+                    raise
+                last = [path.name for path in checkpoints(self.checkpoints.folder)[-1:]]
+                raise ValueError(
+                    f"the disk that holds {self.folder} is full ({error}); make room, and the same command goes on "
+                    f"from {last[0] if last else 'the start'}"
+                ) from error
+
+    def _run(
+        self,
+        loader: Loader[Any, T],
+        train_step: Callable[[list[T]], Numbers],
+        count: Callable[[list[T]], tuple[Numbers, Numbers]],
+        passes: int,
+    ) -> bool:
         self.state.model.train()
-        with stop_signals(self.stop), progress_bar() as bar:
+        with stop_signals(self._note_signal), progress_bar(shown=self.ranks.first) as bar:
             task = bar.add_task(self.config.name, total=self.train.steps, completed=self.step, numbers="")
             while self.step < self.train.steps and not self._stopping:
                 started, place, bad = time.perf_counter(), loader.state_dict(), self.bad_steps
-                try:
-                    read = [next(loader) for _ in range(passes)]
-                except ValueError as error:  # the data is to blame: what was learned is kept
+                read = self._read(loader, passes)
+                if not read:  # the data is to blame: what was learned is kept
                     loader.load_state_dict(place)
-                    self._failure = error
                     break
                 waited = time.perf_counter() - started
                 losses = train_step(read)
+                self._heed_signals()
                 if self.bad_steps > bad:
                     self._write_down_bad(place, losses, bar)
                     continue
                 seconds = time.perf_counter() - started
                 means, totals = count(read)
-                self.metrics.add({**losses, **means, "data_wait": waited / seconds, "seconds": seconds}, totals=totals)
+                spiked = self._find_spikes(losses, bar)
+                means = {**losses, **means, "spikes": spiked, "data_wait": waited / seconds, "seconds": seconds}
+                self.metrics.add(means, totals=totals)
                 self._write_down(loader, bar, task)
         loader.close()
         if self._saved != self.step:
             self.save(loader)
+        self.checkpoints.wait()
         if self._failure:
             raise self._failure
         return not self._stopping
 
     def stop(self) -> None:
-        """End the run after the step in progress."""
+        """End the run after the step in progress; every process is to call it, or none."""
         self._stopping = True
 
-    def save(self, loader: Loader[Any, T]) -> Path:
-        """Write a checkpoint."""
+    def _read(self, loader: Loader[Any, T], passes: int) -> list[T]:
+        """What a step reads; nothing where any process failed, `_failure` says why.
+
+        Raises ValueError when processes are at different documents: they do not read the same data.
+        """
+        read: list[T] = []
+        try:
+            read = [next(loader) for _ in range(passes)]
+        except ValueError as error:
+            self._failure = error
+        place = loader.state_dict()
+        places = self.ranks.gather([bool(read), place["document"], place["row"], loader.skipped.total])
+        if not all(own[0] for own in places):
+            self._failure = self._failure or ValueError("another process could not read its data; it says why")
+            return []
+        if any(own != places[0] for own in places):
+            raise ValueError(f"processes read different data: (whether, document, row, skipped) is {places} by rank")
+        return read
+
+    def _note_signal(self, number: int) -> None:
+        self._signal = number
+
+    def _heed_signals(self) -> None:
+        """Stop where any process was told to."""
+        self.ended_by = int(max(number for (number,) in self.ranks.gather([self._signal])))
+        self._stopping = self._stopping or self.ended_by > 0
+
+    def _find_spikes(self, losses: Numbers, bar: Progress) -> float:
+        """How many losses spike; each is said."""
+        found = self.spikes.find({name: value for name, value in losses.items() if name.endswith("_loss")})
+        for name in found if self.ranks.first else ():
+            mean = self.spikes.means[name]
+            bar.console.print(f"step {self.step}: {name} {losses[name]:.4g} is a spike, its mean is {mean:.4g}")
+        return float(len(found))
+
+    def save(self, loader: Loader[Any, T]) -> None:
+        """Begin to write a checkpoint."""
         progress = {
             "loader": loader.state_dict(),
             "config": to_json(self.config),
             "metrics": self.metrics.state_dict(),
             "bad_steps": self.bad_steps,
+            "spikes": self.spikes.state_dict(),
         }
         self._saved = self.step
-        folder = self.folder / "checkpoints"
-        return save_checkpoint(folder, self.state, step=self.step, progress=progress, keep=self.train.keep)
+        self.checkpoints.save(self.state, step=self.step, progress=progress)
 
     def _write_down(self, loader: Loader[Any, T], bar: Progress, task: TaskID) -> None:
         """Metrics, samples and checkpoints where their time has come."""
-        last = self.step == self.train.steps or self._stopping
-        if self.step % self.train.log_every == 0 or last:
+        last, first = self.step == self.train.steps or self._stopping, self.ranks.first
+        if first and (self.step % self.train.log_every == 0 or last):
             rate = rate_factor(self.step - 1, self.train)
             line = self.metrics.write(self.step, rate_factor=rate, skipped=loader.skipped.total)
             bar.update(task, numbers=self.describe(line))
             self._tell_skipped(loader.skipped, bar)
         bar.update(task, completed=self.step)
-        if self.scores and self._is_time(self.train.evaluate_every, last=last):
-            self.metrics.append({"step": self.step, "scores": self.scores(self.step, self.state.ema.weights)})
+        scored = self._is_time(self.train.evaluate_every, last=last)
+        drawn = self._is_time(self.train.sample_every, last=last)
+        weights = self.ranks.whole(self.state.ema.weights) if scored or drawn else {}
+        if first and self.scores and scored:
+            self.metrics.append({"step": self.step, "scores": self.scores(self.step, weights)})
         if self.step % self.train.checkpoint_every == 0 or last:
             self.save(loader)
-            draw_curves(self.metrics.path, self.folder / "curves.png", shown=self.curves)
-        if self.sample and self._is_time(self.train.sample_every, last=last):
-            self.sample(self.step, self.state.ema.weights)
+            if first:
+                draw_curves(self.metrics.path, self.folder / "curves.png", shown=self.curves)
+        if first and self.sample and drawn:
+            self.sample(self.step, weights)
 
     def _is_time(self, every: int, *, last: bool) -> bool:
         return every > 0 and (self.step % every == 0 or last)
@@ -168,10 +230,12 @@ class Loop(Generic[T]):
     def _write_down_bad(self, place: dict[str, Any], losses: Numbers, bar: Progress) -> None:
         """Say where a step's documents are; stop the run, saved, when there were too many such steps."""
         path = self.folder / "bad-steps" / f"step-{self.step:08d}.json"
-        path.parent.mkdir(exist_ok=True)
-        told = {name: str(value) for name, value in losses.items()}
-        path.write_text(json.dumps({"step": self.step, "losses": told, "loader": place}, indent=2), encoding="utf-8")
-        bar.console.print(f"step {self.step} has no finite gradient and is left out; its documents: {path}")
+        if self.ranks.first:
+            path.parent.mkdir(exist_ok=True)
+            told = {name: str(value) for name, value in losses.items()}
+            text = json.dumps({"step": self.step, "losses": told, "loader": place}, indent=2)
+            path.write_text(text, encoding="utf-8")
+            bar.console.print(f"step {self.step} has no finite gradient and is left out; its documents: {path}")
         if self.bad_steps >= self.train.bad_steps:
             self._failure = ValueError(
                 f"{self.bad_steps} steps had no finite gradient; the run is saved at step {self.step}, its weights "
@@ -198,11 +262,17 @@ class Loop(Generic[T]):
             progress = read_progress(found[-1])
             before = from_json(type(self.config), progress["config"], where=str(found[-1]))  # fields since: defaults
             check_same_run(to_json(before), to_json(self.config), self.folder)
-            load_checkpoint(found[-1], self.state, progress)
+            load_checkpoint(found[-1], self.state, progress, ranks=self.ranks)
             self.step = self._saved = int(progress["step"])
             self.bad_steps = progress.get("bad_steps", 0)
+            if "spikes" in progress:
+                self.spikes.load_state_dict(progress["spikes"])
             self.metrics.load_state_dict(progress["metrics"])
             loader.load_state_dict(progress["loader"])
+        if not self.ranks.first:
+            return
+        self.checkpoints.tidy()
+        if found:
             self.metrics.forget_after(self.step)
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -214,49 +284,3 @@ class Loop(Generic[T]):
 def computes_in_bf16(config: TrainConfig, device: torch.device) -> bool:
     """Whether matrix products are in bfloat16: asked for, or left open where the device has units for it."""
     return config.precision == "bf16" or (config.precision == "auto" and has_bf16_units(device))
-
-
-def check_same_run(saved: dict[str, Any], given: dict[str, Any], folder: Path) -> None:
-    """Refuse to go on in a folder whose run had other settings than those that may change."""
-    before, now = _flatten(saved), _flatten(given)
-    changed = [
-        name
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and not any(name == m or name.startswith(f"{m}.") for m in MAY_CHANGE)
-    ]
-    if changed:
-        first = changed[0]
-        raise ValueError(
-            f"{folder} holds another run: {first} was {before.get(first)!r} and is now {now.get(first)!r}"
-            f"{f' ({len(changed)} fields differ)' if len(changed) > 1 else ''}; "
-            f"give --name NEW for a new run, or the old settings to go on"
-        )
-
-
-def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(data, dict):
-        return {
-            k: v
-            for key, value in data.items()
-            for k, v in _flatten(value, f"{prefix}.{key}" if prefix else key).items()
-        }
-    return {prefix: data}
-
-
-@contextmanager
-def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run after the step in progress; a second one ends it at once."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop()
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-    try:
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals belong to somebody else
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -5,15 +5,18 @@
 so that ragged passes, accumulated passes and ranks weigh every token and every image the same.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from monoformer.autoencoder import Autoencoder, Moments
 from monoformer.batch import IGNORED, Batch, ImageSlots
 from monoformer.diffusion.objectives import Objective, flatten_losses
 from monoformer.model.attention import Mask
-from monoformer.model.monoformer import MonoFormer, Place
+from monoformer.model.monoformer import MonoFormer, Place, is_text
+from monoformer.model.transformer import touch
 from monoformer.model.unet import Skips
 from monoformer.randomness import generator, uniform
 from monoformer.vision import VisionEncoder
@@ -66,7 +69,19 @@ def pass_losses(
         ]
 
     image_losses = flatten_losses(objective.loss(predict, x_0, t, noise), batch.ids.device)
-    return sum_text_loss(model, hidden[0], batch), touch(image_losses.sum(), model, batch)
+    return sum_text_loss(model, hidden[0], batch), touch(image_losses.sum(), idle_parameters(model, batch))
+
+
+class PassLosses(nn.Module):
+    """The losses of one pass as a module, so that what wraps networks can wrap all that the pass runs of `model`."""
+
+    def __init__(self, model: MonoFormer, losses: Callable[[Batch], tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.model, self.losses = model, losses
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Sums of the text and image losses."""
+        return self.losses(batch)
 
 
 def sum_text_loss(model: MonoFormer, hidden: Tensor, batch: Batch) -> Tensor:
@@ -76,15 +91,13 @@ def sum_text_loss(model: MonoFormer, hidden: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(logits, batch.labels[labelled], reduction="sum")
 
 
-def touch(loss: Tensor, model: MonoFormer, batch: Batch) -> Tensor:
-    """The same loss, with a gradient of 0 for what a pass without images, or without an encoder's, leaves alone.
-
-    Every parameter gets a gradient in every pass, or sharded training would hang.
-    """
-    idle = [] if batch.images else model.image_parameters()
+def idle_parameters(model: MonoFormer, batch: Batch) -> list[Tensor]:
+    """What a pass without images, or without an encoder's, leaves alone; but for the blocks', who know themselves."""
+    named = [] if batch.images else list(model.named_parameters())
+    idle: list[Tensor] = [p for name, p in named if not (is_text(name) or name.startswith("transformer.blocks."))]
     if model.vision is not None and not batch.vision:
         idle += model.vision.parameters()
-    return loss + 0.0 * torch.stack([p.sum() for p in idle]).sum() if idle else loss
+    return idle
 
 
 def times_of(slots: ImageSlots, targets: Tensor, objective: Objective, seed: int, *, positions: int) -> Tensor:

@@ -25,9 +25,12 @@ class Metrics:
     def forget_after(self, step: int) -> None:
         """Drop lines past a checkpoint that the run resumes from."""
         if self.path.is_file():
-            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n") and line.strip()]  # a full disk may cut the last
+            kept = "".join(line for line in whole if json.loads(line)["step"] <= step)
+            beside = self.path.with_suffix(".incomplete")
+            beside.write_text(kept, encoding="utf-8")
+            beside.replace(self.path)  # never half written, whenever the run is killed
 
     def state_dict(self) -> dict[str, Any]:
         """Sums since the last line."""
@@ -114,7 +117,7 @@ def draw_curves(path: Path, target: Path, *, shown: Sequence[tuple[str, str]] = 
     plt.close(figure)
 
 
-def progress_bar() -> Progress:
+def progress_bar(*, shown: bool = True) -> Progress:
     """The live bar of a run: losses, images a second, time left."""
     return Progress(
         TextColumn("[bold]{task.description}"),
@@ -123,4 +126,5 @@ def progress_bar() -> Progress:
         TextColumn("{task.fields[numbers]}"),
         TimeRemainingColumn(),
         refresh_per_second=2,
+        disable=not shown,
     )

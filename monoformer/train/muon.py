@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monoformer.train.parallel import by_matrix
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration; its fixed point is near 1 for singular values from about 0.001 up."""
 ITERATIONS = 5
@@ -50,10 +52,13 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     by_shape[p.shape].append(p)
             for shape, parameters in by_shape.items():
-                updates = orthogonalize(torch.stack([self._momentum(p, group) for p in parameters]), self.dtype)
+                updates = by_matrix(self._orthogonalize, [self._momentum(p, group) for p in parameters])
                 rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype).unbind()), alpha=-rate)
+                torch._foreach_add_(parameters, updates, alpha=-rate)
+
+    def _orthogonalize(self, matrices: Tensor) -> Tensor:
+        return orthogonalize(matrices, self.dtype).to(matrices.dtype)
 
     def _momentum(self, p: Tensor, group: dict[str, Any]) -> Tensor:
         assert p.grad is not None

@@ -5,6 +5,7 @@ somebody else passes in, and the loop around the step is `loop.py`.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ from monoformer.model.attention import build_mask
 from monoformer.model.monoformer import MonoFormer
 from monoformer.train.checkpoint import TrainState
 from monoformer.train.loop import Loop, Numbers, Sample, Scores, computes_in_bf16
-from monoformer.train.loss import pass_losses
+from monoformer.train.loss import PassLosses, pass_losses
 from monoformer.train.optim import EMA, build_optimizers
+from monoformer.train.parallel import ALONE, Ranks, accumulating, replicated, rows_of_pass
 from monoformer.vision import VisionEncoder
 
 
@@ -35,6 +37,8 @@ class Parts:
     loader: Loader[Any, Batch]
     device: torch.device
     vision: VisionEncoder | None = None
+    ranks: Ranks = ALONE
+    """This process among all that train together."""
 
 
 class Trainer:
@@ -46,19 +50,26 @@ class Trainer:
         self.state = TrainState(
             model=self.model, ema=EMA(self.model), optimizers=build_optimizers(self.model, self.train)
         )
-        self.loop: Loop[Batch] = Loop(self.config, self.state, describe=describe, sample=sample, scores=scores)
+        self.loop: Loop[Batch] = Loop(
+            self.config, self.state, describe=describe, sample=sample, scores=scores, ranks=parts.ranks
+        )
+        self.network = replicated(PassLosses(self.model, self.losses), self.train.parallel, parts.ranks)
         self.bf16 = computes_in_bf16(self.train, parts.device)
 
     def train_step(self, passes: list[Batch]) -> Numbers:
-        """One optimiser step over one or more passes of packed rows; the losses."""
-        tokens = max(1, sum(batch.labelled for batch in passes))
-        images = max(1, sum(batch.targets for batch in passes))
+        """One optimiser step over one or more passes of packed rows; the losses, over all processes."""
+        ranks = self.parts.ranks
+        tokens, images = ranks.total(sum(batch.labelled for batch in passes), sum(batch.targets for batch in passes))
+        tokens, images = max(1, tokens), max(1, images)
         text_total, image_total = 0.0, 0.0
-        for batch in passes:
-            text, image = self.losses(batch.to(self.parts.device))
-            text, image = text / tokens, image / images
-            (self.train.text_weight * text + self.train.image_weight * image).backward()  # type: ignore[no-untyped-call]
+        for number, batch in enumerate(passes, start=1):
+            with accumulating(self.network, last=number == len(passes)):
+                text, image = self.network(batch.to(self.parts.device))
+                text, image = text / tokens, image / images
+                loss = self.train.text_weight * text + self.train.image_weight * image
+                (loss * ranks.world).backward()  # processes average their gradients, but these are to be summed
             text_total, image_total = text_total + text.item(), image_total + image.item()
+        text_total, image_total = ranks.total(text_total, image_total)
         return {"text_loss": text_total, "image_loss": image_total, "gradient_norm": self.loop.descend()}
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -76,20 +87,33 @@ class Trainer:
 
     def run(self) -> bool:
         """Train to the last step, resuming what the folder holds. False: stopped early, saved, ready to go on."""
-        passes = self.train.rows // (self.train.pass_rows or self.train.rows)
-        return self.loop.run(self.parts.loader, self.train_step, count, passes=passes)
+        world = self.parts.ranks.world
+        passes = self.train.rows // (world * rows_of_pass(self.train.rows, self.train.pass_rows, world))
+        counted = partial(count, ranks=self.parts.ranks)
+        return self.loop.run(self.parts.loader, self.train_step, counted, passes=passes)
 
 
-def count(passes: list[Batch]) -> tuple[Numbers, Numbers]:
-    """What a step read: its share of padding and its documents, and the tokens and target images to be rates."""
-    padding = sum(batch.padding for batch in passes) / len(passes)
-    tokens = sum(batch.ids.numel() for batch in passes) * (1 - padding)
-    images = float(sum(batch.targets for batch in passes))
-    documents = float(sum(batch.documents for batch in passes))
-    return {"padding": padding, "documents": documents}, {"tokens": tokens, "images": images}
+def count(passes: list[Batch], *, ranks: Ranks) -> tuple[Numbers, Numbers]:
+    """What a step read on all processes: share of padding, documents, and tokens and target images to be rates."""
+    cells, padding, images, documents = ranks.total(
+        sum(batch.ids.numel() for batch in passes),
+        sum(batch.padding * batch.ids.numel() for batch in passes),
+        sum(batch.targets for batch in passes),
+        sum(batch.documents for batch in passes),
+    )
+    return {"padding": padding / cells, "documents": documents}, {"tokens": cells - padding, "images": images}
 
 
 def describe(line: Numbers) -> str:
     """The progress bar's numbers."""
     losses = f"text {line['text_loss']:.3f}  image {line['image_loss']:.3f}"
     return f"{losses}  {line['images_per_second']:.0f} images/s"
+
+
+def empty_copy(parts: Parts) -> MonoFormer:
+    """A network of the same shape, for weights to be loaded into: whole and plain, however the run's own is spread."""
+    with torch.device("meta"):
+        model = MonoFormer(parts.config.model)
+    model.to_empty(device=parts.device)
+    model.tie()
+    return model.eval()

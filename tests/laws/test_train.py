@@ -20,10 +20,11 @@ from monoformer.config.run import RunConfig
 from monoformer.config.train import AdamWConfig, MuonConfig, OptimizerConfig
 from monoformer.data.skipped import Tally
 from monoformer.model.monoformer import MonoFormer
-from monoformer.train.build import build_model, build_run
+from monoformer.train.build import build_run
 from monoformer.train.checkpoint import checkpoints
 from monoformer.train.metrics import read_metrics
 from monoformer.train.optim import rate_factor
+from monoformer.train.start import new_start
 from monoformer.train.trainer import Trainer
 from tests import tiny
 
@@ -319,7 +320,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Pat
 
 def test_a_built_model_keeps_its_tied_weights_one_parameter(tmp_path: Path) -> None:
     for mode, tied in (("add", True), ("adaln", False)):
-        model, _ = build_model(tiny.run_config(tmp_path, mode=mode), tiny.tokenizer())
+        model = new_start(tiny.run_config(tmp_path, mode=mode), tiny.tokenizer()).fill()
         assert (model.text_head.weight is model.tokens.weight) == tied
         assert all(bool(p.isfinite().all()) for p in model.parameters())
 

@@ -1,0 +1,92 @@
+"""What a run's network starts from: new weights, a model folder of ours, or a language model.
+
+Knows nothing of data. Invariant: new weights are functions of the seed alone.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from monoformer.config.model import ModelConfig
+from monoformer.config.parallel import ParallelConfig
+from monoformer.config.run import RunConfig
+from monoformer.model.monoformer import MonoFormer
+from monoformer.pretrained import Pretrained, find_folder, read_description, read_llama, read_pretrained
+from monoformer.pretrained.recipe import Recipe
+from monoformer.tokenizer import Tokenizer
+from monoformer.train.parallel import Ranks, part, spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a run starts from, its network without weights yet, and what there is to say of it."""
+
+    pretrained: Pretrained
+    recipe: Recipe
+    news: str
+
+    @property
+    def model(self) -> MonoFormer:
+        """The network."""
+        return self.recipe.model
+
+    def with_vision(self, config: ModelConfig) -> "Start":
+        """A new projection where the run has a vision encoder that its start had not."""
+        if config.vision_width == self.model.config.vision_width:
+            return self
+        news = f"{self.news}; the projection of the vision encoder's features is new"
+        return replace(self, recipe=self.recipe.with_vision(config), news=news)
+
+
+def read_start(config: RunConfig) -> Start:
+    """What the run starts from, with experts where it asks for them."""
+    folder = find_folder(config.start)
+    is_ours = read_description(folder).get("model_type") == "monoformer"
+    start = _read_ours(config, folder) if is_ours else _read_llama(config, folder)
+    if config.model.experts == "shared" or start.model.config.experts == "modality":
+        return start
+    news = f"{start.news}; image experts start as copies of the text weights"
+    return replace(start, recipe=start.recipe.with_experts(), news=news)
+
+
+def _read_ours(config: RunConfig, folder: Path) -> Start:
+    pretrained, recipe = read_pretrained(folder)
+    recipe = replace(recipe, seed=config.seed)
+    news = f"started from {config.start}: all {len(recipe.read)} tensors loaded, none new"
+    return Start(pretrained=pretrained, recipe=recipe, news=news)
+
+
+def _read_llama(config: RunConfig, folder: Path) -> Start:
+    """A language model, which keeps the run's image side."""
+    image_side = replace(config.model, experts="shared")  # experts start as copies of the text path
+    llama, recipe = read_llama(folder, image_side=image_side, seed=config.seed, tokenizer=config.tokenizer.path)
+    longest = llama.model.config.context
+    if config.sequence.row > longest:
+        raise ValueError(
+            f"{config.start} reads {longest} tokens at most; lower --sequence.row = {config.sequence.row} to {longest}"
+        )
+    pretrained = Pretrained(
+        model=llama.model,
+        tokenizer=llama.tokenizer,
+        diffusion=config.diffusion,
+        generate=config.generate,
+        autoencoder=config.autoencoder,
+        vision=config.vision,
+    )
+    return Start(pretrained=pretrained, recipe=recipe, news=f"started from {config.start}: {llama.news}")
+
+
+def new_start(config: RunConfig, tokenizer: Tokenizer) -> Recipe:
+    """A network whose weights are all drawn from the seed."""
+    with torch.device("meta"):  # no memory, and no draw from the global generator
+        model = MonoFormer(replace(config.model, vocabulary=config.model.vocabulary or tokenizer.size))
+    names = tuple(name for name, _ in model.named_parameters())
+    return Recipe(model=model, read={}, new={"weights": names}, seed=config.seed)
+
+
+def fill_parts(recipe: Recipe, config: ParallelConfig, ranks: Ranks, *, device: torch.device, bf16: bool) -> MonoFormer:
+    """The network on its device with its weights; where it is sharded, no process ever holds more than its part."""
+    spread(recipe.model, config, ranks, device=device, bf16=bf16)
+    recipe.model.to_empty(device=device)
+    return recipe.fill(part=part).train()

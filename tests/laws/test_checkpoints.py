@@ -1,0 +1,156 @@
+"""Checkpoints: written while the run goes on; whole or absent, whether it is killed or the disk is full."""
+
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from torch import Tensor
+
+from monoformer.config.run import RunConfig
+from monoformer.train.checkpoint import Checkpoints, checkpoints, load_checkpoint, read_progress
+from monoformer.train.guards import Spikes, locked
+from monoformer.train.metrics import read_metrics
+from monoformer.train.trainer import Trainer
+from tests import tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    named = {f"model {name}": p.detach().clone() for name, p in trainer.model.named_parameters()}
+    return named | {f"average {name}": value.clone() for name, value in trainer.state.ema.weights.items()}
+
+
+def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert [name for name, value in first.items() if not torch.equal(value, second[name])] == []
+
+
+def configuration(folder: Path) -> RunConfig:
+    return tiny.run_config(folder, train={"checkpoint_every": 2, "sample_every": 1})
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """What a run of six steps ends with that nothing happens to."""
+    trainer = tiny.trainer(configuration(tmp_path_factory.mktemp("straight")))
+    assert trainer.run()
+    return weights(trainer)
+
+
+def test_a_checkpoint_holds_what_there_was_when_it_was_begun(tmp_path: Path) -> None:
+    trainer = tiny.trainer(configuration(tmp_path / "run"))
+    before = weights(trainer)
+    written = Checkpoints(tmp_path / "checkpoints", keep=1)
+    written.save(trainer.state, step=1, progress={})
+    with torch.no_grad():
+        for value in [*trainer.model.parameters(), *trainer.state.ema.weights.values()]:
+            value.add_(1)
+    written.wait()
+    (path,) = checkpoints(tmp_path / "checkpoints")
+    load_checkpoint(path, trainer.state, read_progress(path))
+    assert_same(weights(trainer), before)
+    trainer.parts.loader.close()
+
+
+def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(tmp_path: Path, straight: dict[str, Tensor]) -> None:
+    resource = pytest.importorskip("resource")
+    config = configuration(tmp_path / "run")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(step: int, averaged: dict[str, Tensor]) -> None:
+        if step == 3:  # no file can grow beyond this: curves and metrics are smaller, checkpoints are not
+            resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, before[1]))
+
+    try:
+        with pytest.raises(ValueError, match=r"step 4 could not be written .*step-00000002 is whole. Make room"):
+            tiny.trainer(config, sample=fill).run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
+    again = tiny.trainer(config)
+    assert again.run()
+    assert_same(weights(again), straight)
+
+
+def kill_while_writing(folder: Path) -> None:
+    """In a process of its own: gone by kill -9 as soon as the checkpoint of step 4 is begun."""
+
+    def kill(step: int, averaged: dict[str, Tensor]) -> None:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    tiny.trainer(configuration(folder), sample=kill).run()
+
+
+def test_a_run_killed_while_a_checkpoint_is_written_goes_on(tmp_path: Path, straight: dict[str, Tensor]) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.ranks", "tests.tiny"])
+    process = context.Process(target=kill_while_writing, args=(tmp_path / "run",))
+    process.start()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
+    assert checkpoints(tmp_path / "run" / "checkpoints")[0].name == "step-00000002"
+    again = tiny.trainer(configuration(tmp_path / "run"))
+    assert again.run()
+    assert_same(weights(again), straight)
+    assert all(path.suffix == "" for path in (tmp_path / "run" / "checkpoints").iterdir()), "nothing is left over"
+
+
+def test_sigterm_saves_and_is_told(tmp_path: Path, straight: dict[str, Tensor]) -> None:
+    def terminate(step: int, averaged: dict[str, Tensor]) -> None:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = configuration(tmp_path / "run")
+    stopped = tiny.trainer(config, sample=terminate)
+    assert not stopped.run()
+    assert stopped.loop.ended_by == signal.SIGTERM
+    assert checkpoints(tmp_path / "run" / "checkpoints")[-1].name == f"step-{stopped.loop.step:08d}"
+    again = tiny.trainer(config)
+    assert again.run()
+    assert_same(weights(again), straight)
+
+
+def test_a_run_in_a_folder_where_another_is_at_work_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    config = configuration(tmp_path / "run")
+    with locked(tmp_path / "run"), pytest.raises(ValueError, match=r"another run is at work in .*run"):
+        tiny.trainer(config).run()
+    assert not checkpoints(tmp_path / "run" / "checkpoints")
+
+
+def test_metrics_cut_by_a_full_disk_are_mended(tmp_path: Path) -> None:
+    config = replace(configuration(tmp_path / "run"))
+    short = replace(config, train=replace(config.train, steps=2, sample_every=0))
+    assert tiny.trainer(short).run()
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_text(path.read_text(encoding="utf-8") + '{"step": 3, "te', encoding="utf-8")
+    assert tiny.trainer(replace(short, train=replace(short.train, steps=3))).run()
+    assert [line["step"] for line in read_metrics(path)] == [1, 2, 3]
+
+
+def test_spikes_are_losses_far_above_their_mean() -> None:
+    random, spikes = Random(0), Spikes(3.0)
+    quiet = [spikes.find({"text_loss": random.uniform(0.5, 1.5), "image_loss": 2.0}) for _ in range(300)]
+    assert quiet == [[]] * 300
+    again = Spikes(3.0)
+    again.load_state_dict(json.loads(json.dumps(spikes.state_dict())))
+    assert again.find({"text_loss": 4.0, "image_loss": 2.0}) == ["text_loss"]
+    assert again.find({"text_loss": 1.0, "image_loss": 7.0}) == ["image_loss"]
+    assert again.means["text_loss"] < 1.2, "one spike hardly moves the mean"
+    assert Spikes(0.0).find({"text_loss": 1e9}) == []
+
+
+def test_spikes_are_counted_in_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Spikes, "SPAN", 2)  # six steps are few
+    config = tiny.run_config(tmp_path / "run", train={"spike_factor": 0.5})
+    assert tiny.trainer(config).run()
+    found = [line["spikes"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert found[:2] == [0, 0]
+    assert sum(found) > 0

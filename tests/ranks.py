@@ -1,0 +1,61 @@
+"""Real processes for tests, by gloo, forked from a server that has imported what they need but computed nothing."""
+
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from monoformer.train.parallel import joined
+
+TIMEOUT = 300.0
+"""Seconds that processes may take together."""
+
+
+def together(function: Callable[..., None], *arguments: Any, world: int) -> None:
+    """function(ranks, *arguments) in `world` processes; an error in one of them ends all and is ours."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.ranks", "tests.tiny"])
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store"
+        processes = [
+            context.Process(target=_run, args=(function, arguments, rank, world, store)) for rank in range(world)
+        ]
+        for process in processes:
+            process.start()
+        try:
+            codes = _wait(processes)
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+    assert codes == [0] * world, f"exit codes by rank: {codes}"
+
+
+def _wait(processes: list[Any]) -> list[int | None]:
+    """Exit codes once all have ended, or one has failed, or the time is over."""
+    end = time.monotonic() + TIMEOUT
+    while time.monotonic() < end:
+        codes = [process.exitcode for process in processes]
+        if any(codes) or None not in codes:
+            return codes
+        time.sleep(0.02)
+    return [process.exitcode for process in processes]
+
+
+def _run(function: Callable[..., None], arguments: tuple[Any, ...], rank: int, world: int, store: Path) -> None:
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=TIMEOUT)
+    )
+    function(joined(), *arguments)
+    if os.environ.get("RANKS_TIMES"):
+        print(f"rank {rank}: {time.process_time():.1f} s", flush=True)
+    dist.destroy_process_group()
