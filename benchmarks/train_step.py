@@ -28,12 +28,11 @@ from monoformer.config.diffusion import FlowConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import AdamWConfig, TrainConfig
-from monoformer.device import choose, synchronize
+from monoformer.device import choose, matrix_speed, synchronize
 from monoformer.diffusion.objectives import build_objective
-from monoformer.doctor import matrix_speed
-from monoformer.model.attention import dense_mask
 from monoformer.model.monoformer import MonoFormer
 from monoformer.randomness import generator
+from monoformer.train.operations import Operations, seen_in
 from monoformer.train.trainer import Parts, Trainer
 
 
@@ -110,29 +109,9 @@ def make_batch(case: Case) -> Batch:
     positions = torch.arange(length).repeat(case.sequences, 1)
     zeros = torch.zeros(shape, dtype=torch.long)
     return Batch(
-        ids=ids, positions=positions, document=zeros, end=end, private=zeros, labels=labels, images=(slots,)
+        ids=ids, positions=positions, document=zeros, source=zeros, end=end, private=zeros, labels=labels,
+        images=(slots,),
     )  # fmt: skip
-
-
-def count_flops(model: MonoFormer, batch: Batch) -> float:
-    """Floating-point operations that one step must do, forward and backward."""
-    tokens, images = batch.ids.numel(), sum(len(slots.row) for slots in batch.images)
-    patches = sum(len(slots.row) * slots.tokens for slots in batch.images)
-    total = 0.0
-    for name, weight in model.named_parameters():
-        if weight.ndim != 2 or name == "tokens.weight":
-            continue
-        if name == "text_head.weight":
-            seen = batch.labelled
-        elif "modulation" in name or name.startswith("time."):
-            seen = images
-        elif name.startswith(("patches.", "image_head.")):
-            seen = patches
-        else:
-            seen = tokens
-        total += 6.0 * weight.numel() * seen
-    pairs = float(dense_mask(batch).sum())
-    return total + 12.0 * pairs * model.config.width * model.config.layers
 
 
 def peak_memory(device: torch.device) -> int:
@@ -179,7 +158,7 @@ def main() -> None:
     peaks = {name: matrix_speed(device, dtype, size=2048, seconds=1.0) for name, dtype in
              (("bf16", torch.bfloat16), ("fp32", torch.float32))}  # fmt: skip
     used = "bf16" if trainer.bf16 else "fp32"
-    speed = count_flops(model, batch) / seconds / 1e9
+    speed = Operations(model).count(seen_in(batch)) / seconds / 1e9
     result = {
         "tokens_per_second": round(batch.ids.numel() / seconds, 1),
         "matrix_peak_share": round(speed / peaks[used], 4),

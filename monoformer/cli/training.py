@@ -95,7 +95,7 @@ def build_sample(built: Built) -> Sample:
     pipeline = Pipeline(pretrained, autoencoder=built.parts.autoencoder, vision=built.parts.vision, slots=2 * SAMPLES)
     prompts = sample_prompts(config)
 
-    def sample(step: int, weights: dict[str, Tensor]) -> None:
+    def sample(step: int, weights: dict[str, Tensor]) -> Path:
         model.load_state_dict(weights, strict=False)
         folder = config.path / "samples"
         folder.mkdir(exist_ok=True)
@@ -103,7 +103,9 @@ def build_sample(built: Built) -> Sample:
         cells = tuple(
             Cell((made.images[0].to_pil(),), _words(prompt)) for made, prompt in zip(pictures, prompts, strict=True)
         )
-        draw_gallery([Section(f"step {step}", cells)]).save(folder / f"step-{step:08d}.png")
+        grid = folder / f"step-{step:08d}.png"
+        draw_gallery([Section(f"step {step}", cells)]).save(grid)
+        return grid
 
     return sample
 

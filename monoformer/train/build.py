@@ -108,6 +108,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> B
         objective=build_objective(config.diffusion),
         autoencoder=autoencoder,
         loader=build_loader(config, source, tokenizer),
+        sources=source.names,
         device=device,
         vision=vision,
     )
@@ -192,8 +193,12 @@ def build_loader(config: RunConfig, source: Source, tokenizer: Tokenizer) -> Loa
     sequencer = build_sequencer(config.model, tokenizer, config.sequence)
     length = config.sequence.row
 
+    places = {name: place for place, name in enumerate(source.names)}
+
     def pack_window(documents: Numbered) -> tuple[list[Row], dict[int, BadDocument]]:
         layouts, bad = lay_out(sequencer, documents, length=length, seed=config.seed)
+        for layout in layouts:
+            layout.source = places[source.origin(layout.document)]
         return pack(layouts, length=length, seed=config.seed), bad
 
     def collate_rows(rows: list[Row]) -> Batch:

@@ -9,7 +9,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, TypeVar
@@ -24,14 +24,17 @@ from monoformer.config.train import TrainConfig
 from monoformer.data.loader import Loader
 from monoformer.data.skipped import Tally
 from monoformer.device import has_bf16_units, keep_freed_memory
+from monoformer.train.breakdown import Breakdown
 from monoformer.train.checkpoint import TrainState, checkpoints, load_checkpoint, read_progress, save_checkpoint
-from monoformer.train.metrics import CURVES, Metrics, draw_curves, progress_bar
+from monoformer.train.curves import CURVES, draw_curves
+from monoformer.train.metrics import Metrics, memory_peaks, progress_bar
 from monoformer.train.optim import rate_factor, set_rates
+from monoformer.train.tracking import Tracking
 
 T = TypeVar("T")
 
-Sample = Callable[[int, dict[str, Tensor]], None]
-"""sample(step, averaged weights): draws whatever somebody wants to see while the run goes on."""
+Sample = Callable[[int, dict[str, Tensor]], Path | None]
+"""sample(step, averaged weights): draws whatever somebody wants to see while the run goes on; the picture's file."""
 
 Numbers = dict[str, float]
 
@@ -40,7 +43,8 @@ Scores = Callable[[int, dict[str, Tensor]], Numbers]
 
 MAY_CHANGE = (
     *("name", "folder", "generate", "train.steps", "train.device"),
-    *("train.log_every", "train.checkpoint_every", "train.keep", "train.sample_every"),
+    *("train.log_every", "train.tensorboard", "train.wandb"),
+    *("train.checkpoint_every", "train.keep", "train.sample_every"),
     *("train.evaluate_every", "train.evaluate_count", "train.bad_steps", "train.skip_limit"),
 )
 """Fields that may differ when a run is resumed; everything else would make it another run."""
@@ -58,17 +62,19 @@ class Loop(Generic[T]):
         sample: Sample | None = None,
         scores: Scores | None = None,
         curves: Sequence[tuple[str, str]] = CURVES,
+        breakdown: Breakdown | None = None,
     ) -> None:
         self.config, self.train, self.folder, self.state = config, config.train, config.path, state
         self.describe, self.sample, self.scores, self.curves = describe, sample, scores, curves
-        self.metrics = Metrics(self.folder / "metrics.jsonl")
+        self.metrics = Metrics(self.folder / "metrics.jsonl", breakdown=breakdown)
+        self.device = next(state.model.parameters()).device
         self.step = 0
         self.bad_steps = 0
         self._stopping = False
         self._saved = 0
         self._failure: ValueError | None = None
         self._told: set[tuple[str, str]] = set()
-        if next(state.model.parameters()).device.type == "cpu":
+        if self.device.type == "cpu":
             keep_freed_memory()
 
     def descend(self) -> float:
@@ -99,11 +105,13 @@ class Loop(Generic[T]):
     ) -> bool:
         """Train to the last step, resuming what the folder holds. False: stopped early, saved, ready to go on.
 
-        `count` says of what a step read which numbers are averaged and which are summed to rates a second.
+        `count` says of what a step read which numbers are averaged and which are added up to rates a second.
         """
         self._open_folder(loader)
         self.state.model.train()
-        with stop_signals(self.stop), progress_bar() as bar:
+        with closing(self.metrics), stop_signals(self.stop), progress_bar() as bar:
+            if self.step < self.train.steps:
+                self._open_tracking(bar)
             task = bar.add_task(self.config.name, total=self.train.steps, completed=self.step, numbers="")
             while self.step < self.train.steps and not self._stopping:
                 started, place, bad = time.perf_counter(), loader.state_dict(), self.bad_steps
@@ -150,7 +158,8 @@ class Loop(Generic[T]):
         last = self.step == self.train.steps or self._stopping
         if self.step % self.train.log_every == 0 or last:
             rate = rate_factor(self.step - 1, self.train)
-            line = self.metrics.write(self.step, rate_factor=rate, skipped=loader.skipped.total)
+            peaks = memory_peaks(self.device)
+            line = self.metrics.write(self.step, rate_factor=rate, skipped=loader.skipped.total, **peaks)
             bar.update(task, numbers=self.describe(line))
             self._tell_skipped(loader.skipped, bar)
         bar.update(task, completed=self.step)
@@ -160,13 +169,16 @@ class Loop(Generic[T]):
             self.save(loader)
             draw_curves(self.metrics.path, self.folder / "curves.png", shown=self.curves)
         if self.sample and self._is_time(self.train.sample_every, last=last):
-            self.sample(self.step, self.state.ema.weights)
+            picture = self.sample(self.step, self.state.ema.weights)
+            if picture and self.metrics.tracking:
+                self.metrics.tracking.show(self.step, picture)
 
     def _is_time(self, every: int, *, last: bool) -> bool:
         return every > 0 and (self.step % every == 0 or last)
 
     def _write_down_bad(self, place: dict[str, Any], losses: Numbers, bar: Progress) -> None:
         """Say where a step's documents are; stop the run, saved, when there were too many such steps."""
+        self.metrics.drop()
         path = self.folder / "bad-steps" / f"step-{self.step:08d}.json"
         path.parent.mkdir(exist_ok=True)
         told = {name: str(value) for name, value in losses.items()}
@@ -190,6 +202,12 @@ class Loop(Generic[T]):
                 self._told.add((source, cause))
                 say = f"skipped {count} of {tally.read(source)} documents of {source}: {cause} ({examples[0]})"
                 bar.console.print(f"{say}; more in {self.folder / 'skipped.json'}", markup=False)
+
+    def _open_tracking(self, bar: Progress) -> None:
+        """Begin to tell TensorBoard and others; says once what is missing."""
+        self.metrics.tracking = Tracking(self.config, step=self.step)
+        if self.metrics.tracking.note:
+            bar.console.print(self.metrics.tracking.note, style="dim", markup=False)
 
     def _open_folder(self, loader: Loader[Any, T]) -> None:
         """Resume from the newest checkpoint, or begin; refuses a folder that holds another run."""

@@ -16,6 +16,7 @@ from monoformer.model.attention import Mask
 from monoformer.model.monoformer import MonoFormer, Place
 from monoformer.model.unet import Skips
 from monoformer.randomness import generator, uniform
+from monoformer.train.breakdown import Breakdown
 from monoformer.vision import VisionEncoder
 
 
@@ -28,8 +29,12 @@ def pass_losses(
     autoencoder: Autoencoder,
     vision: VisionEncoder | None = None,
     seed: int,
+    breakdown: Breakdown | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sums of the text loss over labelled tokens and of the image loss over target images (two scalars, fp32)."""
+    """Sums of the text loss over labelled tokens and of the image loss over target images (two scalars, fp32).
+
+    `breakdown` is told the loss of every token and every image.
+    """
     with torch.no_grad():
         moments = [autoencoder.moments(slots.pixels) for slots in batch.images]
     features = [] if vision is None else [vision.encode(slots.pixels)[slots.picture] for slots in batch.vision]
@@ -65,15 +70,20 @@ def pass_losses(
             for time, where, place, own in zip(times, targets, places, skips, strict=True)
         ]
 
-    image_losses = flatten_losses(objective.loss(predict, x_0, t, noise), batch.ids.device)
-    return sum_text_loss(model, hidden[0], batch), touch(image_losses.sum(), model, batch)
+    image_losses = objective.loss(predict, x_0, t, noise)
+    labelled = (batch.labels != IGNORED).flatten().nonzero()[:, 0]
+    text_losses = cross_entropies(model, hidden[0], batch.labels, labelled)
+    if breakdown is not None:
+        breakdown.add_text(batch.source.flatten()[labelled], text_losses)
+        for slots, where, time, own in zip(batch.images, targets, t, image_losses, strict=True):
+            breakdown.add_images(batch.source[slots.row[where], slots.start[where]], time, own)
+    return text_losses.sum(), touch(flatten_losses(image_losses, batch.ids.device).sum(), model, batch)
 
 
-def sum_text_loss(model: MonoFormer, hidden: Tensor, batch: Batch) -> Tensor:
-    """Sum of the cross-entropy (nats, fp32) over the labelled tokens of hidden states (B, T, D)."""
-    labelled = batch.labels != IGNORED
-    logits = model.text(hidden[labelled]).float()
-    return F.cross_entropy(logits, batch.labels[labelled], reduction="sum")
+def cross_entropies(model: MonoFormer, hidden: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
+    """Cross-entropy (M,) in nats, fp32, at indices (M,) in B * T of hidden states (B, T, D) and labels (B, T)."""
+    logits = model.text(hidden.flatten(0, 1).index_select(0, labelled)).float()
+    return F.cross_entropy(logits, labels.flatten()[labelled], reduction="none")
 
 
 def touch(loss: Tensor, model: MonoFormer, batch: Batch) -> Tensor:

@@ -14,12 +14,15 @@ from monoformer.autoencoder import Autoencoder
 from monoformer.batch import Batch
 from monoformer.config.run import RunConfig
 from monoformer.data.loader import Loader
+from monoformer.device import peak_speed
 from monoformer.diffusion.objectives import Objective
 from monoformer.model.attention import build_mask
 from monoformer.model.monoformer import MonoFormer
+from monoformer.train.breakdown import Breakdown
 from monoformer.train.checkpoint import TrainState
 from monoformer.train.loop import Loop, Numbers, Sample, Scores, computes_in_bf16
 from monoformer.train.loss import pass_losses
+from monoformer.train.operations import Operations, seen_in
 from monoformer.train.optim import EMA, build_optimizers
 from monoformer.vision import VisionEncoder
 
@@ -35,6 +38,8 @@ class Parts:
     loader: Loader[Any, Batch]
     device: torch.device
     vision: VisionEncoder | None = None
+    sources: tuple[str, ...] = ()
+    """Names of what the documents come from, as the batches count them."""
 
 
 class Trainer:
@@ -46,8 +51,12 @@ class Trainer:
         self.state = TrainState(
             model=self.model, ema=EMA(self.model), optimizers=build_optimizers(self.model, self.train)
         )
-        self.loop: Loop[Batch] = Loop(self.config, self.state, describe=describe, sample=sample, scores=scores)
+        self.breakdown = Breakdown(parts.sources, device=parts.device)
+        self.loop: Loop[Batch] = Loop(
+            self.config, self.state, describe=describe, sample=sample, scores=scores, breakdown=self.breakdown
+        )
         self.bf16 = computes_in_bf16(self.train, parts.device)
+        self.operations = Operations(self.model)
 
     def train_step(self, passes: list[Batch]) -> Numbers:
         """One optimiser step over one or more passes of packed rows; the losses."""
@@ -72,12 +81,20 @@ class Trainer:
                 autoencoder=self.parts.autoencoder,
                 vision=self.parts.vision,
                 seed=self.config.seed,
+                breakdown=self.breakdown,
             )
 
     def run(self) -> bool:
         """Train to the last step, resuming what the folder holds. False: stopped early, saved, ready to go on."""
         passes = self.train.rows // (self.train.pass_rows or self.train.rows)
-        return self.loop.run(self.parts.loader, self.train_step, count, passes=passes)
+        peak = peak_speed(self.parts.device, bf16=self.bf16)  # before the loader's thread is at work
+
+        def counted(read: list[Batch]) -> tuple[Numbers, Numbers]:
+            means, totals = count(read)
+            operations = sum(self.operations.count(seen_in(batch)) for batch in read)
+            return means, {**totals, "mfu": operations / peak}
+
+        return self.loop.run(self.parts.loader, self.train_step, counted, passes=passes)
 
 
 def count(passes: list[Batch]) -> tuple[Numbers, Numbers]:
@@ -86,7 +103,7 @@ def count(passes: list[Batch]) -> tuple[Numbers, Numbers]:
     tokens = sum(batch.ids.numel() for batch in passes) * (1 - padding)
     images = float(sum(batch.targets for batch in passes))
     documents = float(sum(batch.documents for batch in passes))
-    return {"padding": padding, "documents": documents}, {"tokens": tokens, "images": images}
+    return {"padding": padding, "documents": documents}, {"tokens_per_second": tokens, "images_per_second": images}
 
 
 def describe(line: Numbers) -> str:
