@@ -10,8 +10,6 @@ measured in the same run, in the step's own precision; both precisions are print
 """
 
 import json
-import resource
-import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -28,7 +26,7 @@ from monoformer.config.diffusion import FlowConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import AdamWConfig, TrainConfig
-from monoformer.device import choose, matrix_speed, synchronize
+from monoformer.device import choose, host_peak, matrix_speed, synchronize
 from monoformer.diffusion.objectives import build_objective
 from monoformer.model.monoformer import MonoFormer
 from monoformer.randomness import generator
@@ -118,12 +116,11 @@ def peak_memory(device: torch.device) -> int:
     """Most bytes held at once: of the GPU's memory where there is one, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return round(host_peak())
 
 
-def main() -> None:
-    """Time the step and print it beside the peak."""
-    case = tyro.cli(Case)
+def build_trainer(case: Case) -> Trainer:
+    """The trainer of a case, with random weights."""
     device = choose(case.device)
     model_config = ModelConfig(
         width=case.width, layers=case.layers, heads=case.heads, kv_heads=case.kv_heads, mlp_width=case.mlp_width,
@@ -145,7 +142,14 @@ def main() -> None:
         loader=None,  # type: ignore[arg-type]  # the step alone is timed
         device=device,
     )
-    trainer, batch = Trainer(parts), make_batch(case)
+    return Trainer(parts)
+
+
+def main() -> None:
+    """Time the step and print it beside the peak."""
+    case = tyro.cli(Case)
+    trainer, batch = build_trainer(case), make_batch(case)
+    device, model = trainer.parts.device, trainer.model
     for _ in range(3):
         trainer.train_step([batch])
     times: list[float] = []

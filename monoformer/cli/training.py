@@ -23,6 +23,7 @@ from monoformer.presets import PRESETS
 from monoformer.pretrained import save_pretrained
 from monoformer.train.build import Built, build_run
 from monoformer.train.loop import Sample
+from monoformer.train.plan import warn_of_memory
 from monoformer.train.trainer import Trainer
 
 SAMPLES = 12
@@ -39,6 +40,8 @@ def train(arguments: list[str]) -> None:
     built = build_run(config)
     config = built.parts.config
     console.print(f"[bold]{config.name}[/bold] in {config.path} on {built.parts.device}: {built.news}")
+    for line in warn_of_memory(config, built.parts.device):
+        console.print(f"warning: {line}", style="bold", markup=False, soft_wrap=True)
     finished = run(built)
     if not finished:
         console.print(

@@ -5,6 +5,8 @@
 so that ragged passes, accumulated passes and ranks weigh every token and every image the same.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -60,24 +62,27 @@ def pass_losses(
         places = [Place.of(slots) for slots in batch.images]
         given = {"images": images, "times": times, "places": places, "features": features, "seen": seen}
         hidden.append(model(batch.ids, batch.positions, mask, **given, skips=skips))
-        return [
-            model.image(
-                hidden[0],
-                time[where],
-                Place(place.row[where], place.start[where], place.grid),
-                tuple(kept[where] for kept in own),
-            )
-            for time, where, place, own in zip(times, targets, places, skips, strict=True)
-        ]
+        chosen = [Place(place.row[on], place.start[on], place.grid) for place, on in zip(places, targets, strict=True)]
+        own = [tuple(kept[on] for kept in parts) for parts, on in zip(skips, targets, strict=True)]
+        at = [time[on] for time, on in zip(times, targets, strict=True)]
+        return [model.image(hidden[0], *parts) for parts in zip(at, chosen, own, strict=True)]
 
     image_losses = objective.loss(predict, x_0, t, noise)
     labelled = (batch.labels != IGNORED).flatten().nonzero()[:, 0]
     text_losses = cross_entropies(model, hidden[0], batch.labels, labelled)
     if breakdown is not None:
-        breakdown.add_text(batch.source.flatten()[labelled], text_losses)
-        for slots, where, time, own in zip(batch.images, targets, t, image_losses, strict=True):
-            breakdown.add_images(batch.source[slots.row[where], slots.start[where]], time, own)
+        tell(breakdown, batch, text=(labelled, text_losses), images=zip(targets, t, image_losses, strict=True))
     return text_losses.sum(), touch(flatten_losses(image_losses, batch.ids.device).sum(), model, batch)
+
+
+def tell(
+    breakdown: Breakdown, batch: Batch, *, text: tuple[Tensor, Tensor], images: Iterable[tuple[Tensor, Tensor, Tensor]]
+) -> None:
+    """Give a breakdown the losses of a pass: indices in B * T and losses of tokens; blocks, times and losses a size."""
+    labelled, losses = text
+    breakdown.add_text(batch.source.flatten()[labelled], losses)
+    for slots, (where, time, own) in zip(batch.images, images, strict=True):
+        breakdown.add_images(batch.source[slots.row[where], slots.start[where]], time, own)
 
 
 def cross_entropies(model: MonoFormer, hidden: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ after its checkpoint, so that the file reads as if nothing had happened.
 """
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from monoformer.device import host_peak
 from monoformer.train.breakdown import Breakdown
 from monoformer.train.tracking import Tracking
 
@@ -105,13 +105,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def memory_peaks(device: torch.device) -> dict[str, float]:
-    """Most memory held so far, in GiB: the process's, where the system tells, and that of a CUDA device."""
-    peaks: dict[str, float] = {}
-    if sys.platform != "win32":
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        peaks["host_peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    """Most memory held so far, in GiB: the process's, and that of a CUDA device."""
+    peaks = {"host_peak_gib": host_peak() / 2**30}
     if device.type == "cuda":
         peaks["device_peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
     return peaks
