@@ -48,8 +48,8 @@ def pack(case: Case) -> Batch:
     zeros = torch.zeros(case.rows, case.tokens, dtype=torch.long)
     positions = torch.arange(case.tokens).repeat(rows)
     return Batch(
-        ids=zeros, positions=positions, document=document.repeat(rows), end=end.repeat(rows), private=zeros,
-        labels=zeros, images=(),
+        ids=zeros, positions=positions, document=document.repeat(rows), source=zeros, end=end.repeat(rows),
+        private=zeros, labels=zeros, images=(),
     )  # fmt: skip
 
 

@@ -10,8 +10,6 @@ measured in the same run, in the step's own precision; both precisions are print
 """
 
 import json
-import resource
-import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -28,12 +26,11 @@ from monoformer.config.diffusion import FlowConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import AdamWConfig, TrainConfig
-from monoformer.device import choose, synchronize
+from monoformer.device import choose, host_peak, matrix_speed, synchronize
 from monoformer.diffusion.objectives import build_objective
-from monoformer.doctor import matrix_speed
-from monoformer.model.attention import dense_mask
 from monoformer.model.monoformer import MonoFormer
 from monoformer.randomness import generator
+from monoformer.train.operations import Operations, seen_in
 from monoformer.train.trainer import Parts, Trainer
 
 
@@ -110,41 +107,20 @@ def make_batch(case: Case) -> Batch:
     positions = torch.arange(length).repeat(case.sequences, 1)
     zeros = torch.zeros(shape, dtype=torch.long)
     return Batch(
-        ids=ids, positions=positions, document=zeros, end=end, private=zeros, labels=labels, images=(slots,)
+        ids=ids, positions=positions, document=zeros, source=zeros, end=end, private=zeros, labels=labels,
+        images=(slots,),
     )  # fmt: skip
-
-
-def count_flops(model: MonoFormer, batch: Batch) -> float:
-    """Floating-point operations that one step must do, forward and backward."""
-    tokens, images = batch.ids.numel(), sum(len(slots.row) for slots in batch.images)
-    patches = sum(len(slots.row) * slots.tokens for slots in batch.images)
-    total = 0.0
-    for name, weight in model.named_parameters():
-        if weight.ndim != 2 or name == "tokens.weight":
-            continue
-        if name == "text_head.weight":
-            seen = batch.labelled
-        elif "modulation" in name or name.startswith("time."):
-            seen = images
-        elif name.startswith(("patches.", "image_head.")):
-            seen = patches
-        else:
-            seen = tokens
-        total += 6.0 * weight.numel() * seen
-    pairs = float(dense_mask(batch).sum())
-    return total + 12.0 * pairs * model.config.width * model.config.layers
 
 
 def peak_memory(device: torch.device) -> int:
     """Most bytes held at once: of the GPU's memory where there is one, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return round(host_peak())
 
 
-def main() -> None:
-    """Time the step and print it beside the peak."""
-    case = tyro.cli(Case)
+def build_trainer(case: Case) -> Trainer:
+    """The trainer of a case, with random weights."""
     device = choose(case.device)
     model_config = ModelConfig(
         width=case.width, layers=case.layers, heads=case.heads, kv_heads=case.kv_heads, mlp_width=case.mlp_width,
@@ -166,7 +142,14 @@ def main() -> None:
         loader=None,  # type: ignore[arg-type]  # the step alone is timed
         device=device,
     )
-    trainer, batch = Trainer(parts), make_batch(case)
+    return Trainer(parts)
+
+
+def main() -> None:
+    """Time the step and print it beside the peak."""
+    case = tyro.cli(Case)
+    trainer, batch = build_trainer(case), make_batch(case)
+    device, model = trainer.parts.device, trainer.model
     for _ in range(3):
         trainer.train_step([batch])
     times: list[float] = []
@@ -179,7 +162,7 @@ def main() -> None:
     peaks = {name: matrix_speed(device, dtype, size=2048, seconds=1.0) for name, dtype in
              (("bf16", torch.bfloat16), ("fp32", torch.float32))}  # fmt: skip
     used = "bf16" if trainer.bf16 else "fp32"
-    speed = count_flops(model, batch) / seconds / 1e9
+    speed = Operations(model).count(seen_in(batch)) / seconds / 1e9
     result = {
         "tokens_per_second": round(batch.ids.numel() / seconds, 1),
         "matrix_peak_share": round(speed / peaks[used], 4),

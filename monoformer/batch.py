@@ -44,6 +44,8 @@ class Layout:
 
     document: int = 0
     """Global number of the document."""
+    source: int = 0
+    """Which of the run's sources the document is from."""
     ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     end: list[int] = field(default_factory=list)
@@ -133,6 +135,8 @@ class Batch:
     """int64 (B, T) rotary positions; they start at 0 in every document."""
     document: Tensor
     """int64 (B, T) number of the document within its row, -1 for padding."""
+    source: Tensor
+    """int64 (B, T) which of the run's sources a token is from, -1 for padding."""
     end: Tensor
     """int64 (B, T) first index that a token cannot see: its own + 1 for text, the block's end for patches."""
     private: Tensor

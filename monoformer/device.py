@@ -1,9 +1,46 @@
-"""Which device to compute on. Knows nothing of models; nothing else in the package asks what the machine has."""
+"""Which device to compute on, and what it can do. Knows nothing of models; nothing else asks what the machine has."""
 
+import os
+import re
+import sys
+import time
 import warnings
 from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
+
+
+class Gpu(NamedTuple):
+    """A GPU by its maker's data sheet, dense matrices (no sparsity)."""
+
+    bf16: float
+    """Bf16 matrix products with fp32 sums, FLOP/s."""
+    fp32: float
+    """Fp32 matrix products, FLOP/s; without TF32."""
+    memory: float
+    """Memory that programs can use, GiB."""
+    link: float
+    """Bytes a second from one GPU to the others of its machine."""
+
+
+GPUS = {
+    "h100": Gpu(989e12, 67e12, 79, 450e9),
+    "h100pcie": Gpu(756e12, 51e12, 79, 64e9),
+    "h200": Gpu(989e12, 67e12, 139, 450e9),
+    "b200": Gpu(2250e12, 75e12, 178, 900e9),
+    "a100": Gpu(312e12, 19.5e12, 79, 300e9),
+    "a10040gb": Gpu(312e12, 19.5e12, 39, 300e9),
+    "l40s": Gpu(362e12, 91.6e12, 44, 32e9),
+    "l4": Gpu(121e12, 30.3e12, 22, 32e9),
+    "a10": Gpu(125e12, 31.2e12, 22, 32e9),
+    "rtx4090": Gpu(165e12, 82.6e12, 23.5, 32e9),
+    "rtx3090": Gpu(71e12, 35.6e12, 23.5, 32e9),
+    "mi300x": Gpu(1307e12, 163e12, 191, 448e9),
+}
+"""GPUs by short name."""
 
 UNTRIED = ("cuda", "mps")
 """Device types on which no part of this package has run yet (docs/status.md); computing there says so once."""
@@ -70,13 +107,77 @@ def synchronize(device: torch.device) -> None:
             pass
 
 
+def find_gpu(name: str) -> Gpu | None:
+    """The entry of `GPUS` that a device's own name is of (`NVIDIA H100 80GB HBM3`); None for one not listed."""
+    short = re.sub(r"[^a-z0-9]", "", name.lower())
+    if "a100" in short and "40gb" in short:
+        return GPUS["a10040gb"]
+    if "h100" in short and "pcie" in short:
+        return GPUS["h100pcie"]
+    found = [own for own in GPUS if own in short]
+    return GPUS[max(found, key=len)] if found else None
+
+
+@cache
+def peak_speed(device: torch.device, *, bf16: bool) -> float:
+    """Most FLOP/s in matrix products: by the table for a GPU that is in it, else measured once, in 0.1 s."""
+    gpu = find_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    if gpu is not None:
+        return gpu.bf16 if bf16 else gpu.fp32
+    size = 4096 if device.type == "cuda" else 1024
+    return 1e9 * matrix_speed(device, torch.bfloat16 if bf16 else torch.float32, size=size, seconds=0.1)
+
+
+def matrix_speed(device: torch.device, dtype: torch.dtype, *, size: int = 1024, seconds: float = 0.2) -> float:
+    """Best speed of a `size`-cubed matrix product within `seconds`, in GFLOP/s (a multiply-add counts as two)."""
+    a = torch.ones(size, size, device=device, dtype=dtype)
+    best = float("inf")
+    _timed_product(a)  # the first product chooses and loads kernels
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        best = min(best, _timed_product(a))
+    return 2 * size**3 / best / 1e9
+
+
+def _timed_product(a: Tensor) -> float:
+    start = time.perf_counter()
+    a @ a
+    synchronize(a.device)
+    return time.perf_counter() - start
+
+
+def host_peak() -> float:
+    """Most bytes that this process has held; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would tell the peak of the process that started this one
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))
+        return float(found[1]) * 1024 if found else 0.0
+    if sys.platform == "darwin":
+        import resource
+
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return 0.0
+
+
+def total_memory(device: torch.device) -> float:
+    """Bytes of memory that a program on the device can use; 0 where the system does not tell."""
+    match device.type:
+        case "cuda":
+            return float(torch.cuda.get_device_properties(device).total_memory)
+        case "mps":
+            return float(torch.mps.recommended_max_memory())
+        case _:
+            names = ("SC_PAGE_SIZE", "SC_PHYS_PAGES")
+            known = sys.platform != "win32" and all(name in os.sysconf_names for name in names)
+            return float(os.sysconf(names[0]) * os.sysconf(names[1])) if known else 0.0
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep what it frees, so that a training step does not fault the same pages in again.
 
     Only where there is glibc. Measured: a step of 8192 tokens at width 256 went from 2.0 to 1.85 s on two cores.
     """
     import ctypes
-    import sys
 
     if not sys.platform.startswith("linux"):
         return

@@ -7,16 +7,14 @@ what cannot be found out is said in its row.
 import os
 import platform
 import sys
-import time
 import warnings
 from importlib import metadata
 
 import torch
-from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from monoformer import __version__
-from monoformer.device import available, choose, synchronize
+from monoformer.device import available, choose, matrix_speed
 
 PACKAGES = ("torch", "numpy", "transformers", "tokenizers", "datasets", "safetensors")
 """Packages whose versions a report of a problem should give."""
@@ -46,24 +44,6 @@ def report() -> list[tuple[str, str]]:
         ("attention: FlexAttention", _probe_flex_attention(device)),
         *((f"extra: {name}", _describe_extra(name, packages)) for name, packages in EXTRAS.items()),
     ]
-
-
-def matrix_speed(device: torch.device, dtype: torch.dtype, *, size: int = 1024, seconds: float = 0.2) -> float:
-    """Best speed of a `size`-cubed matrix product within `seconds`, in GFLOP/s (a multiply-add counts as two)."""
-    a = torch.ones(size, size, device=device, dtype=dtype)
-    best = float("inf")
-    _timed_product(a)  # the first product chooses and loads kernels
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        best = min(best, _timed_product(a))
-    return 2 * size**3 / best / 1e9
-
-
-def _timed_product(a: Tensor) -> float:
-    start = time.perf_counter()
-    a @ a
-    synchronize(a.device)
-    return time.perf_counter() - start
 
 
 def _version(package: str) -> str | None:

@@ -52,26 +52,28 @@ def best_fit(lengths: Sequence[int], *, length: int) -> list[list[int]]:
 def collate(rows: Sequence[Row], *, length: int, pad: int) -> Batch:
     """Rows as tensors (B, T = length), images grouped by size."""
     blocks: list[tuple[Block, int, int, int]] = []  # block, row, offset, global document number
-    columns: list[list[list[int]]] = [[] for _ in range(6)]  # ids, positions, document, end, private, labels
+    columns: list[list[list[int]]] = [[] for _ in range(7)]  # ids, positions, document, source, end, private, labels
     for row, layouts in enumerate(rows):
         joined: list[list[int]] = [[] for _ in columns]
         for number, layout in enumerate(layouts):
             size, offset = len(layout), len(joined[0])
             blocks += [(block, row, offset, layout.document) for block in layout.blocks]
             ends = [offset + e for e in layout.end]
-            parts = (layout.ids, layout.positions, [number] * size, ends, layout.private, layout.labels)
+            numbers = [number] * size, [layout.source] * size
+            parts = (layout.ids, layout.positions, *numbers, ends, layout.private, layout.labels)
             for values, part in zip(joined, parts, strict=True):
                 values += part
         filled = len(joined[0])
         left, ends = length - filled, list(range(filled + 1, length + 1))
-        padding = ([pad] * left, [0] * left, [-1] * left, ends, [0] * left, [IGNORED] * left)
+        padding = ([pad] * left, [0] * left, [-1] * left, [-1] * left, ends, [0] * left, [IGNORED] * left)
         for column, values, filler in zip(columns, joined, padding, strict=True):
             column.append([*values, *filler])
-    ids, positions, document, end, private, labels = (torch.tensor(column) for column in columns)
+    ids, positions, document, source, end, private, labels = (torch.tensor(column) for column in columns)
     return Batch(
         ids=ids,
         positions=positions,
         document=document,
+        source=source,
         end=end,
         private=private,
         labels=labels,

@@ -227,6 +227,7 @@ def run_config(folder: Path, *, mode: str = "adaln", train: dict[str, Any] | Non
     settings: dict[str, Any] = {
         "steps": 6, "rows": 4, "pass_rows": 2, "warmup": 2, "schedule": "constant", "log_every": 1,
         "checkpoint_every": 100, "precision": "fp32", "device": "cpu", "optimizer": AdamWConfig(rate=1e-2),
+        "tensorboard": False,
     }  # fmt: skip
     parts: dict[str, Any] = {
         "name": "tiny",

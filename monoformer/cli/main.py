@@ -9,6 +9,7 @@ from monoformer.cli.demonstration import demo
 from monoformer.cli.evaluation import evaluate
 from monoformer.cli.generation import caption, chat, edit, generate, write
 from monoformer.cli.information import doctor, presets
+from monoformer.cli.plan import plan
 from monoformer.cli.sweep import sweep
 from monoformer.cli.training import train
 from monoformer.config.spelling import hint
@@ -18,6 +19,7 @@ Command = Callable[[list[str]], None]
 COMMANDS: dict[str, Command] = {
     "demo": demo,
     "train": train,
+    "plan": plan,
     "data": data,
     "generate": generate,
     "write": write,

@@ -19,13 +19,24 @@ def parse(kind: type[T], arguments: list[str], *, command: str, default: T | Non
 
     A misspelt option ends the program with the nearest right ones. Raises ValueError for values that contradict.
     """
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    result: T = _parse(kind, arguments, command, **options)
+    return result
+
+
+def parse_some(kind: type[T], arguments: list[str], *, command: str) -> tuple[T, list[str]]:
+    """`parse`, and the arguments that are none of its own, in their order."""
+    result: tuple[T, list[str]] = _parse(kind, arguments, command, return_unknown_args=True)
+    return result
+
+
+def _parse(kind: type[T], arguments: list[str], command: str, **options: Any) -> Any:
     import tyro
 
-    options: dict[str, Any] = {} if default is None else {"default": default}
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            result: T = tyro.cli(
+            return tyro.cli(
                 kind, args=arguments, prog=f"monoformer {command}", config=(tyro.conf.AvoidSubcommands,), **options
             )
     except SystemExit:
@@ -35,7 +46,6 @@ def parse(kind: type[T], arguments: list[str], *, command: str, default: T | Non
             raise ValueError(contradiction.group(1)) from None
         sys.stderr.write(text)
         raise
-    return result
 
 
 def _without_frame(text: str) -> str:

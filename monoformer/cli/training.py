@@ -26,6 +26,7 @@ from monoformer.pretrained import save_pretrained
 from monoformer.train.build import Built, build_run
 from monoformer.train.loop import Sample
 from monoformer.train.parallel import processes
+from monoformer.train.plan import warn_of_memory
 from monoformer.train.trainer import Trainer, empty_copy
 
 SAMPLES = 12
@@ -44,6 +45,8 @@ def train(arguments: list[str]) -> None:
         config = built.parts.config
         among = f", {ranks.world} processes" if ranks.world > 1 else ""
         console.print(f"[bold]{config.name}[/bold] in {config.path} on {built.parts.device}{among}: {built.news}")
+        for line in warn_of_memory(config, built.parts.device):
+            console.print(f"warning: {line}", style="bold", markup=False, soft_wrap=True)
         finished = run(built)
     if not finished:
         console.print(
@@ -112,7 +115,7 @@ def build_sample(built: Built) -> Sample:
     pipeline = Pipeline(pretrained, autoencoder=built.parts.autoencoder, vision=built.parts.vision, slots=2 * SAMPLES)
     prompts = sample_prompts(config)
 
-    def sample(step: int, weights: dict[str, Tensor]) -> None:
+    def sample(step: int, weights: dict[str, Tensor]) -> Path:
         model.load_state_dict(weights, strict=False)
         folder = config.path / "samples"
         folder.mkdir(exist_ok=True)
@@ -120,7 +123,9 @@ def build_sample(built: Built) -> Sample:
         cells = tuple(
             Cell((made.images[0].to_pil(),), _words(prompt)) for made, prompt in zip(pictures, prompts, strict=True)
         )
-        draw_gallery([Section(f"step {step}", cells)]).save(folder / f"step-{step:08d}.png")
+        grid = folder / f"step-{step:08d}.png"
+        draw_gallery([Section(f"step {step}", cells)]).save(grid)
+        return grid
 
     return sample
 

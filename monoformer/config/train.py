@@ -82,6 +82,11 @@ class TrainConfig:
     caption, longer than a row, ...). Beyond it, from 20 skipped documents on, the run ends and says why. 1: never."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
+    tensorboard: bool = True
+    """Whether metrics and sample pictures also go to the run's tensorboard/ folder, where the package is installed."""
+    wandb: str = ""
+    """Project of Weights & Biases that the metrics and sample pictures also go to; empty: none. `wandb offline`, typed
+    once, keeps its files in the run's folder until `wandb sync`."""
     checkpoint_every: int = 500
     """Steps between two checkpoints."""
     keep: int = 2

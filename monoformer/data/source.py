@@ -27,6 +27,11 @@ class Source(Protocol):
         """Documents from the present position on, without end; in the place of each bad one, what is wrong with it."""
         ...
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that `origin` may say."""
+        ...
+
     def origin(self, number: int) -> str:
         """Name of the source that document `number` of the stream is from."""
         ...
@@ -55,6 +60,11 @@ class Indexed:
             document = self._read(self._index)
             self._index += 1
             yield document
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name it was given."""
+        return (self._name,)
 
     def origin(self, number: int) -> str:
         """The name it was given."""
@@ -94,6 +104,11 @@ class Mixture:
             document = next(iterators[self._place(self._number)])
             self._number += 1
             yield document
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all its sources."""
+        return tuple(name for source in self._sources for name in source.names)
 
     def origin(self, number: int) -> str:
         """Name of the one source that document `number` is drawn from."""

@@ -52,6 +52,11 @@ class Stream:
             f"the stream {self._name} has no row for split {self._split!r}; change data.holdout or data.part"
         )
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name it was given."""
+        return (self._name,)
+
     def origin(self, number: int) -> str:
         """The name it was given."""
         return self._name

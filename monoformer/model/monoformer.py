@@ -174,14 +174,20 @@ class MonoFormer(nn.Module):
         return found
 
     def _route(self, ids: Tensor, places: Sequence[Place], seen: Sequence[Place]) -> Route:
-        """Patches, their time tokens and an encoder's features go to the image experts."""
+        """Patches, their time tokens and an encoder's features go to the image experts.
+
+        Their number is known, so the device need not be asked for it: a stable sort parts the tokens.
+        """
         is_image = torch.zeros_like(ids, dtype=torch.bool)
+        count = sum(len(place.row) * place.tokens for place in [*places, *seen])
+        count += sum(len(place.row) for place in places) if self.config.has_time_token else 0
         for place in [*places, *seen]:
             is_image[place.row[:, None], place.columns()] = True
         for place in places if self.config.has_time_token else ():
             is_image[place.row, place.start - 1] = True
-        flat = is_image.flatten()
-        return Route(text=(~flat).nonzero()[:, 0], image=flat.nonzero()[:, 0])
+        order = is_image.flatten().argsort(stable=True)
+        text, image = order.split([ids.numel() - count, count])
+        return Route(text=text, image=image)
 
     def text(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) of hidden states (..., D)."""

@@ -185,7 +185,7 @@ class AutoencoderTrainer:
 
 def count(read: list[list[Picture]]) -> tuple[Numbers, Numbers]:
     """What a step read: pictures, to be a rate."""
-    return {}, {"images": float(sum(len(pictures) for pictures in read))}
+    return {}, {"images_per_second": float(sum(len(pictures) for pictures in read))}
 
 
 def describe(line: Numbers) -> str:

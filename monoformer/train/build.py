@@ -103,6 +103,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
         objective=build_objective(config.diffusion),
         autoencoder=autoencoder,
         loader=build_loader(config, source, tokenizer, ranks=ranks),
+        sources=source.names,
         device=device,
         vision=vision,
         ranks=ranks,
@@ -146,8 +147,12 @@ def build_loader(
     sequencer = build_sequencer(config.model, tokenizer, config.sequence)
     length = config.sequence.row
 
+    places = {name: place for place, name in enumerate(source.names)}
+
     def pack_window(documents: Numbered) -> tuple[list[Row], dict[int, BadDocument]]:
         layouts, bad = lay_out(sequencer, documents, length=length, seed=config.seed)
+        for layout in layouts:
+            layout.source = places[source.origin(layout.document)]
         return pack(layouts, length=length, seed=config.seed), bad
 
     def collate_rows(rows: list[Row]) -> Batch:

@@ -14,7 +14,14 @@ from typing import Any
 
 MAY_CHANGE = (
     *("name", "folder", "generate", "train.steps", "train.device", "train.parallel", "train.pass_rows"),
-    *("train.log_every", "train.checkpoint_every", "train.keep", "train.sample_every"),
+    *(
+        "train.log_every",
+        "train.tensorboard",
+        "train.wandb",
+        "train.checkpoint_every",
+        "train.keep",
+        "train.sample_every",
+    ),
     *("train.evaluate_every", "train.evaluate_count", "train.bad_steps", "train.skip_limit", "train.spike_factor"),
 )
 """Fields that may differ when a run is resumed; everything else would make it another run. How processes and passes

@@ -5,11 +5,11 @@ moment and started again ends with the same bits (DESIGN 4); a gradient that is 
 """
 
 import errno
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -20,18 +20,21 @@ from monoformer.config.autoencoder import AutoencoderRun
 from monoformer.config.run import RunConfig, from_json, save_config, to_json
 from monoformer.config.train import TrainConfig
 from monoformer.data.loader import Loader
-from monoformer.data.skipped import Tally
 from monoformer.device import has_bf16_units, keep_freed_memory
+from monoformer.train.breakdown import Breakdown
 from monoformer.train.checkpoint import Checkpoints, TrainState, checkpoints, load_checkpoint, read_progress
+from monoformer.train.curves import CURVES, draw_curves
 from monoformer.train.guards import Spikes, check_same_run, locked, stop_signals
-from monoformer.train.metrics import CURVES, Metrics, draw_curves, progress_bar
+from monoformer.train.metrics import Metrics, memory_peaks, progress_bar
+from monoformer.train.notices import tell_skipped, write_down_bad
 from monoformer.train.optim import rate_factor, set_rates
 from monoformer.train.parallel import ALONE, Ranks, clip
+from monoformer.train.tracking import Tracking
 
 T = TypeVar("T")
 
-Sample = Callable[[int, dict[str, Tensor]], None]
-"""sample(step, averaged weights): draws whatever somebody wants to see while the run goes on."""
+Sample = Callable[[int, dict[str, Tensor]], Path | None]
+"""sample(step, averaged weights): draws whatever somebody wants to see while the run goes on; the picture's file."""
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -53,14 +56,16 @@ class Loop(Generic[T]):
         sample: Sample | None = None,
         scores: Scores | None = None,
         curves: Sequence[tuple[str, str]] = CURVES,
+        breakdown: Breakdown | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         self.config, self.train, self.folder, self.state = config, config.train, config.path, state
         self.describe, self.sample, self.scores, self.curves = describe, sample, scores, curves
         self.ranks = ranks
-        self.metrics = Metrics(self.folder / "metrics.jsonl")
+        self.metrics = Metrics(self.folder / "metrics.jsonl", breakdown=breakdown)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=self.train.keep, ranks=ranks)
         self.spikes = Spikes(self.train.spike_factor)
+        self.device = next(state.model.parameters()).device
         self.step = 0
         self.bad_steps = 0
         self.ended_by = 0
@@ -70,7 +75,7 @@ class Loop(Generic[T]):
         self._saved = 0
         self._failure: ValueError | None = None
         self._told: set[tuple[str, str]] = set()
-        if next(state.model.parameters()).device.type == "cpu":
+        if self.device.type == "cpu":
             keep_freed_memory()
 
     def descend(self) -> float:
@@ -101,7 +106,7 @@ class Loop(Generic[T]):
     ) -> bool:
         """Train to the last step, resuming what the folder holds. False: stopped early, saved, ready to go on.
 
-        `count` says of what a step read which numbers are averaged and which are summed to rates a second.
+        `count` says of what a step read which numbers are averaged and which are added up to rates a second.
         """
         with locked(self.folder) if self.ranks.first else nullcontext():
             try:
@@ -124,7 +129,9 @@ class Loop(Generic[T]):
         passes: int,
     ) -> bool:
         self.state.model.train()
-        with stop_signals(self._note_signal), progress_bar(shown=self.ranks.first) as bar:
+        with closing(self.metrics), stop_signals(self._note_signal), progress_bar(shown=self.ranks.first) as bar:
+            if self.step < self.train.steps and self.ranks.first:
+                self._open_tracking(bar)
             task = bar.add_task(self.config.name, total=self.train.steps, completed=self.step, numbers="")
             while self.step < self.train.steps and not self._stopping:
                 started, place, bad = time.perf_counter(), loader.state_dict(), self.bad_steps
@@ -193,6 +200,7 @@ class Loop(Generic[T]):
 
     def save(self, loader: Loader[Any, T]) -> None:
         """Begin to write a checkpoint."""
+        self.metrics.collect(self.ranks)
         progress = {
             "loader": loader.state_dict(),
             "config": to_json(self.config),
@@ -206,11 +214,15 @@ class Loop(Generic[T]):
     def _write_down(self, loader: Loader[Any, T], bar: Progress, task: TaskID) -> None:
         """Metrics, samples and checkpoints where their time has come."""
         last, first = self.step == self.train.steps or self._stopping, self.ranks.first
-        if first and (self.step % self.train.log_every == 0 or last):
+        logged = self.step % self.train.log_every == 0 or last
+        if logged:
+            self.metrics.collect(self.ranks)
+        if first and logged:
             rate = rate_factor(self.step - 1, self.train)
-            line = self.metrics.write(self.step, rate_factor=rate, skipped=loader.skipped.total)
+            peaks = memory_peaks(self.device)
+            line = self.metrics.write(self.step, rate_factor=rate, skipped=loader.skipped.total, **peaks)
             bar.update(task, numbers=self.describe(line))
-            self._tell_skipped(loader.skipped, bar)
+            tell_skipped(loader.skipped, self.folder, self._told, bar.console)
         bar.update(task, completed=self.step)
         scored = self._is_time(self.train.evaluate_every, last=last)
         drawn = self._is_time(self.train.sample_every, last=last)
@@ -222,38 +234,32 @@ class Loop(Generic[T]):
             if first:
                 draw_curves(self.metrics.path, self.folder / "curves.png", shown=self.curves)
         if first and self.sample and drawn:
-            self.sample(self.step, weights)
+            picture = self.sample(self.step, weights)
+            if picture and self.metrics.tracking:
+                self.metrics.tracking.show(self.step, picture)
 
     def _is_time(self, every: int, *, last: bool) -> bool:
         return every > 0 and (self.step % every == 0 or last)
 
     def _write_down_bad(self, place: dict[str, Any], losses: Numbers, bar: Progress) -> None:
         """Say where a step's documents are; stop the run, saved, when there were too many such steps."""
-        path = self.folder / "bad-steps" / f"step-{self.step:08d}.json"
+        self.metrics.drop()
+        folder = self.folder / "bad-steps"
         if self.ranks.first:
-            path.parent.mkdir(exist_ok=True)
-            told = {name: str(value) for name, value in losses.items()}
-            text = json.dumps({"step": self.step, "losses": told, "loader": place}, indent=2)
-            path.write_text(text, encoding="utf-8")
-            bar.console.print(f"step {self.step} has no finite gradient and is left out; its documents: {path}")
+            write_down_bad(folder, self.step, losses, place, bar.console)
         if self.bad_steps >= self.train.bad_steps:
             self._failure = ValueError(
                 f"{self.bad_steps} steps had no finite gradient; the run is saved at step {self.step}, its weights "
                 f"finite. Lower the learning rate, try --train.precision fp32, or look at the documents in "
-                f"{path.parent}; --train.bad-steps {2 * self.train.bad_steps} lets it go on"
+                f"{folder}; --train.bad-steps {2 * self.train.bad_steps} lets it go on"
             )
             self.stop()
 
-    def _tell_skipped(self, tally: Tally, bar: Progress) -> None:
-        """Keep `skipped.json` up to date, and say once of each source and cause what is skipped."""
-        if tally.total:
-            text = json.dumps(tally.state_dict(), indent=1, ensure_ascii=False)
-            (self.folder / "skipped.json").write_text(text + "\n", encoding="utf-8")
-        for source, cause, count, examples in tally.entries():
-            if (source, cause) not in self._told:
-                self._told.add((source, cause))
-                say = f"skipped {count} of {tally.read(source)} documents of {source}: {cause} ({examples[0]})"
-                bar.console.print(f"{say}; more in {self.folder / 'skipped.json'}", markup=False)
+    def _open_tracking(self, bar: Progress) -> None:
+        """Begin to tell TensorBoard and others; says once what is missing."""
+        self.metrics.tracking = Tracking(self.config, step=self.step)
+        if self.metrics.tracking.note:
+            bar.console.print(self.metrics.tracking.note, style="dim", markup=False)
 
     def _open_folder(self, loader: Loader[Any, T]) -> None:
         """Resume from the newest checkpoint, or begin; refuses a folder that holds another run."""
@@ -267,7 +273,8 @@ class Loop(Generic[T]):
             self.bad_steps = progress.get("bad_steps", 0)
             if "spikes" in progress:
                 self.spikes.load_state_dict(progress["spikes"])
-            self.metrics.load_state_dict(progress["metrics"])
+            if self.ranks.first:
+                self.metrics.load_state_dict(progress["metrics"])
             loader.load_state_dict(progress["loader"])
         if not self.ranks.first:
             return

@@ -5,7 +5,7 @@
 so that ragged passes, accumulated passes and ranks weigh every token and every image the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from monoformer.model.monoformer import MonoFormer, Place, is_text
 from monoformer.model.transformer import touch
 from monoformer.model.unet import Skips
 from monoformer.randomness import generator, uniform
+from monoformer.train.breakdown import Breakdown
 from monoformer.vision import VisionEncoder
 
 
@@ -31,8 +32,12 @@ def pass_losses(
     autoencoder: Autoencoder,
     vision: VisionEncoder | None = None,
     seed: int,
+    breakdown: Breakdown | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sums of the text loss over labelled tokens and of the image loss over target images (two scalars, fp32)."""
+    """Sums of the text loss over labelled tokens and of the image loss over target images (two scalars, fp32).
+
+    `breakdown` is told the loss of every token and every image.
+    """
     with torch.no_grad():
         moments = [autoencoder.moments(slots.pixels) for slots in batch.images]
     features = [] if vision is None else [vision.encode(slots.pixels)[slots.picture] for slots in batch.vision]
@@ -58,18 +63,18 @@ def pass_losses(
         places = [Place.of(slots) for slots in batch.images]
         given = {"images": images, "times": times, "places": places, "features": features, "seen": seen}
         hidden.append(model(batch.ids, batch.positions, mask, **given, skips=skips))
-        return [
-            model.image(
-                hidden[0],
-                time[where],
-                Place(place.row[where], place.start[where], place.grid),
-                tuple(kept[where] for kept in own),
-            )
-            for time, where, place, own in zip(times, targets, places, skips, strict=True)
-        ]
+        chosen = [Place(place.row[on], place.start[on], place.grid) for place, on in zip(places, targets, strict=True)]
+        own = [tuple(kept[on] for kept in parts) for parts, on in zip(skips, targets, strict=True)]
+        at = [time[on] for time, on in zip(times, targets, strict=True)]
+        return [model.image(hidden[0], *parts) for parts in zip(at, chosen, own, strict=True)]
 
-    image_losses = flatten_losses(objective.loss(predict, x_0, t, noise), batch.ids.device)
-    return sum_text_loss(model, hidden[0], batch), touch(image_losses.sum(), idle_parameters(model, batch))
+    image_losses = objective.loss(predict, x_0, t, noise)
+    labelled = (batch.labels != IGNORED).flatten().nonzero()[:, 0]
+    text_losses = cross_entropies(model, hidden[0], batch.labels, labelled)
+    if breakdown is not None:
+        tell(breakdown, batch, text=(labelled, text_losses), images=zip(targets, t, image_losses, strict=True))
+    image_loss = flatten_losses(image_losses, batch.ids.device).sum()
+    return text_losses.sum(), touch(image_loss, idle_parameters(model, batch))
 
 
 class PassLosses(nn.Module):
@@ -84,11 +89,20 @@ class PassLosses(nn.Module):
         return self.losses(batch)
 
 
-def sum_text_loss(model: MonoFormer, hidden: Tensor, batch: Batch) -> Tensor:
-    """Sum of the cross-entropy (nats, fp32) over the labelled tokens of hidden states (B, T, D)."""
-    labelled = batch.labels != IGNORED
-    logits = model.text(hidden[labelled]).float()
-    return F.cross_entropy(logits, batch.labels[labelled], reduction="sum")
+def tell(
+    breakdown: Breakdown, batch: Batch, *, text: tuple[Tensor, Tensor], images: Iterable[tuple[Tensor, Tensor, Tensor]]
+) -> None:
+    """Give a breakdown the losses of a pass: indices in B * T and losses of tokens; blocks, times and losses a size."""
+    labelled, losses = text
+    breakdown.add_text(batch.source.flatten()[labelled], losses)
+    for slots, (where, time, own) in zip(batch.images, images, strict=True):
+        breakdown.add_images(batch.source[slots.row[where], slots.start[where]], time, own)
+
+
+def cross_entropies(model: MonoFormer, hidden: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
+    """Cross-entropy (M,) in nats, fp32, at indices (M,) in B * T of hidden states (B, T, D) and labels (B, T)."""
+    logits = model.text(hidden.flatten(0, 1).index_select(0, labelled)).float()
+    return F.cross_entropy(logits, labels.flatten()[labelled], reduction="none")
 
 
 def idle_parameters(model: MonoFormer, batch: Batch) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What a run writes down: `metrics.jsonl` first, then `curves.png` and a progress bar made from the same numbers.
+"""What a run writes down: `metrics.jsonl` first, then trackers and a progress bar from the same numbers.
 
 Knows nothing of models. Invariant: one JSON object a line, each with its `step`; a resumed run first forgets the lines
 after its checkpoint, so that the file reads as if nothing had happened.
@@ -6,18 +6,31 @@ after its checkpoint, so that the file reads as if nothing had happened.
 
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from monoformer.device import host_peak
+from monoformer.train.breakdown import Breakdown
+from monoformer.train.parallel import Ranks
+from monoformer.train.tracking import Tracking
+
+CLOCK = (
+    *("seconds", "data_wait", "tokens_per_second", "images_per_second", "mfu"),
+    *("host_peak_gib", "device_peak_gib"),
+)
+"""Names in a line that tell of the machine; all others are the same whenever the run is."""
 
 
 class Metrics:
     """Running means between two lines of `metrics.jsonl`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, breakdown: Breakdown | None = None) -> None:
+        """`breakdown` is what the training step adds its losses by source and by level to."""
+        self.path, self.breakdown = path, breakdown
+        self.tracking: Tracking | None = None
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._since = time.perf_counter()
@@ -34,20 +47,34 @@ class Metrics:
 
     def state_dict(self) -> dict[str, Any]:
         """Sums since the last line."""
-        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+        parts = {} if self.breakdown is None else {"breakdown": self.breakdown.state_dict()}
+        return {"sums": dict(self._sums), "counts": dict(self._counts), **parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the sums of a checkpoint."""
         self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+        if self.breakdown is not None:
+            self.breakdown.load_state_dict(state.get("breakdown", []))  # older checkpoints have none
 
     def add(self, values: dict[str, float], *, totals: dict[str, float]) -> None:
-        """Note one step: `values` are averaged, `totals` (tokens, images) become rates a second."""
+        """Note one step: `values` are averaged, `totals` (`tokens_per_second`, ...) become rates a second."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
         for name, value in totals.items():
-            key = f"{name}_per_second"
-            self._sums[key] = self._sums.get(key, 0.0) + value
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        if self.breakdown is not None:
+            self.breakdown.keep()
+
+    def collect(self, ranks: Ranks) -> None:
+        """Bring the losses that other processes added up to the first one, which writes the lines."""
+        if self.breakdown is not None:
+            self.breakdown.collect(ranks)
+
+    def drop(self) -> None:
+        """Leave out the step that has just been done."""
+        if self.breakdown is not None:
+            self.breakdown.drop()
 
     def write(self, step: int, **more: float) -> dict[str, float]:
         """Append one line with what came since the last, and start anew; returns it."""
@@ -56,7 +83,9 @@ class Metrics:
         for name, value in self._sums.items():
             line[name] = value / self._counts[name] if name in self._counts else value / elapsed
         line |= more
-        self.append({name: _short(value) for name, value in line.items()})
+        parts = {} if self.breakdown is None else self.breakdown.read()
+        short = {kind: {name: _short(value) for name, value in means.items()} for kind, means in parts.items()}
+        self.append({**{name: _short(value) for name, value in line.items()}, **short})
         self._sums, self._counts, self._since = {}, {}, time.perf_counter()
         return line
 
@@ -64,6 +93,13 @@ class Metrics:
         """Write one line as it is."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        if self.tracking is not None:
+            self.tracking.write(line)
+
+    def close(self) -> None:
+        """End what the lines also went to."""
+        if self.tracking is not None:
+            self.tracking.close()
 
 
 def _short(value: float) -> float:
@@ -77,44 +113,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-CURVES = (
-    ("text_loss", "text loss (nats a token)"),
-    ("image_loss", "image loss"),
-    ("images_per_second", "images / s"),
-)
-"""What a run of the model shows: names in `metrics.jsonl` and titles; losses get a logarithmic axis."""
-
-
-def draw_curves(path: Path, target: Path, *, shown: Sequence[tuple[str, str]] = CURVES) -> None:
-    """Loss and speed curves of a `metrics.jsonl` as a picture, and the scores where the run was evaluated."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    lines = read_metrics(path)
-    scored = [line for line in lines if "scores" in line]
-    columns = len(shown) + bool(scored)
-    figure, axes = plt.subplots(1, columns, figsize=(4 * columns, 3.2), constrained_layout=True)
-    if scored:
-        for name in scored[-1]["scores"]:
-            points = [(line["step"], line["scores"][name]) for line in scored if name in line["scores"]]
-            axes[-1].plot(*zip(*points, strict=True), linewidth=1.2, marker=".", label=name)
-        axes[-1].set_title("scores", fontsize=10)
-        axes[-1].set_xlabel("step")
-        axes[-1].grid(alpha=0.3)
-        axes[-1].legend(fontsize=7)
-    for axis, (name, title) in zip(axes, shown, strict=False):
-        points = [(line["step"], line[name]) for line in lines if name in line]
-        if points:
-            axis.plot(*zip(*points, strict=True), linewidth=1.2)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.3)
-        if "loss" in name and points and min(value for _, value in points) > 0:
-            axis.set_yscale("log")
-    figure.savefig(target, dpi=110)
-    plt.close(figure)
+def memory_peaks(device: torch.device) -> dict[str, float]:
+    """Most memory held so far, in GiB: the process's, and that of a CUDA device."""
+    peaks = {"host_peak_gib": host_peak() / 2**30}
+    if device.type == "cuda":
+        peaks["device_peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return peaks
 
 
 def progress_bar(*, shown: bool = True) -> Progress:

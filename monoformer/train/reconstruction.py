@@ -71,11 +71,13 @@ def build_sample(config: AutoencoderRun) -> Sample:
     """Draws the same held-out pictures with the averaged weights into the run's samples/ folder."""
     network, pictures = build_network(config), held_out(config, SHOWN)
 
-    def sample(step: int, weights: dict[str, Tensor]) -> None:
+    def sample(step: int, weights: dict[str, Tensor]) -> Path:
         network.load_state_dict(weights)
         folder = config.path / "samples"
         folder.mkdir(exist_ok=True)
-        show(network, pictures, f"step {step}").save(folder / f"step-{step:08d}.png")
+        grid = folder / f"step-{step:08d}.png"
+        show(network, pictures, f"step {step}").save(grid)
+        return grid
 
     return sample
 

@@ -5,7 +5,6 @@ somebody else passes in, and the loop around the step is `loop.py`.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +14,15 @@ from monoformer.autoencoder import Autoencoder
 from monoformer.batch import Batch
 from monoformer.config.run import RunConfig
 from monoformer.data.loader import Loader
+from monoformer.device import peak_speed
 from monoformer.diffusion.objectives import Objective
 from monoformer.model.attention import build_mask
 from monoformer.model.monoformer import MonoFormer
+from monoformer.train.breakdown import Breakdown
 from monoformer.train.checkpoint import TrainState
 from monoformer.train.loop import Loop, Numbers, Sample, Scores, computes_in_bf16
 from monoformer.train.loss import PassLosses, pass_losses
+from monoformer.train.operations import Operations, seen_in
 from monoformer.train.optim import EMA, build_optimizers
 from monoformer.train.parallel import ALONE, Ranks, accumulating, replicated, rows_of_pass
 from monoformer.vision import VisionEncoder
@@ -39,6 +41,8 @@ class Parts:
     vision: VisionEncoder | None = None
     ranks: Ranks = ALONE
     """This process among all that train together."""
+    sources: tuple[str, ...] = ()
+    """Names of what the documents come from, as the batches count them."""
 
 
 class Trainer:
@@ -50,11 +54,19 @@ class Trainer:
         self.state = TrainState(
             model=self.model, ema=EMA(self.model), optimizers=build_optimizers(self.model, self.train)
         )
+        self.breakdown = Breakdown(parts.sources, device=parts.device)
         self.loop: Loop[Batch] = Loop(
-            self.config, self.state, describe=describe, sample=sample, scores=scores, ranks=parts.ranks
+            self.config,
+            self.state,
+            describe=describe,
+            sample=sample,
+            scores=scores,
+            breakdown=self.breakdown,
+            ranks=parts.ranks,
         )
         self.network = replicated(PassLosses(self.model, self.losses), self.train.parallel, parts.ranks)
         self.bf16 = computes_in_bf16(self.train, parts.device)
+        self.operations = Operations(self.model)
 
     def train_step(self, passes: list[Batch]) -> Numbers:
         """One optimiser step over one or more passes of packed rows; the losses, over all processes."""
@@ -83,17 +95,24 @@ class Trainer:
                 autoencoder=self.parts.autoencoder,
                 vision=self.parts.vision,
                 seed=self.config.seed,
+                breakdown=self.breakdown,
             )
 
     def run(self) -> bool:
         """Train to the last step, resuming what the folder holds. False: stopped early, saved, ready to go on."""
-        world = self.parts.ranks.world
-        passes = self.train.rows // (world * rows_of_pass(self.train.rows, self.train.pass_rows, world))
-        counted = partial(count, ranks=self.parts.ranks)
+        ranks = self.parts.ranks
+        passes = self.train.rows // (ranks.world * rows_of_pass(self.train.rows, self.train.pass_rows, ranks.world))
+        peak = ranks.world * peak_speed(self.parts.device, bf16=self.bf16)  # before the loader's thread is at work
+
+        def counted(read: list[Batch]) -> tuple[Numbers, Numbers]:
+            means, totals = count(read, ranks=ranks)
+            (operations,) = ranks.total(sum(self.operations.count(seen_in(batch)) for batch in read))
+            return means, {**totals, "mfu": operations / peak}
+
         return self.loop.run(self.parts.loader, self.train_step, counted, passes=passes)
 
 
-def count(passes: list[Batch], *, ranks: Ranks) -> tuple[Numbers, Numbers]:
+def count(passes: list[Batch], *, ranks: Ranks = ALONE) -> tuple[Numbers, Numbers]:
     """What a step read on all processes: share of padding, documents, and tokens and target images to be rates."""
     cells, padding, images, documents = ranks.total(
         sum(batch.ids.numel() for batch in passes),
@@ -101,7 +120,8 @@ def count(passes: list[Batch], *, ranks: Ranks) -> tuple[Numbers, Numbers]:
         sum(batch.targets for batch in passes),
         sum(batch.documents for batch in passes),
     )
-    return {"padding": padding / cells, "documents": documents}, {"tokens": cells - padding, "images": images}
+    rates = {"tokens_per_second": cells - padding, "images_per_second": images}
+    return {"padding": padding / cells, "documents": documents}, rates
 
 
 def describe(line: Numbers) -> str:

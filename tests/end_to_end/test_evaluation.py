@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image as PILImage
 
 from monoformer.card import read_card
 from monoformer.cli.main import main
@@ -19,6 +18,7 @@ from monoformer.config.evaluate import SceneScores
 from monoformer.evaluate.build import build_evaluator
 from monoformer.pipeline import Pipeline
 from monoformer.train.build import build_run
+from monoformer.train.curves import CURVES, panels_of
 from monoformer.train.metrics import read_metrics
 from tests.end_to_end.conftest import SMALL as TRAINED
 from tests.end_to_end.test_command_line import fails
@@ -140,5 +140,5 @@ def test_a_run_writes_down_scores_while_it_trains(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [3, 4], "every third step, and the last"
     assert all(0 <= value <= 1 for line in lines for value in line["scores"].values())
     assert {"draw_exact", "describe_exact", "edit_exact", "answer_exact"} <= lines[0]["scores"].keys()
-    with PILImage.open(tmp_path / "curves.png") as curves:
-        assert curves.width > 3.5 * curves.height, "the scores have a panel of their own"
+    assert "scores" in [name for name, _ in panels_of(lines, CURVES)], "the scores have a panel of their own"
+    assert (tmp_path / "curves.png").is_file()

@@ -24,7 +24,7 @@ from monoformer.train.autoencoder import (
     build_pictures,
     perceptual_distance,
 )
-from monoformer.train.metrics import read_metrics
+from monoformer.train.metrics import CLOCK, read_metrics
 from monoformer.train.reconstruction import release
 from tests import latents
 
@@ -32,7 +32,6 @@ pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 SCENES = ScenesData(size=16, objects=(1, 2), story=0.0)
-CLOCK = ("seconds", "images_per_second", "data_wait")
 
 
 def config_of(folder: Path, *, train: dict[str, Any] | None = None, **changes: Any) -> AutoencoderRun:

@@ -12,7 +12,7 @@ from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Indexed, Source
 from monoformer.document import Document, Text
 from monoformer.train.checkpoint import checkpoints
-from monoformer.train.metrics import read_metrics
+from monoformer.train.metrics import CLOCK, read_metrics
 from monoformer.train.trainer import Trainer
 from tests import tiny
 
@@ -37,8 +37,7 @@ def trainer(config: RunConfig) -> Trainer:
 
 
 def lines(folder: Path) -> list[dict[str, float]]:
-    clock = ("seconds", "data_wait", "tokens_per_second", "images_per_second")
-    return [{k: v for k, v in line.items() if k not in clock} for line in read_metrics(folder / "metrics.jsonl")]
+    return [{k: v for k, v in line.items() if k not in CLOCK} for line in read_metrics(folder / "metrics.jsonl")]
 
 
 def test_a_run_over_bad_documents_counts_them_and_resumes_with_the_same_counts(

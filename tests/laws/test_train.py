@@ -22,7 +22,7 @@ from monoformer.data.skipped import Tally
 from monoformer.model.monoformer import MonoFormer
 from monoformer.train.build import build_run
 from monoformer.train.checkpoint import checkpoints
-from monoformer.train.metrics import read_metrics
+from monoformer.train.metrics import CLOCK, read_metrics
 from monoformer.train.optim import rate_factor
 from monoformer.train.start import new_start
 from monoformer.train.trainer import Trainer
@@ -72,8 +72,7 @@ def assert_equal_bits(first: dict[str, Any], second: dict[str, Any]) -> None:
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
     """The lines without what a clock says."""
-    clock = ("seconds", "data_wait", "tokens_per_second", "images_per_second")
-    return [{k: v for k, v in line.items() if k not in clock} for line in read_metrics(folder / "metrics.jsonl")]
+    return [{k: v for k, v in line.items() if k not in CLOCK} for line in read_metrics(folder / "metrics.jsonl")]
 
 
 def finish(config: RunConfig) -> Trainer:
