@@ -1,4 +1,4 @@
-"""The scripts of reproduce/ say the presets' settings, and go their whole way at a tiny size, on folders as given out."""
+"""The scripts of reproduce/ say the presets' settings, and go their whole way at a tiny size, on data as given out."""
 
 import json
 import os
@@ -103,7 +103,8 @@ def test_tinyllama_from_a_language_model_to_a_picture(tmp_path: Path) -> None:
         )
     lines += ["{torn", json.dumps({"img_path": "000/none.jpg", "prompt": "gone"})]
     (tmp_path / "journeydb/train_anno.jsonl").write_text("\n".join(lines))
-    (tmp_path / "ultrachat.jsonl").write_text('{"id": "0", "data": ["Who are you?", "A small model."]}\n' * 200)
+    talks = [json.dumps({"id": str(n), "data": [f"What is {n}?", "A number."]}) for n in range(100)]
+    (tmp_path / "ultrachat.jsonl").write_text("\n".join(talks))
     llama = language_model(tmp_path / "llama", LlamaConfig(**SHAPE))
     tiny = [
         *("--train.steps=2", "--train.rows=2", "--sequence.row=128", "--sequence.window=32", "--generate.steps=2"),
