@@ -25,7 +25,7 @@ def main(llama: str, root: str, options: list[str]) -> None:
     before = Pipeline(built.pretrained, slots=2).generate_text(BEGINNING, max_tokens=40)[0]
     if not run(built):
         return
-    pipeline = Pipeline.from_pretrained(config.model_path, dtype=torch.float32)
+    pipeline = Pipeline.from_pretrained(config.model_path, dtype=torch.float32, slots=2)
     pipeline.generate_images("a picture", seed=0)[0].save(config.path / "drawn.png")
     after = pipeline.generate_text(BEGINNING, max_tokens=40)[0]
     print(f"{BEGINNING}{after}")

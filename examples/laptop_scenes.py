@@ -26,7 +26,7 @@ def main(options: list[str]) -> None:
     pictures = pipeline.generate_images(captions, seed=0)
     cells = tuple(Cell((picture,), caption) for picture, caption in zip(pictures, captions, strict=True))
     draw_gallery([Section("captions that training left out", cells)]).save(config.path / "drawn.png")
-    for name, share in SceneEvaluator(pipeline, config.data, count=32).run():
+    for name, share in SceneEvaluator(pipeline, config.data, count=32, tasks=("draw",)).run():
         print(f"{name}: {share:.1%}")
     print(config.path / "drawn.png")
 
