@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # MonoFormer's ImageNet result from its released weights: convert, draw 50,000 pictures, score. Expected: FID 2.57, IS
-# 272.6, precision 0.84, recall 0.56 (paper, table 1). Not run here: it needs the weights, a GPU and a day.
+# 272.6, precision 0.84, recall 0.56 (paper). Not run here: it needs the weights and a GPU. How the published folder is laid
+# out could not be seen either; taken is what the released training code saves.
 #
 #   bash reproduce/imagenet256.sh                    what is finished is skipped, what was stopped goes on
 #   OFFICIAL=folder REFERENCE=folder COUNT=8 STEPS=2 ... bash reproduce/imagenet256.sh      at any other size
 #
 # From the paper:          guidance 1.5; 256x256; Stable Diffusion's autoencoder; averaged weights (0.9999); "Please generate an
-#                          image of {class}."; 50,000 pictures as in ADM's suite, whose reference file is taken.
+#                          image of {class}."
 # From the released code:  ancestral DDPM on linear betas 1e-4..2e-2, learned variance; guidance on 3 of 4 channels; sd-vae-ft-mse;
-#                          the first of each class's names (data/imagenet_labels.json).
+#                          50,000 pictures into an .npz for ADM's suite; each class's label in data/imagenet_labels.json.
 # Said by neither:         the steps behind the reported FID (the released script has 20, with guidance 4 and 10,000 pictures; we take
 #                          the chain's customary 250), the seeds, the order of classes (ours: in turn, 50 of each), the precision
 #                          (ours: bf16 on a GPU), which autoencoder of -ema and -mse.
