@@ -36,6 +36,7 @@ from monoformer.evaluate.build import BATCH, build_evaluator
 from monoformer.evaluate.digests import digest_chunks, digest_named, read_chunks
 from monoformer.evaluate.evaluator import Evaluator
 from monoformer.evaluate.journal import Journal
+from monoformer.evaluate.peer import Peer, load_peer
 from monoformer.evaluate.report import describe_figure, origins, table, write_report
 from monoformer.pipeline import Pipeline
 from monoformer.pretrained import find_folder
@@ -51,6 +52,9 @@ class _Evaluate(Use):
 
     model: ModelFolder
     """Model folder or hub name."""
+    peer: str = ""
+    """Folder of a diffusers text-to-image pipeline (safetensors) that is scored in the model's place, with the model's
+    prompts, seeds and picture size: suites scenes (drawing) and images."""
     suite: tuple[str, ...] = ()
     """What is scored: scenes, composition, text, images, captions, tasks, forgetting; empty: those of the first three
     that the model's training data has."""
@@ -86,6 +90,8 @@ class _Evaluate(Use):
             raise ValueError(f"--batch must be 1 or more, but is {self.batch}")
         if self.sampling.seed is not None:
             raise ValueError("items have seeds of their own; give --seed instead of --sampling.seed")
+        if self.peer and (self.card or set(self.sampling.given()) - {"steps", "guidance"}):
+            raise ValueError("a peer has no card of ours, and of the sampling settings steps and guidance alone")
 
 
 SAMPLED = (SceneScores, CompositionScores, ImageScores, CaptionScores)
@@ -101,12 +107,13 @@ def evaluate(arguments: list[str]) -> None:
     console = Console()
     pipeline = open_pipeline(options)
     trained = find_training(options, pipeline)
-    where = find_folder(options.model)
-    folder = options.out or evaluation_folder(options.model)
+    peer = open_peer(options, pipeline) if options.peer else None
+    where = peer.folder if peer else find_folder(options.model)
+    folder = options.out or evaluation_folder(options.peer or options.model)
     folder.mkdir(parents=True, exist_ok=True)
-    results, origin = folder / "results.jsonl", describe(pipeline, where, arguments)
+    results, origin = folder / "results.jsonl", describe(pipeline, where, arguments, peer=peer)
     work = [
-        plan(config, pipeline, trained, folder=folder, origin=origin, batch=options.batch)
+        plan(config, pipeline, trained, folder=folder, origin=origin, batch=options.batch, peer=peer)
         for config in choose_scores(options, trained)
     ]  # all of them first: what is wrong with the last suite is said before hours of the first
     try:
@@ -121,7 +128,11 @@ def evaluate(arguments: list[str]) -> None:
         console.print(f"stopped; the same command goes on from here:\n  {again}", soft_wrap=True)
         sys.exit(130)
     records = list({record["digest"]: record for record in read_results(results)}.values())
-    print(write_report(folder, [r for r in records if r["weights"] == origin["weights"]], model=options.model))
+    print(
+        write_report(
+            folder, [r for r in records if r["weights"] == origin["weights"]], model=options.peer or options.model
+        )
+    )
     if options.card:
         asked = {suite.digest for suite in work}
         write_into_card(where / "README.md", [record for record in records if record["digest"] in asked])
@@ -142,10 +153,19 @@ class Suite:
 
 
 def plan(
-    config: ScoreConfig, pipeline: Pipeline, trained: RunConfig | None, *, folder: Path, origin: Record, batch: int
+    config: ScoreConfig,
+    pipeline: Pipeline,
+    trained: RunConfig | None,
+    *,
+    folder: Path,
+    origin: Record,
+    batch: int,
+    peer: Peer | None = None,
 ) -> Suite:
     """The suite, with what is known of it in `folder`. Raises ValueError where it does not fit the model."""
     generate = to_json(pipeline.pretrained.generate) if isinstance(config, SAMPLED) else {}
+    if peer:
+        generate = {"peer": type(peer.network).__name__, "size": list(peer.size), **peer.settings}
     settings = to_json(config)
     depends = [origin["weights"], settings, digest_named(settings), generate, origin["precision"]]
     own = digest([*depends, to_json(trained.data) if trained else None], folder)
@@ -160,6 +180,7 @@ def plan(
         journal=journal,
         batch=batch,
         samples=folder / f"samples-{own}.npz",
+        peer=peer,
     )
     return Suite(config=config, generate=generate, digest=own, journal=journal, evaluator=evaluator)
 
@@ -186,9 +207,17 @@ def perform(suite: Suite, evaluator: Evaluator, console: Console) -> Record:
 def open_pipeline(options: _Evaluate) -> Pipeline:
     """The model with the sampling settings of this command."""
     pipeline = Pipeline.from_pretrained(options.model, device=options.device, slots=max(options.batch, 2))
-    generate = replace(pipeline.pretrained.generate, **options.sampling.given())
+    settings = {} if options.peer else options.sampling.given()
+    generate = replace(pipeline.pretrained.generate, **settings)
     pipeline.pretrained = replace(pipeline.pretrained, generate=generate)
     return pipeline
+
+
+def open_peer(options: _Evaluate, pipeline: Pipeline) -> Peer:
+    """What is scored in the model's place; its pictures get the model's size."""
+    model, sampling = pipeline.pretrained.model, options.sampling
+    size, device = model.config.image_sizes[0], model.tokens.weight.device
+    return load_peer(options.peer, size=size, device=device, steps=sampling.steps, guidance=sampling.guidance)
 
 
 def evaluation_folder(model: str) -> Path:
@@ -220,16 +249,20 @@ def check_suites(names: Sequence[str]) -> None:
 def choose_scores(options: _Evaluate, trained: RunConfig | None) -> list[ScoreConfig]:
     """The configurations of the suites that are asked for, with --count and --seed put in."""
     names = dict.fromkeys(options.suite or (fitting_suites(trained.data) if trained else ()))
+    if options.peer:
+        names = dict.fromkeys(name for name in names if options.suite or name == "scenes")
+        options = replace(options, scenes=replace(options.scenes, tasks=("draw",)))
     if not names:
         raise ValueError(f"which suites? name some with --suite: {', '.join(SUITES)}")
     given = {name: value for name in ("count", "seed") if (value := getattr(options, name)) is not None}
     return [with_given(getattr(options, name), given) for name in names]
 
 
-def describe(pipeline: Pipeline, folder: Path, arguments: Sequence[str]) -> Record:
+def describe(pipeline: Pipeline, folder: Path, arguments: Sequence[str], *, peer: Peer | None = None) -> Record:
     """What all figures of this command depend on, and where they came about."""
     weight = pipeline.pretrained.model.tokens.weight
-    files = sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("tokenizer*")])
+    own = [folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("tokenizer*")]
+    files, dtype = (peer.files(), peer.network.dtype) if peer else (sorted(own), weight.dtype)
     versions = {}
     for package in PACKAGES:
         try:
@@ -239,7 +272,7 @@ def describe(pipeline: Pipeline, folder: Path, arguments: Sequence[str]) -> Reco
     return {
         "model": str(folder),
         "weights": digest_chunks(chunk for file in files for chunk in read_chunks(file)),
-        "precision": str(weight.dtype).removeprefix("torch."),
+        "precision": str(dtype).removeprefix("torch."),
         "command": f"monoformer evaluate {shlex.join(arguments)}",
         "commit": commit() or "unknown",
         "versions": {"monoformer": __version__, **versions},

@@ -30,6 +30,7 @@ from monoformer.evaluate.images import ClassEvaluator, ImageEvaluator
 from monoformer.evaluate.journal import Journal
 from monoformer.evaluate.likelihood import ROWS
 from monoformer.evaluate.material import captioned, held_out_text, read_whole, scenes_of, sources
+from monoformer.evaluate.peer import Peer
 from monoformer.evaluate.prompts import held_out_drawings, read_prompts
 from monoformer.evaluate.references import Pictures, open_drawn, open_reference
 from monoformer.evaluate.resnet import load_resnet
@@ -56,6 +57,13 @@ class Subject:
     """Items drawn or read at a time."""
     samples: Path | None = None
     """Where pictures drawn for `ImageScores` go."""
+    peer: Peer | None = None
+    """What draws in the model's place, for scenes and images."""
+
+    @property
+    def drawer(self) -> Pipeline | Peer:
+        """What draws."""
+        return self.peer or self.pipeline
 
     @property
     def rows(self) -> int:
@@ -72,13 +80,18 @@ def build_evaluator(
     journal: Journal | None = None,
     batch: int = BATCH,
     samples: Path | None = None,
+    peer: Peer | None = None,
 ) -> Evaluator:
     """The evaluator of these scores for a model that was trained on `data`; ValueError where they do not fit.
 
     The other arguments are the fields of `Subject`.
     """
     journal = journal or Journal()
-    subject = Subject(pipeline=pipeline, data=data, start=start, journal=journal, batch=batch, samples=samples)
+    subject = Subject(
+        pipeline=pipeline, data=data, start=start, journal=journal, batch=batch, samples=samples, peer=peer
+    )
+    if peer and not isinstance(config, SceneScores | ImageScores):
+        raise ValueError(f"{config.name}: a peer draws and does nothing else; its suites are scenes and images")
     match config:
         case SceneScores():
             return build_scenes(config, subject)
@@ -103,7 +116,7 @@ def build_evaluator(
 def build_scenes(config: SceneScores, subject: Subject) -> SceneEvaluator:
     """Held-out scenes."""
     return SceneEvaluator(
-        subject.pipeline,
+        subject.drawer,
         scenes_of(subject.data, subject.pipeline, name=config.name),
         count=config.count,
         seed=config.seed,
@@ -186,7 +199,7 @@ def build_images(config: ImageScores, subject: Subject) -> ImageEvaluator:
     distinct = {image.pixels.numpy().tobytes(): image.pixels for _, image in own}
     real = Pictures.listed(list(distinct.values()))
     return ImageEvaluator(
-        pipeline=subject.pipeline,
+        pipeline=subject.drawer,
         extractor=load_extractor(config, device=model.tokens.weight.device),
         prompts=[] if config.drawn else prompts,
         drawn=open_drawn(config.drawn) if config.drawn else None,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,14 @@ from monoformer.evaluate.frechet import Statistics, distance, frechet_distance, 
 from monoformer.evaluate.journal import Array, Journal
 from monoformer.evaluate.references import Pictures, load_reference
 from monoformer.evaluate.score import Score, share
-from monoformer.pipeline import Pipeline
+
+
+class Drawer(Protocol):
+    """What draws: a `Pipeline`, or a peer."""
+
+    def generate(self, documents: Sequence[Document], *, want: Literal["image"], seed: Sequence[int]) -> list[Document]:
+        """A document with one picture for each prompt."""
+        ...
 
 
 class Judge(Protocol):
@@ -35,7 +42,7 @@ class Judge(Protocol):
 
 
 def draw_all(
-    pipeline: Pipeline, prompts: Sequence[Document], *, seed: int, chunk: int, journal: Journal
+    pipeline: Drawer, prompts: Sequence[Document], *, seed: int, chunk: int, journal: Journal
 ) -> Iterator[Array]:
     """Pictures of the prompts, uint8 (n, H, W, 3) a chunk; prompt i has seed `seed + i`."""
 
@@ -54,7 +61,7 @@ def draw_all(
 class ImageEvaluator:
     """Draws a picture for each prompt and compares all with real ones, by an extractor's features."""
 
-    pipeline: Pipeline
+    pipeline: Drawer
     extractor: Extractor
     prompts: Sequence[Document]
     drawn: Pictures | None = None
@@ -116,7 +123,7 @@ class ImageEvaluator:
 class ClassEvaluator:
     """Draws `count` pictures, the judge's classes in turn, and compares them with real ones."""
 
-    pipeline: Pipeline
+    pipeline: Drawer
     judge: Judge
     real: Sequence[Tensor]
     """uint8 (3, H, W) each."""

@@ -25,6 +25,8 @@ PROMPT = "Please generate an image of {}."
 """What asks for a picture, around a class name."""
 PROMPTS = (PROMPT, "{}", "an image of {}.", "an photo of {}.")
 """The released code's four ways to ask for a class, each as likely; scores ask with the first."""
+CAPTION = "Please generate an image of {prompt}"
+"""How the released code asks with a prompt of JourneyDB."""
 
 
 def monoformer_imagenet256() -> RunConfig:
@@ -45,7 +47,7 @@ def monoformer_t2i() -> RunConfig:
     Several GPUs of 80 GB for days; not run here. The paper reports a commonsense average of 51.12 (TinyLlama: 52.97).
     JourneyDB as parquet with the columns image and prompt; UltraChat as its JSON lines, cut to what a row holds.
     """
-    pictures = ParquetData(caption="{prompt}", size=256, draw=1.0, describe=0.0)
+    pictures = ParquetData(caption=CAPTION, size=256, draw=1.0, describe=0.0)
     chats = ChatData(characters=3000)
     return _monoformer("monoformer-t2i", MixtureData(sources=(pictures, chats), weights=(0.9, 0.1)), row=1024, rows=336)
 
@@ -58,7 +60,7 @@ def monoformer_understanding() -> RunConfig:
     frozen CLIP ViT-L/14 reads the pictures, 224x224 as 256 tokens; drawn ones are latent patches. LLaVA's conversations
     as they are released; --data.sources.1.images is the folder of their pictures.
     """
-    drawn = ParquetData(caption="{prompt}", size=256, draw=1.0, describe=0.0)
+    drawn = ParquetData(caption=CAPTION, size=256, draw=1.0, describe=0.0)
     read = ChatData(size=256, characters=3000)
     recipe = _monoformer(
         "monoformer-understanding", MixtureData(sources=(drawn, read), weights=(0.5, 0.5)), row=1024, rows=336

@@ -1,0 +1,127 @@
+"""The scripts of reproduce/ say the presets' settings, and go their whole way at a tiny size, on data as given out."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image as PILImage
+from transformers import LlamaConfig
+
+from monoformer.cli.training import read_config
+from monoformer.presets import PRESETS
+from tests import latents
+from tests.contracts.test_evaluate import judge
+from tests.end_to_end.test_language_model import SHAPE, language_model
+from tests.pages import ROOT
+
+OFFICIAL = ROOT.parent / "shared" / "fixtures" / "official-tiny"
+needs_bash = pytest.mark.skipif(not shutil.which("bash") or sys.platform == "win32", reason="needs bash")
+
+
+def script(name: str, *options: str, **settings: object) -> str:
+    """What a script prints; it must succeed."""
+    given = {name: str(value) for name, value in settings.items()} | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", str(ROOT / "reproduce" / name), *options],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **given},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def autoencoder(folder: Path) -> Path:
+    """Stable Diffusion's layout, tiny: 4 channels, 8 times smaller."""
+    import diffusers
+
+    shape = {"block_out_channels": (8,) * 4, "norm_num_groups": 4, "latent_channels": 4}
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    latents.randomize(diffusers.AutoencoderKL(**shape, **blocks), 0).save_pretrained(folder)
+    return folder
+
+
+def picture(path: Path, level: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PILImage.new("RGB", (64, 64), (level, 255 - level, 90)).save(path)
+
+
+def test_the_settings_of_tinyllama_are_those_of_the_preset() -> None:
+    text = (ROOT / "reproduce" / "tinyllama.sh").read_text(encoding="utf-8")
+    block = re.search(r"^SETTINGS=\(\n(.*?)^\)", text, flags=re.DOTALL | re.MULTILINE)
+    assert block
+    preset = PRESETS["monoformer-t2i"]()
+    words = [word.replace("$AUTOENCODER", preset.autoencoder.path) for word in shlex.split(block[1], comments=True)]
+    assert sum(word.startswith("--") for word in words) > 20
+    assert read_config(["monoformer-t2i", *words]) == preset
+    changed = read_config(["monoformer-t2i", *words, "--train.clip", "1"])  # so the comparison can fail
+    assert changed == replace(preset, train=replace(preset.train, clip=1.0)) != preset
+
+
+@pytest.mark.slow
+@needs_bash
+@pytest.mark.skipif(not OFFICIAL.is_dir(), reason=f"the official checkpoint is not here: no folder {OFFICIAL}")
+def test_imagenet256_from_an_official_checkpoint_to_its_scores(tmp_path: Path) -> None:
+    labels = {str(number): {"label": f"{5 + number} 17", "second_labels": []} for number in range(3)}
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    for number in range(4):
+        picture(tmp_path / "real" / f"{number}.png", 60 * number)
+    settings = {
+        "OFFICIAL": OFFICIAL,
+        "AUTOENCODER": autoencoder(tmp_path / "vae"),
+        "LABELS": tmp_path / "labels.json",
+        "REFERENCE": tmp_path / "real",
+        "EXTRACTOR": judge(tmp_path),
+        **{"COUNT": 10, "STEPS": 2, "BATCH": 4, "OUT": tmp_path / "out"},
+    }
+    said = script("imagenet256.sh", **settings)
+    assert "judge_frechet_distance" in said
+    assert "inception_fid" not in said
+    (suite,) = json.loads((tmp_path / "out/scores/scores.json").read_text())["suites"]
+    assert (suite["generate"]["sampler"], suite["generate"]["guided_channels"]) == ("ddpm", 3)
+    assert suite["generate"]["guidance"] == 1.5
+    assert (tmp_path / "out/prompts.txt").read_text().splitlines()[1] == "Please generate an image of 6 17."
+    assert "finished before" in script("imagenet256.sh", **settings), "it goes on where it was"
+
+
+@pytest.mark.slow
+@needs_bash
+def test_tinyllama_from_a_language_model_to_a_picture(tmp_path: Path) -> None:
+    lines = []
+    for number in range(8):
+        picture(tmp_path / "journeydb/images/000" / f"{number}.jpg", 30 * number)
+        lines.append(
+            json.dumps({"img_path": f"000/{number}.jpg", "prompt": "a red cat", "Task2": {"Caption": "a cat"}})
+        )
+    lines += ["{torn", json.dumps({"img_path": "000/none.jpg", "prompt": "gone"})]
+    (tmp_path / "journeydb/train_anno.jsonl").write_text("\n".join(lines))
+    talks = [json.dumps({"id": str(n), "data": [f"What is {n}?", "A number."]}) for n in range(100)]
+    (tmp_path / "ultrachat.jsonl").write_text("\n".join(talks))
+    llama = language_model(tmp_path / "llama", LlamaConfig(**SHAPE))
+    tiny = [
+        *("--train.steps=2", "--train.rows=2", "--sequence.row=128", "--sequence.window=32", "--generate.steps=2"),
+        *("--train.checkpoint-every=2", "--data.sources.0.size=64", "--train.skip-limit=1", "--model.context=512"),
+        *("--model.image-sizes", "64", "64"),
+    ]
+    said = script(
+        "tinyllama.sh",
+        *tiny,
+        JOURNEYDB=tmp_path / "journeydb",
+        ULTRACHAT=tmp_path / "ultrachat.jsonl",
+        LLAMA=llama,
+        AUTOENCODER=autoencoder(tmp_path / "vae"),
+        OUT=tmp_path / "out",
+    )
+    assert "8 pictures; 2 lines left out" in said
+    with PILImage.open(tmp_path / "out/drawn.png") as drawn:
+        assert drawn.size == (64, 64)
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["train"]["text_weight"] == 0.01
