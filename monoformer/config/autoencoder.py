@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from monoformer.config.data import DataConfig, ScenesData
+from monoformer.config.data import DataConfig, ScenesData, caches
 from monoformer.config.train import AdamWConfig, TrainConfig
 
 
@@ -73,6 +73,8 @@ class AutoencoderRun:
             raise ValueError("perceptual_weight does nothing without perceptual; name a module, or leave it as it is")
         if not isinstance(self.train.optimizer, AdamWConfig):
             raise ValueError("an autoencoder is trained with AdamW (Muon is for the matrices of a transformer)")
+        if caches(self.data):
+            raise ValueError("an autoencoder is trained on pictures, but a cache holds latents alone; name its source")
         unused = TrainConfig()
         for name in ("pass_rows", "text_weight", "image_weight", "freeze", "evaluate_every", "evaluate_count"):
             if getattr(self.train, name) != getattr(unused, name):

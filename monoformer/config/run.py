@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from monoformer.config.autoencoder import AutoencoderConfig
-from monoformer.config.data import DataConfig, ScenesData, SequenceConfig, TokenizerConfig
+from monoformer.config.data import DataConfig, ScenesData, SequenceConfig, TokenizerConfig, caches
 from monoformer.config.diffusion import DiffusionConfig, FlowConfig, check_variance
 from monoformer.config.generate import GenerateConfig, check_sampler
 from monoformer.config.model import ModelConfig
@@ -71,6 +71,11 @@ class RunConfig:
             raise ValueError(
                 f"sequence.noise_limit = {self.sequence.noise_limit} makes pictures before their caption targets, "
                 f"which a vision encoder never reads; set it to 0, or leave out --vision.path"
+            )
+        if self.vision.path and caches(self.data):
+            raise ValueError(
+                f"{caches(self.data)[0].root} holds latents alone, but the vision encoder of --vision.path reads "
+                f"pixels; train on the pictures themselves, or leave out --vision.path"
             )
         if not self.start and not self.vision.path and self.model.vision_width:
             raise ValueError(

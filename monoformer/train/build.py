@@ -22,8 +22,9 @@ from monoformer.config.data import (
 )
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig
-from monoformer.config.sources import ChatData, InterleavedData, StreamData
+from monoformer.config.sources import CacheData, ChatData, InterleavedData, StreamData
 from monoformer.data.build import build_source
+from monoformer.data.cache import check_caches, read_record
 from monoformer.data.loader import Loader, Numbered
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Source, usable
@@ -84,6 +85,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> B
     if autoencoder is None:
         autoencoder = build_autoencoder(config.autoencoder, device=device, dtype=dtype)
     check_fits(autoencoder, config.model)
+    check_caches(config.data, autoencoder, path=config.autoencoder.path)
     source = build_source(config.data, split="train", seed=config.seed)
     tokenizer = started.tokenizer if started else build_tokenizer(config)
     model, news = (started.model, news) if started else build_model(config, tokenizer)
@@ -243,7 +245,7 @@ def sized_source(source: SourceConfig, model: ModelConfig) -> SourceConfig:
         case FolderData() | ParquetData() | ChatData() | InterleavedData() | StreamData():
             buckets = source.buckets or (model.image_sizes if source.shape == "bucket" else ())
             return replace(source, size=source.size or model.image_sizes[0][0], buckets=buckets)
-        case ScenesData() | TextData():
+        case ScenesData() | TextData() | CacheData():
             return source
         case _:
             assert_never(source)
@@ -258,6 +260,8 @@ def picture_sizes(data: DataConfig) -> set[tuple[int, int]]:
             return set(data.buckets) if data.shape == "bucket" else {(data.size, data.size)}
         case TextData():
             return set()
+        case CacheData(root=root):
+            return set(read_record(root).sizes)
         case MixtureData(sources=sources):
             return {size for source in sources for size in picture_sizes(source)}
         case _:
