@@ -24,6 +24,7 @@ PACKAGES = ("torch", "numpy", "transformers", "tokenizers", "datasets", "safeten
 EXTRAS = {
     "autoencoders": ("diffusers",),
     "tracking": ("tensorboard", "wandb"),
+    "lora": ("peft",),
     "serve": ("fastapi", "uvicorn", "gradio", "prometheus-client", "python-multipart"),
     "evaluate": ("lm_eval", "torch-fidelity", "pycocoevalcap"),
 }

@@ -1,6 +1,5 @@
 """Which suites fit a model's training data, and their scores while the training goes on."""
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -12,7 +11,7 @@ from monoformer.config.evaluate import CompositionScores, SceneScores, ScoreConf
 from monoformer.evaluate.build import build_evaluator
 from monoformer.evaluate.material import sources
 from monoformer.pipeline import Pipeline
-from monoformer.train.build import Built
+from monoformer.train.build import Built, empty_copy
 
 
 def fitting_suites(data: DataConfig) -> dict[str, ScoreConfig]:
@@ -45,7 +44,7 @@ def build_scores(built: Built, *, count: int) -> Callable[[int, dict[str, Tensor
 
     Only the network is copied: it is never the one that is trained.
     """
-    model = copy.deepcopy(built.parts.model).eval()
+    model = empty_copy(built.parts)
     parts, pretrained = built.parts, replace(built.pretrained, model=model)
     pipeline = Pipeline(pretrained, autoencoder=parts.autoencoder, vision=parts.vision, slots=max(count, 2))
     data = parts.config.data
@@ -55,7 +54,7 @@ def build_scores(built: Built, *, count: int) -> Callable[[int, dict[str, Tensor
     ]
 
     def scores(step: int, weights: dict[str, Tensor]) -> dict[str, float]:
-        model.load_state_dict(weights, strict=False)
+        model.load_state_dict(built.whole(weights))
         return {name: float(value) for evaluator in evaluators for name, value in evaluator.run()}
 
     return scores

@@ -1,6 +1,5 @@
 """train: a preset or a saved configuration, with any field replaced; resumes by itself."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.pipeline import Pipeline
 from monoformer.presets import PRESETS
 from monoformer.pretrained import save_pretrained
-from monoformer.train.build import Built, build_run
+from monoformer.train.build import Built, build_run, empty_copy
 from monoformer.train.loop import Sample
 from monoformer.train.trainer import Trainer
 
@@ -57,8 +56,9 @@ def run(built: Built) -> bool:
     trainer = Trainer(built.parts, sample=sample, scores=scores)
     if not trainer.run():
         return False
-    card = write_card(config, parameters=sum(p.numel() for p in built.parts.model.parameters()))
-    save_pretrained(config.model_path, built.pretrained, weights=trainer.state.ema.weights, card=card)
+    weights = built.whole(trainer.state.ema.weights)
+    card = write_card(config, parameters=sum(value.numel() for value in weights.values()))
+    save_pretrained(config.model_path, built.pretrained, weights=weights, card=card)
     return True
 
 
@@ -90,13 +90,13 @@ def find_preset(name: str) -> Callable[[], RunConfig]:
 def build_sample(built: Built) -> Sample:
     """Draws the same held-out prompts with the averaged weights into the run's samples/ folder."""
     config = built.parts.config
-    model = copy.deepcopy(built.parts.model).eval()
+    model = empty_copy(built.parts)
     pretrained = replace(built.pretrained, model=model)
     pipeline = Pipeline(pretrained, autoencoder=built.parts.autoencoder, vision=built.parts.vision, slots=2 * SAMPLES)
     prompts = sample_prompts(config)
 
     def sample(step: int, weights: dict[str, Tensor]) -> None:
-        model.load_state_dict(weights, strict=False)
+        model.load_state_dict(built.whole(weights))
         folder = config.path / "samples"
         folder.mkdir(exist_ok=True)
         pictures = pipeline.generate(prompts, want="image")

@@ -76,7 +76,7 @@ class AutoencoderRun:
         if caches(self.data):
             raise ValueError("an autoencoder is trained on pictures, but a cache holds latents alone; name its source")
         unused = TrainConfig()
-        for name in ("pass_rows", "text_weight", "image_weight", "freeze", "evaluate_every", "evaluate_count"):
+        for name in ("pass_rows", "text_weight", "image_weight", "freeze", "lora", "evaluate_every", "evaluate_count"):
             if getattr(self.train, name) != getattr(unused, name):
                 raise ValueError(f"train.{name} does nothing when an autoencoder is trained; leave it as it is")
 

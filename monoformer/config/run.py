@@ -67,6 +67,8 @@ class RunConfig:
         check_sampler(self.generate, self.diffusion)
         if self.train.freeze == "text" and not self.start:
             raise ValueError("train.freeze = text keeps the text path of a model to start from; give one with --from")
+        if self.train.lora.rank and not self.start:
+            raise ValueError("train.lora adapts the matrices of a model to start from; give one with --from")
         if self.sequence.noise_limit and (self.vision.path or self.model.vision_width):
             raise ValueError(
                 f"sequence.noise_limit = {self.sequence.noise_limit} makes pictures before their caption targets, "

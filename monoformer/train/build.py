@@ -3,28 +3,18 @@
 A run's tokenizer is trained once and kept in the run's folder, so that resuming never trains another.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import assert_never
 
 import torch
+from torch import Tensor
 
 from monoformer.autoencoder import Autoencoder, build_autoencoder, check_fits
 from monoformer.batch import Batch, Layout
-from monoformer.config.data import (
-    DataConfig,
-    FolderData,
-    MixtureData,
-    ParquetData,
-    ScenesData,
-    SourceConfig,
-    TextData,
-    check_named,
-)
-from monoformer.config.model import ModelConfig
+from monoformer.config.data import check_named
 from monoformer.config.run import RunConfig
-from monoformer.config.sources import CacheData, ChatData, InterleavedData, StreamData
 from monoformer.data.build import build_source
-from monoformer.data.cache import check_caches, read_record
+from monoformer.data.cache import check_caches
 from monoformer.data.loader import Loader, Numbered
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Source, usable
@@ -47,6 +37,8 @@ from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.freeze import freeze_text, new_rows
 from monoformer.train.loop import computes_in_bf16
+from monoformer.train.lora import add_adapters, merged
+from monoformer.train.sizes import check_sizes, sized
 from monoformer.train.trainer import Parts
 from monoformer.vision import build_vision, fitted
 
@@ -62,6 +54,24 @@ class Built:
     pretrained: Pretrained
     news: str
     """What was newly initialised when the run started from a model."""
+
+    def whole(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Averages of what is trained -> every weight of the plain network, adapters merged: what is saved and drawn
+        from.
+        """
+        state, config = {**self.parts.model.state_dict(), **weights}, self.parts.config
+        if config.model.tie_embeddings:
+            state["text_head.weight"] = state["tokens.weight"]
+        return merged(state, config.train.lora) if config.train.lora.rank else state
+
+
+def empty_copy(parts: Parts) -> MonoFormer:
+    """A network of the same shape, for weights to be loaded into: whole and plain, however the run's own is."""
+    with torch.device("meta"):
+        model = MonoFormer(parts.config.model)
+    model.to_empty(device=parts.device)
+    model.tie()
+    return model.eval()
 
 
 def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> Built:
@@ -90,12 +100,16 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None) -> B
     tokenizer = started.tokenizer if started else build_tokenizer(config)
     model, news = (started.model, news) if started else build_model(config, tokenizer)
     if config.model.vision_width != model.config.vision_width:
+        check_new(config, "the projection of the vision encoder's features")
         model.give_vision(config.model, generator(config.seed, "vision"))
         news += "; the projection of the vision encoder's features is new"
     config = replace(config, model=model.config)
     model.train().to(device)
-    if config.train.freeze == "text":
-        freeze_text(model, rows=new_rows(config.model, tokenizer))
+    rows = new_rows(config.model, tokenizer)
+    if config.train.lora.rank:
+        news += f"; {add_adapters(model, config.train, seed=config.seed, rows=rows)}"
+    elif config.train.freeze == "text":
+        freeze_text(model, rows=rows)
     pretrained = Pretrained(
         model=model,
         tokenizer=tokenizer,
@@ -132,6 +146,7 @@ def read_start(config: RunConfig) -> tuple[Pretrained, str]:
         ours = load_pretrained(folder)
         count = len(list(ours.model.parameters()))
         return ours, f"started from {config.start}: all {count} tensors loaded, none new"
+    check_new(config, "what images pass through")
     image_side = replace(config.model, experts="shared")  # experts start as copies, once the text path is loaded
     llama = load_llama(folder, image_side=image_side, seed=config.seed, tokenizer=config.tokenizer.path)
     if config.sequence.row > llama.model.config.context:
@@ -148,6 +163,14 @@ def read_start(config: RunConfig) -> tuple[Pretrained, str]:
         vision=config.vision,
     )
     return started, f"started from {config.start}: {llama.news}"
+
+
+def check_new(config: RunConfig, what: str) -> None:
+    """Refuse adapters alone where a model gets weights that only training can make good."""
+    if config.train.lora.rank and config.train.lora.images == "adapters":
+        raise ValueError(
+            f"{what} is new in {config.start}, and adapters alone cannot train it; add --train.lora.images whole"
+        )
 
 
 def build_model(config: RunConfig, tokenizer: Tokenizer) -> tuple[MonoFormer, str]:
@@ -230,55 +253,3 @@ def lay_out(
         else:
             layouts.append(layout)
     return layouts, bad
-
-
-def sized(data: DataConfig, model: ModelConfig) -> DataConfig:
-    """The same data with the model's sizes where a source of pictures leaves them open."""
-    if isinstance(data, MixtureData):
-        return replace(data, sources=tuple(sized_source(source, model) for source in data.sources))
-    return sized_source(data, model)
-
-
-def sized_source(source: SourceConfig, model: ModelConfig) -> SourceConfig:
-    """`sized` for one source."""
-    match source:
-        case FolderData() | ParquetData() | ChatData() | InterleavedData() | StreamData():
-            buckets = source.buckets or (model.image_sizes if source.shape == "bucket" else ())
-            return replace(source, size=source.size or model.image_sizes[0][0], buckets=buckets)
-        case ScenesData() | TextData() | CacheData():
-            return source
-        case _:
-            assert_never(source)
-
-
-def picture_sizes(data: DataConfig) -> set[tuple[int, int]]:
-    """Heights and widths in pixels of the pictures that a configuration's data holds."""
-    match data:
-        case ScenesData(size=size):
-            return {(size, size)}
-        case FolderData() | ParquetData() | ChatData() | InterleavedData() | StreamData():
-            return set(data.buckets) if data.shape == "bucket" else {(data.size, data.size)}
-        case TextData():
-            return set()
-        case CacheData(root=root):
-            return set(read_record(root).sizes)
-        case MixtureData(sources=sources):
-            return {size for source in sources for size in picture_sizes(source)}
-        case _:
-            assert_never(data)
-
-
-def check_sizes(config: RunConfig) -> None:
-    """Refuse data whose pictures the model would not be asked to draw, or that do not divide into patches."""
-    cell = config.model.cell
-    for height, width in sorted(picture_sizes(config.data)):
-        said = f"{height}" if height == width else f"{height}x{width}"
-        if height % cell or width % cell:
-            raise ValueError(
-                f"pictures of {said} pixels do not divide into patches of {cell}; choose multiples of {cell}"
-            )
-        if (height, width) not in config.model.image_sizes:
-            raise ValueError(
-                f"the data's pictures are {height}x{width} but model.image_sizes is {config.model.image_sizes}; "
-                f"add --model.image-sizes {height} {width} or change data.size"
-            )

@@ -33,12 +33,17 @@ def freeze_text(model: MonoFormer, *, rows: Sequence[int]) -> None:
         )
     for name, parameter in model.named_parameters():
         if name in ("tokens.weight", "text_head.weight"):
-            is_new = torch.zeros(len(parameter), 1, dtype=torch.bool, device=parameter.device)
-            is_new[list(rows)] = True
-
-            def keep_new(gradient: Tensor, is_new: Tensor = is_new) -> Tensor:
-                return torch.where(is_new, gradient, 0.0)
-
-            parameter.register_hook(keep_new)
+            keep_old_rows(parameter, rows)
         elif is_text(name):
             parameter.requires_grad_(False)
+
+
+def keep_old_rows(parameter: Tensor, rows: Sequence[int]) -> None:
+    """Let only these rows of a matrix have a gradient."""
+    is_new = torch.zeros(len(parameter), 1, dtype=torch.bool, device=parameter.device)
+    is_new[list(rows)] = True
+
+    def keep_new(gradient: Tensor) -> Tensor:
+        return torch.where(is_new, gradient, 0.0)
+
+    parameter.register_hook(keep_new)

@@ -24,7 +24,8 @@ from monoformer.pretrained import build_sequencer, find_folder, load_pretrained,
 from monoformer.randomness import uniform
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
-from monoformer.train.build import check_sizes, find_tokenizer, lay_out, sized, train_tokenizer
+from monoformer.train.build import find_tokenizer, lay_out, train_tokenizer
+from monoformer.train.sizes import check_sizes, sized
 
 
 @dataclass(frozen=True, kw_only=True)
