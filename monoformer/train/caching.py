@@ -74,6 +74,8 @@ def cache_jobs(
         seed = seed_of(place, config.seed) if isinstance(config.data, MixtureData) else config.seed
         encoding = Encoding(by=by, source=source, seed=seed, documents=length * passes or documents, shard=shard)
         jobs.append(Job(folder=_folder(config, out, place), encoding=encoding, build=build, device=device.type))
+    if documents and not any(job.encoding.documents == documents for job in jobs):
+        raise ValueError(f"--documents {documents} is for sources without end, and the run has none; leave it out")
     if not jobs:
         raise ValueError("none of the run's sources has pictures that are not in a cache already")
     return jobs
