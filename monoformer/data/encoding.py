@@ -118,7 +118,7 @@ def encode(job: Job, *, processes: int = 1, tell: Tell = lambda what, done, of: 
             f"the documents of {name_source(job.encoding.source)} hold no picture; there is no cache to make"
         )
     record = CacheRecord(encoding=job.encoding, pictures=len(job.wanted), sizes=_sizes(job.folder))
-    save_config(record, job.folder / RECORD)
+    _note(record, job.folder / RECORD)
     return record
 
 
@@ -227,6 +227,13 @@ def _write(path: Path, columns: dict[str, list[Any]]) -> None:
     temporary.rename(path)
 
 
+def _note(value: Encoding | CacheRecord, path: Path) -> None:
+    """The JSON form, complete or not at all."""
+    temporary = path.with_suffix(".incomplete")
+    save_config(value, temporary)
+    temporary.rename(path)
+
+
 def _path(job: Job, kind: str, number: int) -> Path:
     return job.folder / f"{kind}-{number:05d}.parquet"
 
@@ -250,7 +257,7 @@ def _open_folder(job: Job) -> None:
     if job.folder.exists() and any(job.folder.glob("*.parquet")):
         raise ValueError(f"{job.folder} holds parquet files that are no cache; give another --out")
     job.folder.mkdir(parents=True, exist_ok=True)
-    save_config(job.encoding, path)
+    _note(job.encoding, path)
 
 
 def _work_together(job: Job, processes: int, tell: Tell) -> None:
