@@ -61,6 +61,7 @@ class Latents:
 
     channels = 4
     down = 1
+    samples = False
 
     def __init__(self, side: int) -> None:
         self.side = side

@@ -41,6 +41,8 @@ class Autoencoder(Protocol):
 
     channels: int
     down: int
+    samples: bool
+    """Whether training draws a sample around the mean."""
 
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) -> latents (N, channels, H / down, W / down), fp32, about unit scale: their mean."""
@@ -60,6 +62,7 @@ class Pixels:
 
     channels = 3
     down = 1
+    samples = False
 
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) -> float32 in [-1, 1]."""
@@ -88,34 +91,40 @@ class LatentAutoencoder:
         widths = config.block_out_channels if self.kind == "AutoencoderKL" else config.encoder_block_out_channels
         self.channels: int = config.latent_channels
         self.down: int = 2 ** (len(widths) - 1)
-        if sample and self.kind != "AutoencoderKL":
+        self.has_posterior = self.kind == "AutoencoderKL"
+        if sample and not self.has_posterior:
             raise ValueError(f"{self.kind} has no posterior to sample from; set autoencoder.posterior to mean")
         if tile % self.down:
             raise ValueError(f"autoencoder.tile must be a multiple of {self.down} pixels here, but is {tile}")
         self.network = network.eval().requires_grad_(requires_grad=False)
-        self._sample = sample
-        self._scale, self._shift = _scale_and_shift(config, self.kind)
+        self.samples = sample
+        self.scale, self.shift = _scale_and_shift(config, self.kind)
         self._tile = tile
 
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) -> fp32 latents (N, channels, H / down, W / down), scaled and shifted."""
         return self.moments(pixels)[0]
 
-    @torch.no_grad()
     def moments(self, pixels: Tensor) -> Moments:
         """Mean of the latents, and their deviation where training samples."""
+        mean, deviation = self.posterior(pixels)
+        return mean, deviation if self.samples else None
+
+    @torch.no_grad()
+    def posterior(self, pixels: Tensor) -> Moments:
+        """Mean of the latents, and their deviation where the autoencoder has one."""
         weight = next(self.network.parameters())
         x = Pixels().encode(pixels.to(weight.device)).to(weight.dtype)
         found = self._run(self._encode, x, cell=self.down, made=1)
-        scale, shift = self._scale.to(weight.device), self._shift.to(weight.device)
+        scale, shift = self.scale.to(weight.device), self.shift.to(weight.device)
         mean, deviation = found[:, : self.channels], found[:, self.channels :]
-        return (mean - shift) * scale, deviation * scale if self._sample else None
+        return (mean - shift) * scale, deviation * scale if self.has_posterior else None
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (N, channels, h, w), of any float type -> uint8 (N, 3, h * down, w * down)."""
         weight = next(self.network.parameters())
-        scale, shift = self._scale.to(weight.device), self._shift.to(weight.device)
+        scale, shift = self.scale.to(weight.device), self.shift.to(weight.device)
         z = (latents.to(weight.device).float() / scale + shift).to(weight.dtype)
         return Pixels().decode(self._run(lambda part: self.network.decode(part).sample, z, cell=1, made=self.down))
 

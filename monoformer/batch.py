@@ -21,7 +21,7 @@ class Block:
     """The patch tokens of one image in a layout; the unit that becomes a batch's image slot."""
 
     pixels: Tensor
-    """uint8 (3, H, W)."""
+    """uint8 (3, H, W); on the meta device where only `moments` are known."""
     number: int
     """Number of the image within its document, from 1."""
     start: int
@@ -36,6 +36,8 @@ class Block:
     """Share of the noise levels that a target's time is drawn from, the lowest ones."""
     by_encoder: bool = False
     """Read by the vision encoder, whose features are the tokens; else patches of the latent."""
+    moments: Tensor | None = None
+    """float32 (K, C, h, w) from a cache: mean and, where K is 2, deviation of the latent."""
 
 
 @dataclass
@@ -90,7 +92,7 @@ class ImageSlots:
     """
 
     pixels: Tensor
-    """uint8 (M, 3, H, W)."""
+    """uint8 (M, 3, H, W); on the meta device where the pictures come from a cache of latents."""
     document: Tensor
     """(M,) global number of the picture's document."""
     number: Tensor
@@ -109,6 +111,8 @@ class ImageSlots:
     """(N,) float: share of the noise levels that the time of a target is drawn from, the lowest ones."""
     grid: tuple[int, int]
     """Height and width of the block in patches."""
+    moments: Tensor | None = None
+    """float32 (M, K, C, h, w) from a cache: mean and, where K is 2, deviation of the latents."""
 
     @property
     def tokens(self) -> int:
@@ -178,6 +182,6 @@ def _moved(value: T, device: torch.device) -> T:
     tensors: dict[str, Any] = {
         f.name: getattr(value, f.name).to(device, non_blocking=True)
         for f in fields(value)  # type: ignore[arg-type]
-        if isinstance(getattr(value, f.name), Tensor)
+        if isinstance(getattr(value, f.name), Tensor) and not getattr(value, f.name).is_meta
     }
     return replace(value, **tensors)  # type: ignore[type-var]

@@ -22,6 +22,7 @@ PACKAGES = ("torch", "numpy", "transformers", "tokenizers", "datasets", "safeten
 EXTRAS = {
     "autoencoders": ("diffusers",),
     "tracking": ("tensorboard", "wandb"),
+    "lora": ("peft",),
     "serve": ("fastapi", "uvicorn", "gradio", "prometheus-client", "python-multipart"),
     "evaluate": ("lm_eval", "torch-fidelity", "pycocoevalcap"),
     "docs": ("mkdocs", "mkdocs-material"),

@@ -1,7 +1,8 @@
 """Documents: text and images in reading order, before any tokenizer.
 
 Knows nothing of tokens, rows or models. Invariant: an image is uint8 pixels (3, height, width), so that what a user
-saves as PNG and sends back is exactly what the model read.
+saves as PNG and sends back is exactly what the model read. Only training may know an image by its latent alone: its
+pixels are then on the meta device, a size that nobody can read by mistake.
 """
 
 from dataclasses import dataclass, replace
@@ -32,11 +33,13 @@ class Image:
     """
 
     pixels: Tensor
-    """uint8 (3, height, width)."""
+    """uint8 (3, height, width); on the meta device where only `moments` are known."""
     target: bool = False
     role: Role | None = None
     noise_limit: float = 1.0
     """Share of the noise levels at which a target is trained; below 1 the text after it still recognises it."""
+    moments: Tensor | None = None
+    """float32 (K, C, h, w) from a cache of latents: their mean and, where K is 2, their deviation."""
 
     def __post_init__(self) -> None:
         if not 0 < self.noise_limit <= 1 or (self.noise_limit != 1 and not self.target):
@@ -49,6 +52,11 @@ class Image:
                 f"shape {tuple(self.pixels.shape)}; Image.from_pil converts any picture"
             )
 
+    @property
+    def has_pixels(self) -> bool:
+        """Whether the pixels are known, not their size alone."""
+        return not self.pixels.is_meta
+
     @classmethod
     def from_pil(cls, picture: PILImage.Image, *, target: bool = False, role: Role | None = None) -> "Image":
         """Any PIL picture; transparency is laid on white."""
@@ -60,7 +68,9 @@ class Image:
         return cls(pixels=torch.from_numpy(array).permute(2, 0, 1).contiguous(), target=target, role=role)
 
     def to_pil(self) -> PILImage.Image:
-        """The picture, RGB."""
+        """The picture, RGB. Raises ValueError where only its latent is known."""
+        if not self.has_pixels:
+            raise ValueError("this image comes from a cache of latents, which holds no pixels; read its own source")
         return PILImage.fromarray(self.pixels.permute(1, 2, 0).numpy())
 
 

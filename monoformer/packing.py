@@ -83,19 +83,22 @@ def collate(rows: Sequence[Row], *, length: int, pad: int) -> Batch:
 
 
 def group_blocks(blocks: Sequence[tuple[Block, int, int, int]], *, by_encoder: bool = False) -> tuple[ImageSlots, ...]:
-    """Image slots of one kind, one group a size, from (block, row, offset of its layout, global document number)."""
-    sizes: dict[tuple[int, int], list[tuple[Block, int, int, int]]] = {}
+    """Image slots of one kind from (block, row, offset of its layout, global document number): one group a size, and
+    one more where some pictures of that size come from a cache of latents.
+    """
+    sizes: dict[tuple[int, int, bool], list[tuple[Block, int, int, int]]] = {}
     for entry in blocks:
         if entry[0].by_encoder != by_encoder:
             continue
         height, width = entry[0].pixels.shape[-2:]
-        sizes.setdefault((height, width), []).append(entry)
+        sizes.setdefault((height, width, entry[0].moments is not None), []).append(entry)
     return tuple(_slots(sizes[size]) for size in sorted(sizes))
 
 
 def _slots(entries: Sequence[tuple[Block, int, int, int]]) -> ImageSlots:
     pictures: dict[tuple[int, int, int], int] = {}  # (row, document, image) -> M index; a copy shares its picture
     pixels: list[Tensor] = []
+    moments: list[Tensor] = []
     keys: list[tuple[int, int]] = []
     picture: list[int] = []
     for block, row, offset, document in entries:
@@ -103,6 +106,7 @@ def _slots(entries: Sequence[tuple[Block, int, int, int]]) -> ImageSlots:
         if key not in pictures:
             pictures[key] = len(pixels)
             pixels.append(block.pixels)
+            moments += [] if block.moments is None else [block.moments]
             keys.append((document, block.number))
         picture.append(pictures[key])
     return ImageSlots(
@@ -116,4 +120,5 @@ def _slots(entries: Sequence[tuple[Block, int, int, int]]) -> ImageSlots:
         draw=torch.tensor([block.draw for block, _, _, _ in entries]),
         noise_limit=torch.tensor([block.noise_limit for block, _, _, _ in entries]),
         grid=entries[0][0].grid,
+        moments=torch.stack(moments) if moments else None,
     )

@@ -77,9 +77,8 @@ class Sequencer:
             if element.target:
                 self._add_noised(layout, element, image_number, copied=copied)
             if copied:
-                layout.next_position -= self._length(element.pixels)
-            if copied:
-                self._add_block(layout, element.pixels, image_number)
+                layout.next_position -= self._length(element)
+                self._add_block(layout, element, image_number)
             elif not element.target:
                 self._add_context(layout, element, image_number)
             layout.add_token(self.tokenizer.eoi)
@@ -104,7 +103,7 @@ class Sequencer:
     def image(self, pixels: Tensor, *, position: int) -> Layout:
         """[time] patches eoi of a drawn picture, to be read clean after the boi at rotary `position - 1`."""
         layout = Layout(next_position=position)
-        self._add_block(layout, pixels, 1)
+        self._add_block(layout, Image(pixels=pixels), 1)
         layout.add_token(self.tokenizer.eoi)
         return layout
 
@@ -117,8 +116,8 @@ class Sequencer:
             )
         return height // self.cell, width // self.cell
 
-    def _length(self, pixels: Tensor) -> int:
-        height, width = self.grid(*pixels.shape[-2:])
+    def _length(self, image: Image) -> int:
+        height, width = self.grid(*image.pixels.shape[-2:])
         return height * width + self.time_token
 
     def _add_noised(self, layout: Layout, image: Image, number: int, *, copied: bool) -> None:
@@ -126,28 +125,28 @@ class Sequencer:
         draws = self.config.noise_draws
         for draw in range(draws):
             if draw:
-                layout.next_position -= self._length(image.pixels)
+                layout.next_position -= self._length(image)
             private = (number - 1) * draws + draw + 1 if copied or draws > 1 else 0
-            self._add_block(layout, image.pixels, number, noised=True, private=private)
+            self._add_block(layout, image, number, noised=True, private=private)
             layout.blocks[-1] = replace(layout.blocks[-1], draw=draw, noise_limit=image.noise_limit)
 
     def _add_context(self, layout: Layout, image: Image, number: int) -> None:
         """An image that is only read: the encoder's features, or clean patches where there is none or we drew it."""
         if image.target or not self.vision_grid[0]:
-            self._add_block(layout, image.pixels, number)
+            self._add_block(layout, image, number)
             return
         block = Block(
             pixels=image.pixels, number=number, start=len(layout), grid=self.vision_grid, noised=False, by_encoder=True
         )
         self._add_patches(layout, block)
 
-    def _add_block(
-        self, layout: Layout, pixels: Tensor, number: int, *, noised: bool = False, private: int = 0
-    ) -> None:
+    def _add_block(self, layout: Layout, image: Image, number: int, *, noised: bool = False, private: int = 0) -> None:
         if self.time_token:
             layout.add_token(self.tokenizer.time, private=private)
-        grid = self.grid(*pixels.shape[-2:])
-        block = Block(pixels=pixels, number=number, start=len(layout), grid=grid, noised=noised)
+        grid = self.grid(*image.pixels.shape[-2:])
+        block = Block(
+            pixels=image.pixels, number=number, start=len(layout), grid=grid, noised=noised, moments=image.moments
+        )
         self._add_patches(layout, block, private=private)
 
     def _add_patches(self, layout: Layout, block: Block, *, private: int = 0) -> None:

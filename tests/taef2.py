@@ -3,12 +3,14 @@
 Diffusers' class lacks the pooling branch of three blocks on each side; this adaptor adds it. A run on its latents:
 
     python -m tests.taef2 ../shared/data/weights PRESET --autoencoder.path taef2 --model.channels 32 --model.down 8 ...
+    python -m tests.taef2 ../shared/data/weights encode PRESET --out CACHE ...      (then: ... --config CACHE/run.json)
 
 The weights are pickles, so the package itself does not read them: `build_run` gets the autoencoder from here, and
 `taef2` is only its name. The trained folder draws with `Pipeline.from_pretrained(FOLDER, autoencoder=load(...))`.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +69,23 @@ def load(folder: Path, **options: Any) -> LatentAutoencoder:
     return LatentAutoencoder(network, **options)
 
 
+def on_device(device: torch.device, *, folder: Path) -> LatentAutoencoder:
+    """The autoencoder on a device: what every process of `monoformer encode` builds."""
+    made = load(folder)
+    made.network.to(device)
+    return made
+
+
 def main(arguments: list[str]) -> None:
-    """Train a preset on TAEF2's latents."""
+    """Train a preset on TAEF2's latents, or encode its pictures."""
+    from monoformer.cli.encoding import encode
     from monoformer.cli.training import read_config, run
     from monoformer.train.build import build_run
 
     folder, *rest = arguments
+    if rest[:1] == ["encode"]:
+        encode(rest[1:], build=partial(on_device, folder=Path(folder)))
+        return
     run(build_run(read_config(rest), autoencoder=load(Path(folder))))
 
 

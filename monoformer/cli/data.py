@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from monoformer.cli.options import take, whole_number
 from monoformer.cli.training import read_config
 from monoformer.config.data import check_named
 from monoformer.document import Document, Image
@@ -28,12 +29,11 @@ def data(arguments: list[str]) -> None:
         sys.exit()
     if arguments[0] != "check":
         raise ValueError(f"data has the one command check, but {arguments[0]!r} was given; write monoformer data check")
-    rest, given = _take(arguments[1:], documents="200", out="data-check.png")
-    if not given["documents"].isdecimal() or int(given["documents"]) < 1:
-        raise ValueError(f"--documents must be a number from 1 up, but is {given['documents']!r}")
+    rest, given = take(arguments[1:], documents="200", out="data-check.png")
+    count = whole_number("documents", given["documents"], least=1)
     config, out = read_config(rest), Path(given["out"])
     check_named(config.data)
-    surveys, now, best = check_data(config, count=int(given["documents"]))
+    surveys, now, best = check_data(config, count=count)
     console = Console()
     for one in surveys:
         console.print(_table(one))
@@ -45,24 +45,6 @@ def data(arguments: list[str]) -> None:
         console.print(f"contact sheet: {out}", markup=False, soft_wrap=True)
     for one in surveys:
         one.tally.check(config.train.skip_limit)
-
-
-def _take(arguments: list[str], **defaults: str) -> tuple[list[str], dict[str, str]]:
-    """The arguments without `--NAME VALUE` and `--NAME=VALUE` of these names, and their values."""
-    rest, given, at = [], dict(defaults), 0
-    while at < len(arguments):
-        name, equals, value = arguments[at].partition("=")
-        if name.removeprefix("--") not in defaults or not name.startswith("--"):
-            rest.append(arguments[at])
-        elif equals:
-            given[name[2:]] = value
-        elif at + 1 < len(arguments):
-            at += 1
-            given[name[2:]] = arguments[at]
-        else:
-            raise ValueError(f"{name} needs a value")
-        at += 1
-    return rest, given
 
 
 def _table(survey: Survey) -> Table:
@@ -81,8 +63,8 @@ def _say(now: Packing, best: Packing) -> str:
 
 
 def _sheet(survey: Survey) -> Section:
-    pairs = [(image, document) for document in survey.documents for image in document.images][:SHOWN]
-    return Section(survey.name, tuple(Cell((image.to_pil(),), _words(document)) for image, document in pairs))
+    pairs = [(image, document) for document in survey.documents for image in document.images if image.has_pixels]
+    return Section(survey.name, tuple(Cell((image.to_pil(),), _words(document)) for image, document in pairs[:SHOWN]))
 
 
 def _words(document: Document) -> str:

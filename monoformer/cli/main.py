@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from monoformer.cli.conversion import convert, export
 from monoformer.cli.data import data
 from monoformer.cli.demonstration import demo
+from monoformer.cli.encoding import encode
 from monoformer.cli.evaluation import evaluate
 from monoformer.cli.generation import caption, chat, edit, generate, write
 from monoformer.cli.information import doctor, presets
@@ -21,6 +22,7 @@ COMMANDS: dict[str, Command] = {
     "train": train,
     "plan": plan,
     "data": data,
+    "encode": encode,
     "generate": generate,
     "write": write,
     "caption": caption,

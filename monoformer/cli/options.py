@@ -53,6 +53,31 @@ def _without_frame(text: str) -> str:
     return " ".join(line.strip("\u2502| ").strip() for line in text.splitlines())
 
 
+def take(arguments: list[str], **defaults: str) -> tuple[list[str], dict[str, str]]:
+    """The arguments without `--NAME VALUE` and `--NAME=VALUE` of these names, and their values."""
+    rest, given, at = [], dict(defaults), 0
+    while at < len(arguments):
+        name, equals, value = arguments[at].partition("=")
+        if name.removeprefix("--") not in defaults or not name.startswith("--"):
+            rest.append(arguments[at])
+        elif equals:
+            given[name[2:]] = value
+        elif at + 1 < len(arguments):
+            at += 1
+            given[name[2:]] = arguments[at]
+        else:
+            raise ValueError(f"{name} needs a value")
+        at += 1
+    return rest, given
+
+
+def whole_number(name: str, value: str, *, least: int = 0) -> int:
+    """The number that an option `--NAME` was given. Raises ValueError where it is none, or too small."""
+    if not value.isdecimal() or int(value) < least:
+        raise ValueError(f"--{name} must be a number from {least} up, but is {value!r}")
+    return int(value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """What may be changed for one call; what is not given stays as the model folder says."""

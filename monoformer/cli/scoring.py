@@ -55,7 +55,7 @@ def build_scores(built: Built, *, count: int) -> Callable[[int, dict[str, Tensor
     ]
 
     def scores(step: int, weights: dict[str, Tensor]) -> dict[str, float]:
-        model.load_state_dict(weights, strict=False)
+        model.load_state_dict(built.plain(weights))
         return {name: float(value) for evaluator in evaluators for name, value in evaluator.run()}
 
     return scores

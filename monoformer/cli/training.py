@@ -74,10 +74,12 @@ def run(built: Built) -> bool:
         sys.exit(128 + signal.SIGTERM)
     if not finished:
         return False
-    weights = ranks.whole(trainer.state.ema.weights)
+    weights = ranks.whole(trainer.state.averaged())
     with ranks.in_turn():
         if ranks.first:
-            card = write_card(config, parameters=sum(p.numel() for p in built.parts.model.parameters()))
+            weights = built.plain(weights)
+            count = sum({value.data_ptr(): value.numel() for value in weights.values()}.values())  # tied ones once
+            card = write_card(config, parameters=count)
             save_pretrained(config.model_path, built.pretrained, weights=weights, card=card)
     return True
 
@@ -116,7 +118,7 @@ def build_sample(built: Built) -> Sample:
     prompts = sample_prompts(config)
 
     def sample(step: int, weights: dict[str, Tensor]) -> Path:
-        model.load_state_dict(weights, strict=False)
+        model.load_state_dict(built.plain(weights))
         folder = config.path / "samples"
         folder.mkdir(exist_ok=True)
         pictures = pipeline.generate(prompts, want="image")

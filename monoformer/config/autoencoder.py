@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from monoformer.config.data import DataConfig, ScenesData
+from monoformer.config.data import DataConfig, ScenesData, caches
 from monoformer.config.train import AdamWConfig, TrainConfig
 
 
@@ -73,8 +73,10 @@ class AutoencoderRun:
             raise ValueError("perceptual_weight does nothing without perceptual; name a module, or leave it as it is")
         if not isinstance(self.train.optimizer, AdamWConfig):
             raise ValueError("an autoencoder is trained with AdamW (Muon is for the matrices of a transformer)")
+        if caches(self.data):
+            raise ValueError("an autoencoder is trained on pictures, but a cache holds latents alone; name its source")
         unused = TrainConfig()
-        weighed = ("text_weight", "image_weight", "freeze")
+        weighed = ("text_weight", "image_weight", "freeze", "lora")
         for name in ("pass_rows", "parallel", *weighed, "evaluate_every", "evaluate_count"):
             if getattr(self.train, name) != getattr(unused, name):
                 raise ValueError(f"train.{name} does nothing when an autoencoder is trained; leave it as it is")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from monoformer.config.sources import ChatData, InterleavedData, Shape, Sizes, StreamData, check_shape
+from monoformer.config.sources import CacheData, ChatData, InterleavedData, Shape, Sizes, StreamData, check_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,9 @@ class TextData:
             raise ValueError("data.characters must be at least 1 and data.holdout in [0, 1)")
 
 
-SourceConfig: TypeAlias = ScenesData | FolderData | ParquetData | TextData | ChatData | InterleavedData | StreamData
+SourceConfig: TypeAlias = (
+    ScenesData | FolderData | ParquetData | TextData | ChatData | InterleavedData | StreamData | CacheData
+)
 PicturesConfig: TypeAlias = FolderData | ParquetData | ChatData | InterleavedData | StreamData
 """Sources whose pictures come from files and are given a size."""
 
@@ -177,6 +179,16 @@ class MixtureData:
 DataConfig: TypeAlias = SourceConfig | MixtureData
 
 
+def single_sources(config: DataConfig) -> tuple[SourceConfig, ...]:
+    """The sources of a mixture; anything else alone."""
+    return config.sources if isinstance(config, MixtureData) else (config,)
+
+
+def caches(config: DataConfig) -> tuple[CacheData, ...]:
+    """Those sources that are caches of latents."""
+    return tuple(source for source in single_sources(config) if isinstance(source, CacheData))
+
+
 def check_named(config: DataConfig, *, where: str = "data") -> None:
     """Refuse data whose files nobody named: presets leave them open."""
     match config:
@@ -190,6 +202,8 @@ def check_named(config: DataConfig, *, where: str = "data") -> None:
             raise ValueError(f"{where}.files is empty; give JSON lines, e.g. --{where}.files conversations.jsonl")
         case StreamData(path="", files=()):
             raise ValueError(f"{where}.path is empty; give a data set's name on the hub, or --{where}.files SHARDS.tar")
+        case CacheData(root=""):
+            raise ValueError(f"{where}.root is empty; give a folder that monoformer encode wrote")
         case MixtureData(sources=sources):
             for place, source in enumerate(sources):
                 check_named(source, where=f"{where}.sources.{place}")

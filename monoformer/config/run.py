@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from monoformer.config.autoencoder import AutoencoderConfig
-from monoformer.config.data import DataConfig, ScenesData, SequenceConfig, TokenizerConfig
+from monoformer.config.data import DataConfig, ScenesData, SequenceConfig, TokenizerConfig, caches
 from monoformer.config.diffusion import DiffusionConfig, FlowConfig, check_variance
 from monoformer.config.generate import GenerateConfig, check_sampler
 from monoformer.config.model import ModelConfig
@@ -67,10 +67,19 @@ class RunConfig:
         check_sampler(self.generate, self.diffusion)
         if self.train.freeze == "text" and not self.start:
             raise ValueError("train.freeze = text keeps the text path of a model to start from; give one with --from")
+        if self.train.lora.rank and not self.start:
+            raise ValueError("train.lora adapts the matrices of a model to start from; give one with --from")
+        if self.train.lora.rank and self.train.parallel.strategy == "fsdp":
+            raise ValueError("train.lora keeps the model whole; leave --train.parallel.strategy at ddp")
         if self.sequence.noise_limit and (self.vision.path or self.model.vision_width):
             raise ValueError(
                 f"sequence.noise_limit = {self.sequence.noise_limit} makes pictures before their caption targets, "
                 f"which a vision encoder never reads; set it to 0, or leave out --vision.path"
+            )
+        if self.vision.path and caches(self.data):
+            raise ValueError(
+                f"{caches(self.data)[0].root} holds latents alone, but the vision encoder of --vision.path reads "
+                f"pixels; train on the pictures themselves, or leave out --vision.path"
             )
         if not self.start and not self.vision.path and self.model.vision_width:
             raise ValueError(

@@ -119,6 +119,14 @@ class StreamData:
             raise ValueError("data.block must be at least 1 and data.holdout in [0, 1)")
 
 
+@dataclass(frozen=True, kw_only=True)
+class CacheData:
+    """Documents whose pictures went through the autoencoder once: what `monoformer encode` made of another source."""
+
+    root: str = ""
+    """The folder that it wrote."""
+
+
 def check_shape(shape: Shape, buckets: Sizes, size: int) -> None:
     """Refuse sizes that would have no effect or cannot be."""
     if size < 0 or any(min(bucket) < 1 for bucket in buckets):

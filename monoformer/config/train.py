@@ -37,6 +37,32 @@ class MuonConfig:
 OptimizerConfig: TypeAlias = AdamWConfig | MuonConfig
 
 
+Matrix: TypeAlias = Literal["q", "k", "v", "output", "gate", "up", "down"]
+"""A projection of attention (the first four) or of the MLP."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """Low-rank adapters beside matrices that stay as they are; the finished model folder has them merged."""
+
+    rank: int = 0
+    """Rank of the adapters; 0: none, and every weight is trained."""
+    alpha: int = 16
+    """What they add is multiplied by alpha / rank."""
+    matrices: tuple[Matrix, ...] = ("q", "k", "v", "output", "gate", "up", "down")
+    """Which matrices of every block get one."""
+    images: Literal["adapters", "whole"] = "adapters"
+    """whole: what images alone pass through (patches, time, image head, image experts) and the new tokens' rows are
+    trained themselves, as they must be when they are new: in a run from a language model."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or self.alpha < 1 or not self.matrices:
+            raise ValueError("train.lora.rank must be 0 or more, alpha at least 1, and matrices must name some")
+        unused = (LoRAConfig.alpha, LoRAConfig.matrices, LoRAConfig.images)
+        if not self.rank and (self.alpha, self.matrices, self.images) != unused:
+            raise ValueError("train.lora does nothing at rank 0; give --train.lora.rank 8, or leave the others alone")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How long, how fast and how often."""
@@ -66,6 +92,8 @@ class TrainConfig:
     freeze: Literal["none", "text"] = "none"
     """text: what text passes through keeps the bits of the model the run started from, embedding and head but for new
     tokens included; needs `model.experts = modality`. The embedding and the head then have no weight decay."""
+    lora: LoRAConfig = LoRAConfig()
+    """Adapters in the place of whole matrices. With `freeze = text` they sit in the image experts alone."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16: matrix products in bfloat16 by autocast; weights, norms, loss and optimiser stay fp32. auto: bf16 where the
     device has matrix units for it (CUDA, CPUs with AMX), else fp32."""
@@ -113,3 +141,8 @@ class TrainConfig:
             raise ValueError(
                 f"train.pass_rows must divide train.rows, but {self.pass_rows} does not divide {self.rows}"
             )
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the embedding and the text head are trained in some of their rows alone."""
+        return self.freeze == "text" or (self.lora.rank > 0 and self.lora.images == "whole")

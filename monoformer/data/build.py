@@ -17,15 +17,15 @@ from monoformer.config.data import (
     TextData,
     check_named,
 )
-from monoformer.config.sources import ChatData, InterleavedData, StreamData
+from monoformer.config.sources import CacheData, ChatData, InterleavedData, StreamData
+from monoformer.data.cache import Cache, read_record
 from monoformer.data.chat import Chats
 from monoformer.data.images import FolderPictures, ParquetPictures
 from monoformer.data.interleaved import Interleaved
 from monoformer.data.scenes import Scenes
-from monoformer.data.source import Indexed, Mixture, Source, Split
+from monoformer.data.source import Indexed, Mixture, Source, Split, seed_of
 from monoformer.data.streams import Stream
 from monoformer.data.text import TextFiles
-from monoformer.randomness import uniform
 
 
 def build_source(config: DataConfig, *, split: Split = "train", seed: int = 0) -> Source:
@@ -40,7 +40,7 @@ def build_parts(config: DataConfig, *, split: Split = "train", seed: int = 0) ->
         return [build_single(config, split=split, seed=seed, name=name_source(config))]
     # Every source has a seed of its own, or two scene sources would draw the same scenes.
     return [
-        build_single(source, split=split, seed=int(uniform(seed, place, "source") * 2**31), name=name)
+        build_single(source, split=split, seed=seed_of(place, seed), name=name)
         for place, (source, name) in enumerate(zip(config.sources, names_of(config.sources), strict=True))
     ]
 
@@ -68,6 +68,11 @@ def build_single(config: SourceConfig, *, split: Split, seed: int, name: str) ->
             return Indexed(pages.document, name=name, length=len(pages.rows))
         case StreamData():
             return Stream(config, split=split, seed=seed, name=name)
+        case CacheData(root=root) if split == "test":  # it holds what is trained on; the rest is with its source
+            return build_single(read_record(root).encoding.source, split=split, seed=seed, name=name)
+        case CacheData():
+            cache = Cache(config, seed=seed)
+            return Indexed(cache.document, name=name, length=cache.length)
         case _:
             assert_never(config)
 
@@ -77,7 +82,7 @@ def name_source(config: SourceConfig) -> str:
     match config:
         case ScenesData():
             return "scenes"
-        case FolderData(root=root):
+        case FolderData(root=root) | CacheData(root=root):
             return Path(root).resolve().name
         case StreamData(path=path) if path:
             return path.rstrip("/").rpartition("/")[2]

@@ -134,6 +134,11 @@ class Mixture:
         self._number = number
 
 
+def seed_of(place: int, seed: int) -> int:
+    """The seed of the source at that place in a mixture of this seed."""
+    return int(uniform(seed, place, "source") * 2**31)
+
+
 def usable(source: Source, count: int) -> Iterator[Document]:
     """The good ones among the next `count` documents."""
     return (document for document in islice(source, count) if not isinstance(document, BadDocument))

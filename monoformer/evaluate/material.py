@@ -9,8 +9,18 @@ from random import Random
 
 from torch import Tensor
 
-from monoformer.config.data import DataConfig, FolderData, MixtureData, ParquetData, ScenesData, SourceConfig, TextData
+from monoformer.config.data import (
+    DataConfig,
+    FolderData,
+    ParquetData,
+    ScenesData,
+    SourceConfig,
+    TextData,
+    single_sources,
+)
 from monoformer.config.evaluate import CaptionScores, TextScores
+from monoformer.config.sources import CacheData
+from monoformer.data.cache import read_record
 from monoformer.data.captions import read_text
 from monoformer.data.images import FolderPictures, ParquetPictures
 from monoformer.data.scenes import Scenes, draw
@@ -23,10 +33,9 @@ Captioned = tuple[Tensor, tuple[str, ...]]
 
 
 def sources(data: DataConfig | None) -> tuple[SourceConfig, ...]:
-    """The single sources of a mixture; anything else alone."""
-    if data is None:
-        return ()
-    return data.sources if isinstance(data, MixtureData) else (data,)
+    """The single sources of a run, those of its caches of latents in the place of these."""
+    found = () if data is None else single_sources(data)
+    return tuple(read_record(s.root).encoding.source if isinstance(s, CacheData) else s for s in found)
 
 
 def scenes_of(data: DataConfig | None, pipeline: Pipeline, *, name: str) -> ScenesData:

@@ -21,10 +21,10 @@ from monoformer.data.loader import Loader, Numbered
 from monoformer.data.skipped import BadDocument
 from monoformer.device import choose
 from monoformer.randomness import generator
-from monoformer.train.build import picture_sizes
 from monoformer.train.checkpoint import TrainState
 from monoformer.train.loop import Loop, Numbers, Sample, computes_in_bf16
 from monoformer.train.optim import EMA, build_optimizers
+from monoformer.train.sizes import picture_sizes
 
 Features: TypeAlias = Callable[[Tensor], Tensor | list[Tensor]]
 """Pictures (N, 3, H, W) in [-1, 1] -> feature maps (N, C, h, w)."""

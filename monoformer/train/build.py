@@ -3,27 +3,18 @@
 A run's tokenizer is trained once and kept in the run's folder, so that resuming never trains another.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import assert_never
 
 import torch
+from torch import Tensor
 
 from monoformer.autoencoder import Autoencoder, build_autoencoder, check_fits
 from monoformer.batch import Batch, Layout
-from monoformer.config.data import (
-    DataConfig,
-    FolderData,
-    MixtureData,
-    ParquetData,
-    ScenesData,
-    SourceConfig,
-    TextData,
-    check_named,
-)
-from monoformer.config.model import ModelConfig
+from monoformer.config.data import check_named
 from monoformer.config.run import RunConfig
-from monoformer.config.sources import ChatData, InterleavedData, StreamData
 from monoformer.data.build import build_source
+from monoformer.data.cache import check_caches
 from monoformer.data.loader import Loader, Numbered
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Source, usable
@@ -37,8 +28,10 @@ from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.freeze import freeze_text, new_rows
 from monoformer.train.loop import computes_in_bf16
+from monoformer.train.lora import add_adapters, merged
 from monoformer.train.parallel import ALONE, Ranks, rows_of_pass
-from monoformer.train.start import fill_parts, new_start, read_start
+from monoformer.train.sizes import check_sizes, sized
+from monoformer.train.start import check_new, fill_parts, new_start, read_start
 from monoformer.train.trainer import Parts
 from monoformer.vision import build_vision, fitted
 
@@ -54,6 +47,13 @@ class Built:
     pretrained: Pretrained
     news: str
     """What was newly initialised when the run started from a model."""
+
+    def plain(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All weights of the network as it trains -> those of the plain one, adapters merged."""
+        state, config = dict(weights), self.parts.config
+        if config.model.tie_embeddings:
+            state["text_head.weight"] = state["tokens.weight"]
+        return merged(state, config.train.lora) if config.train.lora.rank else state
 
 
 def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, ranks: Ranks = ALONE) -> Built:
@@ -79,16 +79,22 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
     if autoencoder is None:
         autoencoder = build_autoencoder(config.autoencoder, device=device, dtype=dtype)
     check_fits(autoencoder, config.model)
+    check_caches(config.data, autoencoder, path=config.autoencoder.path)
     source = build_source(config.data, split="train", seed=config.seed)
     tokenizer = started.pretrained.tokenizer if started else build_tokenizer(config, ranks=ranks)
-    started = started.with_vision(config.model) if started else None
+    if started and config.model.vision_width != started.model.config.vision_width:
+        check_new(config, "the projection of the vision encoder's features")
+        started = started.with_vision(config.model)
     recipe = started.recipe if started else new_start(config, tokenizer)
     model = fill_parts(recipe, config.train.parallel, ranks, device=device, bf16=bf16)
     count = sum(p.numel() for p in model.parameters())
     news = started.news if started else f"new weights: {count / 1e6:.1f}M parameters from seed {config.seed}"
     config = replace(config, model=model.config)
-    if config.train.freeze == "text":
-        freeze_text(model, rows=new_rows(config.model, tokenizer))
+    rows = new_rows(config.model, tokenizer)
+    if config.train.lora.rank:
+        news += f"; {add_adapters(model, config.train, seed=config.seed, rows=rows)}"
+    elif config.train.freeze == "text":
+        freeze_text(model, rows=rows)
     pretrained = Pretrained(
         model=model,
         tokenizer=tokenizer,
@@ -189,53 +195,3 @@ def lay_out(
         else:
             layouts.append(layout)
     return layouts, bad
-
-
-def sized(data: DataConfig, model: ModelConfig) -> DataConfig:
-    """The same data with the model's sizes where a source of pictures leaves them open."""
-    if isinstance(data, MixtureData):
-        return replace(data, sources=tuple(sized_source(source, model) for source in data.sources))
-    return sized_source(data, model)
-
-
-def sized_source(source: SourceConfig, model: ModelConfig) -> SourceConfig:
-    """`sized` for one source."""
-    match source:
-        case FolderData() | ParquetData() | ChatData() | InterleavedData() | StreamData():
-            buckets = source.buckets or (model.image_sizes if source.shape == "bucket" else ())
-            return replace(source, size=source.size or model.image_sizes[0][0], buckets=buckets)
-        case ScenesData() | TextData():
-            return source
-        case _:
-            assert_never(source)
-
-
-def picture_sizes(data: DataConfig) -> set[tuple[int, int]]:
-    """Heights and widths in pixels of the pictures that a configuration's data holds."""
-    match data:
-        case ScenesData(size=size):
-            return {(size, size)}
-        case FolderData() | ParquetData() | ChatData() | InterleavedData() | StreamData():
-            return set(data.buckets) if data.shape == "bucket" else {(data.size, data.size)}
-        case TextData():
-            return set()
-        case MixtureData(sources=sources):
-            return {size for source in sources for size in picture_sizes(source)}
-        case _:
-            assert_never(data)
-
-
-def check_sizes(config: RunConfig) -> None:
-    """Refuse data whose pictures the model would not be asked to draw, or that do not divide into patches."""
-    cell = config.model.cell
-    for height, width in sorted(picture_sizes(config.data)):
-        said = f"{height}" if height == width else f"{height}x{width}"
-        if height % cell or width % cell:
-            raise ValueError(
-                f"pictures of {said} pixels do not divide into patches of {cell}; choose multiples of {cell}"
-            )
-        if (height, width) not in config.model.image_sizes:
-            raise ValueError(
-                f"the data's pictures are {height}x{width} but model.image_sizes is {config.model.image_sizes}; "
-                f"add --model.image-sizes {height} {width} or change data.size"
-            )

@@ -13,15 +13,17 @@ import shutil
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.tensor import DTensor
 
 from monoformer.train.optim import EMA
 from monoformer.train.parallel import ALONE, Ranks
@@ -36,6 +38,16 @@ class TrainState:
     model: nn.Module
     ema: EMA
     optimizers: list[torch.optim.Optimizer]
+
+    def averaged(self) -> dict[str, Tensor]:
+        """Every weight of the network: averages of those that are trained, the others as they are."""
+        return {**self.model.state_dict(), **self.ema.weights}
+
+    @cached_property
+    def frozen(self) -> Tensor:
+        """Sum of the magnitudes of every frozen weight (fp64): by them a run that goes on knows its own base."""
+        sums = [p.detach().abs().sum(dtype=torch.float64) for p in self.model.parameters() if not p.requires_grad]
+        return torch.stack([own.full_tensor() if isinstance(own, DTensor) else own for own in sums]).cpu()
 
 
 class Checkpoints:
@@ -130,7 +142,12 @@ def load_checkpoint(path: Path, state: TrainState, progress: dict[str, Any], *, 
             f"checkpoint {path} is damaged ({_cause(error)}); "
             f"delete that folder and the run resumes from the one before"
         ) from error
-    state.model.load_state_dict(tensors["model"])
+    if "frozen" in tensors and not torch.allclose(tensors["frozen"], state.frozen, rtol=1e-6):
+        raise ValueError(
+            f"the frozen weights are others than when {path} was saved: the model that the run starts from has "
+            f"changed; bring it back, or give --name NEW for a new run"
+        )
+    state.model.load_state_dict({**state.model.state_dict(), **tensors["model"]})
     for number, optimizer in enumerate(state.optimizers):
         set_optimizer_state_dict(state.model, optimizer, tensors[f"optimizer-{number}"])
     state.ema.updates = progress["ema_updates"]
@@ -147,7 +164,15 @@ def _tensors(state: TrainState) -> dict[str, Any]:
         f"optimizer-{number}": get_optimizer_state_dict(state.model, optimizer)
         for number, optimizer in enumerate(state.optimizers)
     }
-    return {"model": state.model.state_dict(), "ema": state.ema.weights, **optimizers}
+    has_frozen = any(not p.requires_grad for p in state.model.parameters())
+    base = {"frozen": state.frozen.clone()} if has_frozen else {}
+    return {"model": trained_tensors(state.model), "ema": state.ema.weights, **base, **optimizers}
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Any]:
+    """The state without its frozen weights: they are those of the model that the run starts from."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
 
 def _cause(error: BaseException) -> str:

@@ -35,14 +35,19 @@ def freeze_text(model: MonoFormer, *, rows: Sequence[int]) -> None:
         )
     for name, parameter in model.named_parameters():
         if name in ("tokens.weight", "text_head.weight"):
-            is_old = torch.ones(len(parameter), 1, dtype=torch.bool, device=parameter.device)
-            is_old[list(rows)] = False
-            own = local(part(is_old, parameter))
-
-            def keep_new(parameter: Tensor, is_old: Tensor = own) -> None:
-                assert parameter.grad is not None
-                local(parameter.grad).masked_fill_(is_old, 0.0)
-
-            parameter.register_post_accumulate_grad_hook(keep_new)
+            keep_old_rows(parameter, rows)
         elif is_text(name):
             parameter.requires_grad_(False)
+
+
+def keep_old_rows(parameter: Tensor, rows: Sequence[int]) -> None:
+    """Let only these rows of a matrix have a gradient."""
+    is_old = torch.ones(len(parameter), 1, dtype=torch.bool, device=parameter.device)
+    is_old[list(rows)] = False
+    own = local(part(is_old, parameter))
+
+    def keep_new(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        local(parameter.grad).masked_fill_(own, 0.0)
+
+    parameter.register_post_accumulate_grad_hook(keep_new)

@@ -226,7 +226,7 @@ class Loop(Generic[T]):
         bar.update(task, completed=self.step)
         scored = self._is_time(self.train.evaluate_every, last=last)
         drawn = self._is_time(self.train.sample_every, last=last)
-        weights = self.ranks.whole(self.state.ema.weights) if scored or drawn else {}
+        weights = self.ranks.whole(self.state.averaged()) if scored or drawn else {}
         if first and self.scores and scored:
             self.metrics.append({"step": self.step, "scores": self.scores(self.step, weights)})
         if self.step % self.train.checkpoint_every == 0 or last:

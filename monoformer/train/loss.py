@@ -39,7 +39,7 @@ def pass_losses(
     `breakdown` is told the loss of every token and every image.
     """
     with torch.no_grad():
-        moments = [autoencoder.moments(slots.pixels) for slots in batch.images]
+        moments = [moments_of(slots, autoencoder) for slots in batch.images]
     features = [] if vision is None else [vision.encode(slots.pixels)[slots.picture] for slots in batch.vision]
     seen = [Place.of(slots) for slots in batch.vision]
     clean = [mean[slots.picture] for (mean, _), slots in zip(moments, batch.images, strict=True)]
@@ -124,7 +124,14 @@ def times_of(slots: ImageSlots, targets: Tensor, objective: Objective, seed: int
     numbers = [(uniform(seed, *key, "time") + draw / count) % 1 for key, draw in zip(keys, draws, strict=True)]
     drawn, maximum = torch.tensor(numbers, dtype=torch.float64), objective.path.latest(slots.noise_limit[targets].cpu())
     times = objective.path.training_times(drawn, positions=positions, maximum=maximum)
-    return times.to(slots.pixels.device)
+    return times.to(slots.row.device)
+
+
+def moments_of(slots: ImageSlots, autoencoder: Autoencoder) -> Moments:
+    """Mean and deviation of the pictures' latents: from their cache, else by the autoencoder."""
+    if slots.moments is None:
+        return autoencoder.moments(slots.pixels)
+    return slots.moments[:, 0], slots.moments[:, 1] if autoencoder.samples else None
 
 
 def latents_of(slots: ImageSlots, targets: Tensor, moments: Moments, seed: int) -> Tensor:

@@ -23,27 +23,27 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.
             return [torch.optim.AdamW(_by_decay(named, rate, decay, config), lr=rate, betas=betas)]
         case MuonConfig(rate=rate, momentum=momentum, adamw_rate=adamw_rate, betas=betas, weight_decay=decay):
             hidden = [p for name, p in named if is_hidden_matrix(name, p)]
-            iteration = torch.bfloat16 if has_bf16_units(hidden[0].device) else torch.float32
             rest = [(name, p) for name, p in named if not is_hidden_matrix(name, p)]
+            adamw = torch.optim.AdamW(_by_decay(rest, adamw_rate, decay, config), lr=adamw_rate, betas=betas)
+            if not hidden:  # adapters alone
+                return [adamw]
+            iteration = torch.bfloat16 if has_bf16_units(hidden[0].device) else torch.float32
             muon = [{"params": hidden, "peak": rate}]
-            return [
-                Muon(muon, lr=rate, momentum=momentum, weight_decay=decay, dtype=iteration),
-                torch.optim.AdamW(_by_decay(rest, adamw_rate, decay, config), lr=adamw_rate, betas=betas),
-            ]
+            return [Muon(muon, lr=rate, momentum=momentum, weight_decay=decay, dtype=iteration), adamw]
         case _:
             assert_never(config.optimizer)
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether Muon trains it: the projections of attention and MLP."""
-    return parameter.ndim == 2 and (".attention." in name or ".mlp." in name)
+    """Whether Muon trains it: the projections of attention and MLP, but not their adapters."""
+    return parameter.ndim == 2 and (".attention." in name or ".mlp." in name) and ".lora_" not in name
 
 
 def _by_decay(
     named: list[tuple[str, nn.Parameter]], rate: float, decay: float, config: TrainConfig
 ) -> list[dict[str, Any]]:
     """Matrices decay, vectors do not; nor do the two matrices of which `freeze` keeps some rows."""
-    kept = ("tokens.weight", "text_head.weight") if config.freeze == "text" else ()
+    kept = ("tokens.weight", "text_head.weight") if config.keeps_rows else ()
     decayed = [p for name, p in named if p.ndim >= 2 and name not in kept]
     others = [p for name, p in named if p.ndim < 2 or name in kept]
     groups = [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
@@ -76,10 +76,10 @@ def set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
 
 
 class EMA:
-    """Exponential moving average of the weights, fp32; decay min(0.9999, (1 + n) / (10 + n)) after n updates."""
+    """Exponential moving average of what is trained, fp32; decay min(0.9999, (1 + n) / (10 + n)) after n updates."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.weights = {name: p.detach().float().clone() for name, p in model.named_parameters()}
+        self.weights = {name: p.detach().float().clone() for name, p in _trained(model)}
         self.updates = 0
 
     @torch.no_grad()
@@ -87,5 +87,9 @@ class EMA:
         """Move toward the model's weights."""
         decay = min(0.9999, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        current = [p.detach().float() for _, p in model.named_parameters()]
+        current = [p.detach().float() for _, p in _trained(model)]
         torch._foreach_lerp_(list(self.weights.values()), current, 1 - decay)
+
+
+def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]

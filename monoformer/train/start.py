@@ -32,9 +32,7 @@ class Start:
         return self.recipe.model
 
     def with_vision(self, config: ModelConfig) -> "Start":
-        """A new projection where the run has a vision encoder that its start had not."""
-        if config.vision_width == self.model.config.vision_width:
-            return self
+        """The same with a new projection of a vision encoder's features."""
         news = f"{self.news}; the projection of the vision encoder's features is new"
         return replace(self, recipe=self.recipe.with_vision(config), news=news)
 
@@ -59,6 +57,7 @@ def _read_ours(config: RunConfig, folder: Path) -> Start:
 
 def _read_llama(config: RunConfig, folder: Path) -> Start:
     """A language model, which keeps the run's image side."""
+    check_new(config, "what images pass through")
     image_side = replace(config.model, experts="shared")  # experts start as copies of the text path
     llama, recipe = read_llama(folder, image_side=image_side, seed=config.seed, tokenizer=config.tokenizer.path)
     longest = llama.model.config.context
@@ -75,6 +74,14 @@ def _read_llama(config: RunConfig, folder: Path) -> Start:
         vision=config.vision,
     )
     return Start(pretrained=pretrained, recipe=recipe, news=f"started from {config.start}: {llama.news}")
+
+
+def check_new(config: RunConfig, what: str) -> None:
+    """Refuse adapters alone where a model gets weights that only training can make good."""
+    if config.train.lora.rank and config.train.lora.images == "adapters":
+        raise ValueError(
+            f"{what} is new in {config.start}, and adapters alone cannot train it; add --train.lora.images whole"
+        )
 
 
 def new_start(config: RunConfig, tokenizer: Tokenizer) -> Recipe:

@@ -24,7 +24,8 @@ from monoformer.pretrained import build_sequencer, find_folder, load_pretrained,
 from monoformer.randomness import uniform
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
-from monoformer.train.build import check_sizes, find_tokenizer, lay_out, sized, train_tokenizer
+from monoformer.train.build import find_tokenizer, lay_out, train_tokenizer
+from monoformer.train.sizes import check_sizes, sized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +65,18 @@ class Survey:
             return
         sizes = Counter(f"{image.pixels.shape[1]}x{image.pixels.shape[2]}" for image in images)
         drawn = sum(image.target for image in images)
+        yield "pictures", f"{len(images)}, {drawn} to draw and {len(images) - drawn} to read"
+        yield "height x width", ", ".join(f"{size}: {count}" for size, count in sizes.most_common(8))
+        images = [image for image in images if image.has_pixels]
+        if not images:
+            return
         means = torch.stack([image.pixels.float().mean(dim=(1, 2)) for image in images])
         deviation = torch.stack([image.pixels.float().std() for image in images]).mean()
         blank = sum(bool(image.pixels.float().std() < 1) for image in images)
-        yield "pictures", f"{len(images)}, {drawn} to draw and {len(images) - drawn} to read; {blank} of one colour"
-        yield "height x width", ", ".join(f"{size}: {count}" for size, count in sizes.most_common(8))
         red, green, blue = means.mean(dim=0).tolist()
         yield (
             "values from 0 to 255",
-            f"mean red {red:.0f}, green {green:.0f}, blue {blue:.0f}; deviation {deviation:.0f}",
+            f"mean red {red:.0f}, green {green:.0f}, blue {blue:.0f}; deviation {deviation:.0f}; {blank} of one color",
         )
 
 

@@ -21,7 +21,8 @@ from monoformer.data.pictures import nearest_size, read_picture
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import usable
 from monoformer.document import Document, Image
-from monoformer.train.build import build_loader, check_sizes, sized
+from monoformer.train.build import build_loader
+from monoformer.train.sizes import check_sizes, sized
 from tests import tiny
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -87,7 +87,7 @@ def frozen_run(folder: Path, optimizer: OptimizerConfig, **model: Any) -> Traine
 def old_logits(network: nn.Module, weights: dict[str, Tensor] | None = None) -> Tensor:
     """Logits of the old vocabulary over text-only documents, with the network's own weights or others."""
     copy = tiny.model("experts")
-    copy.load_state_dict(weights or network.state_dict())
+    copy.load_state_dict({**network.state_dict(), **(weights or {})})
     batch = tiny.in_rows(tiny.layouts("adaln", 0, 6, images=False))
     with torch.no_grad():
         return copy.text(tiny.hidden_of(copy, batch))[..., OLD]
@@ -107,7 +107,8 @@ def test_frozen_text_keeps_its_bits_and_the_rest_learns(optimizer: OptimizerConf
     assert torch.equal(old_logits(network), logits)
     assert torch.equal(old_logits(network, averaged), logits), "the averaged weights neither"
     for name, p in network.named_parameters():
-        for now in (p.detach(), averaged[name]):
+        assert (name in averaged) == p.requires_grad
+        for now in (p.detach(), averaged.get(name, p.detach())):
             if name in EMBEDDINGS:
                 assert torch.equal(now[OLD], before[name][OLD]), name
                 moved = (now != before[name]).any(dim=1)
