@@ -21,6 +21,7 @@ from monoformer.data.source import Source, usable
 from monoformer.device import choose
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Text
+from monoformer.model.monoformer import MonoFormer
 from monoformer.packing import Row, collate, pack
 from monoformer.pretrained import Pretrained, build_sequencer
 from monoformer.pretrained.weights import written_whole
@@ -31,7 +32,7 @@ from monoformer.train.loop import computes_in_bf16
 from monoformer.train.lora import add_adapters, merged
 from monoformer.train.parallel import ALONE, Ranks, rows_of_pass
 from monoformer.train.sizes import check_sizes, sized
-from monoformer.train.start import check_new, fill_parts, new_start, read_start
+from monoformer.train.start import Start, check_new, fill_parts, new_start, read_start
 from monoformer.train.trainer import Parts
 from monoformer.vision import build_vision, fitted
 
@@ -82,19 +83,8 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
     check_caches(config.data, autoencoder, path=config.autoencoder.path)
     source = build_source(config.data, split="train", seed=config.seed)
     tokenizer = started.pretrained.tokenizer if started else build_tokenizer(config, ranks=ranks)
-    if started and config.model.vision_width != started.model.config.vision_width:
-        check_new(config, "the projection of the vision encoder's features")
-        started = started.with_vision(config.model)
-    recipe = started.recipe if started else new_start(config, tokenizer)
-    model = fill_parts(recipe, config.train.parallel, ranks, device=device, bf16=bf16)
-    count = sum(p.numel() for p in model.parameters())
-    news = started.news if started else f"new weights: {count / 1e6:.1f}M parameters from seed {config.seed}"
+    model, news = build_network(config, started, tokenizer, ranks=ranks, device=device, bf16=bf16)
     config = replace(config, model=model.config)
-    rows = new_rows(config.model, tokenizer)
-    if config.train.lora.rank:
-        news += f"; {add_adapters(model, config.train, seed=config.seed, rows=rows)}"
-    elif config.train.freeze == "text":
-        freeze_text(model, rows=rows)
     pretrained = Pretrained(
         model=model,
         tokenizer=tokenizer,
@@ -115,6 +105,25 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
         ranks=ranks,
     )
     return Built(parts=parts, pretrained=pretrained, news=news)
+
+
+def build_network(
+    config: RunConfig, started: Start | None, tokenizer: Tokenizer, *, ranks: Ranks, device: torch.device, bf16: bool
+) -> tuple[MonoFormer, str]:
+    """The network as it trains: spread over the processes, with its weights, frozen and adapted; what is new in it."""
+    if started and config.model.vision_width != started.model.config.vision_width:
+        check_new(config, "the projection of the vision encoder's features")
+        started = started.with_vision(config.model)
+    recipe = started.recipe if started else new_start(config, tokenizer)
+    model = fill_parts(recipe, config.train.parallel, ranks, device=device, bf16=bf16)
+    count = sum(p.numel() for p in model.parameters())
+    news = started.news if started else f"new weights: {count / 1e6:.1f}M parameters from seed {config.seed}"
+    rows = new_rows(model.config, tokenizer)
+    if config.train.lora.rank:
+        news += f"; {add_adapters(model, config.train, seed=config.seed, rows=rows)}"
+    elif config.train.freeze == "text":
+        freeze_text(model, rows=rows)
+    return model, news
 
 
 def build_tokenizer(config: RunConfig, *, ranks: Ranks = ALONE) -> Tokenizer:
