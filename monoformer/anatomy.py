@@ -67,13 +67,13 @@ def paint_mask(layouts: Sequence[Layout], tokenizer: Tokenizer, *, inches: float
     figure = Figure(figsize=(inches, inches), layout="constrained")
     axis = figure.subplots()
     axis.imshow(colours, interpolation="nearest", extent=(0, length, length, 0))
-    if length <= 100:  # beyond that the lines would hide the squares
+    step = inches * 72 / length  # points for one token
+    if step >= 5:  # below that the lines would hide the squares
         for at in range(1, length):
-            axis.axhline(at, color="white", linewidth=0.8)
-            axis.axvline(at, color="white", linewidth=0.8)
+            axis.axhline(at, color="white", linewidth=0.05 * step)
+            axis.axvline(at, color="white", linewidth=0.05 * step)
     ends = np.cumsum([part.tokens for part in parts])
     ticks = [end - part.tokens / 2 for end, part in zip(ends.tolist(), parts, strict=True)]
-    step = inches * 72 / max(length, 1)  # points for one token
     size = max(3.0, min(7.0, 0.95 * step))
     labels = [part.name if part.tokens * step >= 3 else "" for part in parts]
     axis.set_xticks(ticks, labels, rotation=90, fontsize=size, family="monospace")
@@ -81,7 +81,7 @@ def paint_mask(layouts: Sequence[Layout], tokenizer: Tokenizer, *, inches: float
     axis.xaxis.tick_top()
     axis.set_xlabel("is seen (key)")
     axis.set_ylabel("sees (query)")
-    handles = [Patch(color=tuple(channel / 255 for channel in COLOURS[kind])) for kind in COLOURS]
+    handles = [Patch(color="#" + bytes(colour).hex()) for colour in COLOURS.values()]
     axis.legend(handles, list(LEGEND.values()), loc="upper right", fontsize=9)
     file = io.BytesIO()
     figure.savefig(file, dpi=110, format="png")

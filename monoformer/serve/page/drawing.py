@@ -51,18 +51,20 @@ class Drawing:
                     seed = gr.Number(defaults.seed, precision=0, minimum=0, maximum=LARGEST_SEED, label="First seed")
                     size = gr.Dropdown(sizes, value=sizes[0], label="Height x width", interactive=len(sizes) > 1)
                 if examples.prompts:
-                    gr.Examples([[text] for text in examples.prompts], [prompt], label="Such as", elem_id="draw-examples")
+                    prompts = list(examples.prompts)
+                    gr.Examples([[text] for text in prompts], [prompt], label="Such as", example_labels=prompts)
             with gr.Column(scale=3, min_width=320):
-                progress = gr.HTML(GREETING, elem_id="draw-progress")
+                progress = gr.HTML(GREETING, padding=False, elem_id="draw-progress")
                 gallery = gr.Gallery(
-                    label="Pictures", columns=4, object_fit="contain", format="png", visible=False, height=420,
-                    elem_id="draw-gallery", elem_classes="mf-crisp", buttons=["download", "fullscreen"], allow_preview=True,
+                    show_label=False, columns=2, object_fit="contain", format="png", visible=False, height=None,
+                    elem_id="draw-gallery", elem_classes="mf-crisp", buttons=["download", "fullscreen"],
+                    interactive=False,
                 )  # fmt: skip
                 chosen = gr.State(0)
                 with gr.Row(visible=False) as after:
-                    download = gr.DownloadButton("Download", elem_id="draw-download")
-                    edit = gr.Button("Edit", elem_id="draw-edit")
-                    describe = gr.Button("Describe", elem_id="draw-describe")
+                    download = gr.DownloadButton("Download", min_width=80, elem_id="draw-download")
+                    edit = gr.Button("Edit", min_width=80, elem_id="draw-edit")
+                    describe = gr.Button("Describe", min_width=80, elem_id="draw-describe")
                 said = gr.Textbox(label="What the model says it is", visible=False, elem_id="draw-said")
 
         outputs = [progress, gallery, after, chosen, download, said]
@@ -85,9 +87,7 @@ class Drawing:
         )
         return edit, gallery, chosen
 
-    async def draw(
-        self, prompt: str, count: int, steps: int, guidance: float, seed: int, size: str
-    ) -> Results:
+    async def draw(self, prompt: str, count: int, steps: int, guidance: float, seed: int, size: str) -> Results:
         """Progress as it comes, then the gallery."""
         import gradio as gr
 
@@ -97,7 +97,14 @@ class Drawing:
         seeds = [request.settings.seed for request in requests]
         board, pace = Board([f"seed {seed}" for seed in seeds]), Pace()
         hidden = gr.update(visible=False)
-        yield gr.update(value=board.html(), visible=True), hidden, hidden, 0, gr.skip(), gr.update(visible=False, value="")
+        yield (
+            gr.update(value=board.html(), visible=True),
+            hidden,
+            hidden,
+            0,
+            gr.skip(),
+            gr.update(visible=False, value=""),
+        )
         async for event in self.desk.follow(*requests):
             board.take(event)
             if event.kind != "progress" or pace.is_due():

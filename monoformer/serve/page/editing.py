@@ -16,6 +16,8 @@ from monoformer.serve.page.wishes import MOST_STEPS, read_picture, wish_edit
 
 GREETING = '<div class="mf-greeting">Before and after stand here, side by side.</div>'
 
+HELP = "paint over the picture where it may change, or paint nothing and let the model find the place"
+
 BRUSH = "#ff2d7e"
 
 KINDS = {"an instruction (make the circle red)": False, "a description of the new picture": True}
@@ -35,12 +37,12 @@ class Editing:
         with gr.Row():
             with gr.Column(scale=1, min_width=340):
                 editor = gr.ImageEditor(
-                    label="Before: paint what may change, or nothing", type="pil", format="png", height=420,
+                    label="Picture", type="pil", format="png", height=420,
                     brush=gr.Brush(default_size=40, colors=[BRUSH], default_color=BRUSH, color_mode="fixed"),
                     layers=False, transforms=(), sources=("upload", "clipboard"), canvas_size=(512, 512),
                     elem_id="edit-editor", buttons=["fullscreen"],
                 )  # fmt: skip
-                text = gr.Textbox(label="What is to change", max_length=4000, elem_id="edit-text")
+                text = gr.Textbox(label="What is to change", info=HELP, max_length=4000, elem_id="edit-text")
                 with gr.Row():
                     change = gr.Button("Edit", variant="primary", elem_id="edit")
                     stop = gr.Button("Stop", min_width=60)
@@ -53,15 +55,15 @@ class Editing:
                     guidance = gr.Slider(1, 10, value=defaults.guidance, step=0.05, label="Guidance")
                     seed = gr.Number(defaults.seed, precision=0, minimum=0, maximum=LARGEST_SEED, label="Seed")
             with gr.Column(scale=1, min_width=340):
-                progress = gr.HTML(GREETING, elem_id="edit-progress")
+                progress = gr.HTML(GREETING, padding=False, elem_id="edit-progress")
                 both = gr.ImageSlider(
                     label="Before and after", type="filepath", format="png", visible=False, elem_id="edit-both",
                     elem_classes="mf-crisp", max_height=420, interactive=False, buttons=["fullscreen"],
                 )  # fmt: skip
                 with gr.Row(visible=False) as after:
-                    download = gr.DownloadButton("Download", elem_id="edit-download")
-                    again = gr.Button("Edit further", elem_id="edit-again")
-                    describe = gr.Button("Describe", elem_id="edit-describe")
+                    download = gr.DownloadButton("Download", min_width=80, elem_id="edit-download")
+                    again = gr.Button("Edit further", min_width=80, elem_id="edit-again")
+                    describe = gr.Button("Describe", min_width=80, elem_id="edit-describe")
                 said = gr.Textbox(label="What the model says it is", visible=False, elem_id="edit-said")
         if examples.edits:
             shown = []

@@ -5,6 +5,7 @@ Knows documents, nothing of where they come from.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 
 from monoformer.document import Document, Image, Text
 
@@ -24,6 +25,8 @@ class Examples:
     """Pictures with a question."""
     edits: tuple[tuple[Image, str], ...] = ()
     """Pictures with an instruction that changes them."""
+    talks: bool = False
+    """Whether a document had several turns: else the model knows one question and its answer, and no longer talk."""
 
 
 def find_examples(documents: Iterable[Document], *, most: int = MOST) -> Examples:
@@ -32,7 +35,9 @@ def find_examples(documents: Iterable[Document], *, most: int = MOST) -> Example
     described: list[Image] = []
     asked: list[tuple[Image, str]] = []
     edits: list[tuple[Image, str]] = []
+    talks = False
     for document in documents:
+        talks |= _turns(document) > 1
         match document.segments:
             case (Text(text, "user"), Image(role="assistant")) if len(prompts) < most:
                 prompts[text] = None
@@ -44,4 +49,11 @@ def find_examples(documents: Iterable[Document], *, most: int = MOST) -> Example
                 edits.append((image, text))
         if min(len(prompts), len(described), len(asked), len(edits)) == most:
             break
-    return Examples(prompts=tuple(prompts), described=tuple(described), asked=tuple(asked), edits=tuple(edits))
+    return Examples(
+        prompts=tuple(prompts), described=tuple(described), asked=tuple(asked), edits=tuple(edits), talks=talks
+    )
+
+
+def _turns(document: Document) -> int:
+    """Turns of the assistant."""
+    return sum(role == "assistant" for role, _ in groupby(segment.role for segment in document.segments))

@@ -17,17 +17,22 @@ from monoformer.serve.page.pictures import tiles
 from monoformer.serve.page.wishes import wish_drawings, write_size
 
 WORDS = """
-The network reads **one sequence**. Words are tokens, and an image is a run of patch tokens between two marks. Text sees only
-what came before it; the patches of one image see each other both ways, which is what lets all of them be denoised at once.
-While it learns, an image that is to be drawn stands there noised (red), and what comes later looks at a clean copy of it
-(green). Two documents packed into one row do not see each other. All of it is one rule:
+The network reads **one sequence**. Words are tokens, and an image is a run of patch tokens between two marks. Text sees
+only what came before it; the patches of one image see each other both ways, so that all of them are denoised at once.
+While the network learns, an image that is to be drawn stands there noised (red), and what comes later looks at a clean
+copy of it (green). Two documents packed into one row do not see each other. All of it is one rule:
 
 `visible(q, k) = document[q] == document[k] and k < end[q] and private[k] in (0, private[q])`
 """
 
+SQUARES = """
+**Who sees whom.** A square has a color where the token of its row sees the token of its column; the full color where
+that lies ahead.
+"""
+
 STEPS = """
-Each picture below is what the network, asked at that step, believes the finished picture to be. The sampler goes a little
-of the way there, and asks again.
+**Step by step.** Each picture is what the network, asked at that step, believes the finished one to be. The sampler
+goes a little of the way there, and asks again.
 """
 
 
@@ -50,18 +55,19 @@ class Inside:
         gr.Markdown(WORDS)
         with gr.Row():
             prompt = gr.Textbox(first, label="Prompt", max_length=2000, scale=3, elem_id="how-prompt")
-            then = gr.Textbox(label="Then, as a second turn (may be empty)", max_length=2000, scale=2)
+            then = gr.Textbox("now make it red", label="A second turn (may be empty)", max_length=2000, scale=2)
             packed = gr.Checkbox(False, label="Pack a second document beside it", scale=1)
         with gr.Row():
             steps = gr.Slider(1, 40, value=min(24, self.desk.defaults.steps), step=1, label="Denoising steps", scale=3)
             look = gr.Button("Show", variant="primary", elem_id="how", scale=1)
-        sequence = gr.HTML(elem_id="how-sequence")
+        sequence = gr.HTML(padding=False, elem_id="how-sequence")
         with gr.Row():
             with gr.Column(scale=1, min_width=340):
-                mask = gr.Image(label="Who sees whom", format="png", elem_id="how-mask", buttons=["fullscreen"])
+                gr.Markdown(SQUARES)
+                mask = gr.Image(show_label=False, format="png", elem_id="how-mask", buttons=["fullscreen"])
             with gr.Column(scale=1, min_width=340):
                 gr.Markdown(STEPS)
-                pictures = gr.HTML(elem_id="how-steps")
+                pictures = gr.HTML(padding=False, elem_id="how-steps")
         gr.on(
             [look.click, prompt.submit],
             friendly(self.show),
@@ -79,10 +85,10 @@ class Inside:
         (request,) = wish_drawings(
             self.desk, prompt, count=1, size=write_size(size), seed=self.desk.defaults.seed, steps=int(steps)
         )
-        layouts = [self.sequencer.document(document) for document in write_documents(prompt, then, packed, size)]
-        parts = [take_apart(layout, self.tokenizer) for layout in layouts]
-        yield chips(parts), gr.skip(), ""
-        yield gr.skip(), await asyncio.to_thread(paint_mask, layouts, self.tokenizer), gr.skip()
+        documents = write_documents(prompt, then, packed, size)
+        layouts = [self.sequencer.document(document) for document in documents]
+        yield chips([self.take_apart(document) for document in documents]), gr.skip(), ""
+        yield gr.skip(), await asyncio.to_thread(paint_mask, layouts, self.tokenizer, inches=6.5), gr.skip()
         seen: list[Image] = []
         names: list[str] = []
         pace = Pace()
@@ -92,6 +98,10 @@ class Inside:
                 names.append("picture" if event.kind == "image" else f"{event.step} of {event.steps}")
             if event.kind == "end" or (event.kind == "progress" and pace.is_due()):
                 yield gr.skip(), gr.skip(), tiles(seen, names)
+
+    def take_apart(self, document: Document) -> list[Part]:
+        """The parts of a document as training would lay it out."""
+        return take_apart(self.sequencer.document(document), self.tokenizer)
 
 
 def write_documents(prompt: str, then: str, packed: bool, size: tuple[int, int]) -> list[Document]:
@@ -109,7 +119,9 @@ def chips(documents: list[list[Part]]) -> str:
     """HTML: every part of the packed documents as a small coloured box, with a legend."""
     rows = []
     for parts in documents:
-        boxes = [f'<span class="mf-chip" style="background:{_colour(part)}">{escape(part.name)}</span>' for part in parts]
+        boxes = [
+            f'<span class="mf-chip" style="background:{_colour(part)}">{escape(part.name)}</span>' for part in parts
+        ]
         rows.append(f'<div class="mf-chips">{"".join(boxes)}</div>')
     count = sum(part.tokens for parts in documents for part in parts)
     legend = [

@@ -40,7 +40,9 @@ def mount_page(
     try:
         import gradio as gr
     except ImportError as error:
-        raise ValueError('the web page needs Gradio; pip install "monoformer[serve]", or serve without a page') from error
+        raise ValueError(
+            'the web page needs Gradio; pip install "monoformer[serve]", or serve without a page'
+        ) from error
     files = TemporaryDirectory(prefix="monoformer-page-")
     app.state.page_files = files  # they last as long as the app
     page = build_page(Desk(pipeline, batcher), name=name, examples=examples or Examples(), folder=Path(files.name))
@@ -60,7 +62,9 @@ def mount_page(
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
-        theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        theme=gr.themes.Default(
+            primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+        ),
         css=(Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
     )
 
@@ -74,17 +78,21 @@ def build_page(desk: Desk, *, name: str, examples: Examples, folder: Path) -> An
     millions = sum(weight.numel() for weight in model.parameters()) / 1e6
     about = f"{name + ' · ' if name else ''}{millions:.1f}M parameters · one transformer that writes and draws"
     with gr.Blocks(title="MonoFormer", analytics_enabled=False, delete_cache=(HOUR, DAY)) as page:
-        gr.HTML(f'<header class="mf-head"><b>MonoFormer</b><span>{about}</span></header>')
+        gr.HTML(f'<header class="mf-head"><b>MonoFormer</b><span>{about}</span></header>', padding=False)
         with gr.Tabs(selected="draw") as tabs:
-            with gr.Tab("Chat", id="chat"):
-                Chat(desk).build(examples, folder)
             with gr.Tab("Draw", id="draw"):
                 edit, gallery, chosen = drawing.build(examples)
             with gr.Tab("Edit", id="edit"):
                 editor = editing.build(examples, folder)
+            with gr.Tab("Chat", id="chat"):
+                Chat(desk).build(examples, folder)
             with gr.Tab("How it works", id="how"):
                 Inside(desk).build(examples)
         edit.click(
-            friendly(editing.receive), [gallery, chosen], [editor, tabs], show_progress="hidden", api_visibility="private"
+            friendly(editing.receive),
+            [gallery, chosen],
+            [editor, tabs],
+            show_progress="hidden",
+            api_visibility="private",
         )
     return page

@@ -40,17 +40,6 @@ def png_bytes(picture: PILImage.Image, settings: Mapping[str, Any] | None = None
     return file.getvalue()
 
 
-def read_settings(path: str | Path) -> dict[str, Any]:
-    """What `png_bytes` put into the file; empty where there is nothing."""
-    with PILImage.open(path) as picture:
-        said = picture.info.get(KEY, "")
-    try:
-        settings = json.loads(said) if said else {}
-    except json.JSONDecodeError:
-        return {}
-    return settings if isinstance(settings, dict) else {}
-
-
 def open_picture(path: str | Path) -> PILImage.Image:
     """A picture that a user sent. Raises ValueError when it is none, or too large to unpack."""
     try:
@@ -108,7 +97,9 @@ def tiles(pictures: Sequence[Image | None], captions: Sequence[str], *, share: S
     """
     found = []
     for at, (image, caption) in enumerate(zip(pictures, captions, strict=True)):
-        shown = f'<img alt="" src="{data_uri(image.to_pil())}">' if image is not None else '<div class="mf-empty"></div>'
+        shown = (
+            f'<img alt="" src="{data_uri(image.to_pil())}">' if image is not None else '<div class="mf-empty"></div>'
+        )
         bar = f'<div class="mf-bar"><i style="width:{100 * share[at]:.0f}%"></i></div>' if share is not None else ""
         found.append(f'<figure class="mf-tile">{shown}{bar}<figcaption>{escape(caption)}</figcaption></figure>')
     return f"{TILES}{''.join(found)}</div>"

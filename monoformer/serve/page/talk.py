@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from html import escape, unescape
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from PIL import Image as PILImage
 
@@ -19,23 +19,31 @@ from monoformer.serve.page.pictures import TILES, open_picture, png_bytes
 
 Message: TypeAlias = dict[str, Any]
 
+Memory: TypeAlias = Literal["talk", "picture", "nothing"]
+"""What is read before a new message: everything, the last picture alone, or nothing."""
+
 Reader: TypeAlias = Callable[[PILImage.Image], Image]
 """Makes a user's picture one that the model can read."""
 
 
-def read_talk(history: Sequence[Mapping[str, Any]], message: Mapping[str, Any], *, reader: Reader) -> Document:
-    """The talk so far and the user's new message: pictures first, then words.
+def read_talk(
+    history: Sequence[Mapping[str, Any]], message: Mapping[str, Any], *, memory: Memory, reader: Reader
+) -> Document:
+    """As much of the talk so far as `memory` says, and the user's new message: pictures first, then words.
 
     Raises ValueError for an empty message, or for a file that is no picture.
     """
-    segments = [segment for said in history for segment in _segments(said, reader)]
     new: list[Segment] = [_picture(path, "user", reader) for path in _paths(message.get("files") or [])]
     text = str(message.get("text") or "").strip()
     if text:
         new.append(Text(text, "user"))
     if not new:
         raise ValueError("the message is empty; write something, or show a picture")
-    return Document((*segments, *new))
+    before = [segment for said in history for segment in _segments(said, reader)] if memory != "nothing" else []
+    if memory == "picture":  # as if the user showed it, unless there is a new one
+        shown = [segment for segment in before if isinstance(segment, Image)][-1:]
+        before = [] if isinstance(new[0], Image) else [replace(image, target=False, role="user") for image in shown]
+    return Document((*before, *new))
 
 
 class Answer:
