@@ -82,6 +82,8 @@ class Usage:
 
     read: int = 0
     """Of its prompt, pictures included."""
+    shown: int = 0
+    """Of the pictures in its prompt."""
     written: int = 0
     """Of text."""
     drawn: int = 0
@@ -155,7 +157,9 @@ class Session:
     @property
     def usage(self) -> Usage:
         """The tokens that it took so far."""
-        return Usage(len(self.layouts[0]), self.written, self.drawn)
+        prompt = self.layouts[0]
+        shown = sum(block.grid[0] * block.grid[1] for block in prompt.blocks)
+        return Usage(len(prompt), shown, self.written, self.drawn)
 
     @property
     def role(self) -> Role | None:

@@ -25,6 +25,7 @@ import torch
 from monoformer.generate.engine import Engine
 from monoformer.generate.session import Event, Request
 from monoformer.serve.stream import Stream
+from monoformer.serve.tokens import token_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +83,8 @@ class Batcher:
         if capacity < 1:
             raise ValueError(f"a batcher's capacity must be at least 1 request, but is {capacity}")
         self.engine, self.capacity = engine, capacity
-        self.words: dict[int, str] = {}
-        """Texts of the tokens that the scores of events have named."""
+        self.words: dict[int, bytes] = {}
+        """The tokens that the scores of events have named, as parts of a text."""
         self._open = 0
         self._lock = Lock()
         self._ends = Condition(self._lock)
@@ -262,9 +263,10 @@ class Batcher:
     def _prepared(self, event: Event, place: int, *, previews: bool) -> Event:
         """The event as its consumer sees it."""
         for score in event.scores:
-            for token in (score.token, *(token for token, _ in score.top)):
-                if token not in self.words:
-                    self.words[token] = self.engine.tokenizer.decode([token])
+            for token in {score.token, *(token for token, _ in score.top)} - self.words.keys():
+                tokenizer = self.engine.tokenizer
+                piece = str(tokenizer.backend.convert_ids_to_tokens(token))
+                self.words[token] = token_bytes(piece, tokenizer.decode([token]))
         image = event.image
         if event.preview is not None and previews and event.step < event.steps:  # the last one is the picture itself
             try:
