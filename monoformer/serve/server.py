@@ -8,6 +8,7 @@ Invariant: a stopped server has answered every request that it accepted, if only
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from monoformer.config.serve import ServeConfig
@@ -42,18 +43,28 @@ def build_service(pipeline: Pipeline, config: ServeConfig, *, name: str) -> Serv
 class Server:
     """The application of a service on a socket."""
 
-    def __init__(self, service: Service, listening: socket.socket, *, app: Any = None) -> None:
-        """`app` None: the routes of `build_app`; else those with something more around them."""
+    def __init__(
+        self,
+        service: Service,
+        listening: socket.socket,
+        *,
+        app: Any = None,
+        closing: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`app` None: the routes of `build_app`; else those with something more around them.
+
+        `closing` is called when the draining is over, to end answers that go on for ever, as a page's do.
+        """
         from uvicorn import Config
         from uvicorn import Server as Uvicorn
 
-        self.service, self.listening = service, listening
+        self.service, self.listening, self.closing = service, listening, closing
         drain = service.config.drain_seconds
         self._uvicorn = Uvicorn(
             Config(
                 build_app(service) if app is None else app,
                 log_level="warning",
-                lifespan="off",
+                lifespan="off" if app is None else "on",
                 ws="none",
                 server_header=False,
                 proxy_headers=False,
@@ -81,5 +92,6 @@ class Server:
         while not (self._uvicorn.should_exit or serving.done()):  # noqa: ASYNC110 (a signal sets it)
             await asyncio.sleep(0.05)
         left = await self.service.batcher.drain(seconds=self.service.config.drain_seconds)
+        self.closing()
         await serving
         return left

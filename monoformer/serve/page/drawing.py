@@ -9,12 +9,11 @@ from typing import Any
 from monoformer.document import Image, Text
 from monoformer.generate.session import Request
 from monoformer.serve.page.board import Board
+from monoformer.serve.page.controls import add_after, add_sampling
 from monoformer.serve.page.desk import Desk, Pace, Results, friendly
 from monoformer.serve.page.examples import Examples
 from monoformer.serve.page.pictures import open_picture, png_bytes
-from monoformer.serve.page.wishes import MOST_PICTURES, MOST_STEPS, read_picture, wish_drawings, write_size
-
-LARGEST_SEED = 2**31 - 1
+from monoformer.serve.page.wishes import MOST_PICTURES, read_picture, wish_drawings, write_size
 
 DRAWN_BY = (
     *("sampler", "steps", "spacing", "eta", "guidance", "guidance_interval", "guidance_rescale", "negative"),
@@ -35,7 +34,7 @@ class Drawing:
         """Lay the tab out; the button that edits, the gallery, and the number of the picture that is chosen."""
         import gradio as gr
 
-        defaults, sizes = self.desk.defaults, [write_size(size) for size in self.desk.sizes]
+        sizes = [write_size(size) for size in self.desk.sizes]
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 prompt = gr.Textbox(label="Prompt", lines=2, max_length=4000, placeholder="What is to be drawn?")
@@ -43,13 +42,8 @@ class Drawing:
                     draw = gr.Button("Draw", variant="primary", elem_id="draw")
                     stop = gr.Button("Stop", min_width=60)
                 count = gr.Slider(1, MOST_PICTURES, value=4, step=1, label="Pictures")
-                steps = gr.Slider(1, MOST_STEPS, value=min(defaults.steps, MOST_STEPS), step=1, label="Denoising steps")
-                guidance = gr.Slider(
-                    1, 10, value=defaults.guidance, step=0.05, label="Guidance", info="how closely to follow the words"
-                )
-                with gr.Row():
-                    seed = gr.Number(defaults.seed, precision=0, minimum=0, maximum=LARGEST_SEED, label="First seed")
-                    size = gr.Dropdown(sizes, value=sizes[0], label="Height x width", interactive=len(sizes) > 1)
+                steps, guidance, seed = add_sampling(self.desk)
+                size = gr.Dropdown(sizes, value=sizes[0], label="Height x width", visible=len(sizes) > 1)
                 if examples.prompts:
                     prompts = list(examples.prompts)
                     gr.Examples([[text] for text in prompts], [prompt], label="Such as", example_labels=prompts)
@@ -61,11 +55,7 @@ class Drawing:
                     interactive=False,
                 )  # fmt: skip
                 chosen = gr.State(0)
-                with gr.Row(visible=False) as after:
-                    download = gr.DownloadButton("Download", min_width=80, elem_id="draw-download")
-                    edit = gr.Button("Edit", min_width=80, elem_id="draw-edit")
-                    describe = gr.Button("Describe", min_width=80, elem_id="draw-describe")
-                said = gr.Textbox(label="What the model says it is", visible=False, elem_id="draw-said")
+                after, download, edit, describe, said = add_after("draw", edits="Edit")
 
         outputs = [progress, gallery, after, chosen, download, said]
         running = gr.on(

@@ -8,11 +8,12 @@ from typing import Any
 from PIL import Image as PILImage
 
 from monoformer.serve.page.board import Board
+from monoformer.serve.page.controls import add_after, add_sampling
 from monoformer.serve.page.desk import Desk, Pace, Results, friendly
-from monoformer.serve.page.drawing import LARGEST_SEED, chosen_path, keep_picture
+from monoformer.serve.page.drawing import chosen_path, keep_picture
 from monoformer.serve.page.examples import Examples
 from monoformer.serve.page.pictures import enlarged, open_picture
-from monoformer.serve.page.wishes import MOST_STEPS, read_picture, wish_edit
+from monoformer.serve.page.wishes import read_picture, wish_edit
 
 GREETING = '<div class="mf-greeting">Before and after stand here, side by side.</div>'
 
@@ -33,7 +34,6 @@ class Editing:
         """Lay the tab out; its editor. Pictures of the examples become files of `folder`."""
         import gradio as gr
 
-        defaults = self.desk.defaults
         with gr.Row():
             with gr.Column(scale=1, min_width=340):
                 editor = gr.ImageEditor(
@@ -51,20 +51,14 @@ class Editing:
                     strength = gr.Slider(
                         0.05, 1, value=1, step=0.05, label="Strength", info="below 1 it starts from the noised picture"
                     )
-                    steps = gr.Slider(1, MOST_STEPS, value=min(defaults.steps, MOST_STEPS), step=1, label="Steps")
-                    guidance = gr.Slider(1, 10, value=defaults.guidance, step=0.05, label="Guidance")
-                    seed = gr.Number(defaults.seed, precision=0, minimum=0, maximum=LARGEST_SEED, label="Seed")
+                    steps, guidance, seed = add_sampling(self.desk)
             with gr.Column(scale=1, min_width=340):
                 progress = gr.HTML(GREETING, padding=False, elem_id="edit-progress")
                 both = gr.ImageSlider(
                     label="Before and after", type="filepath", format="png", visible=False, elem_id="edit-both",
                     elem_classes="mf-crisp", max_height=420, interactive=False, buttons=["fullscreen"],
                 )  # fmt: skip
-                with gr.Row(visible=False) as after:
-                    download = gr.DownloadButton("Download", min_width=80, elem_id="edit-download")
-                    again = gr.Button("Edit further", min_width=80, elem_id="edit-again")
-                    describe = gr.Button("Describe", min_width=80, elem_id="edit-describe")
-                said = gr.Textbox(label="What the model says it is", visible=False, elem_id="edit-said")
+                after, download, again, describe, said = add_after("edit", edits="Edit further")
         if examples.edits:
             shown = []
             for at, (image, words) in enumerate(examples.edits):

@@ -20,6 +20,8 @@ from monoformer.serve.page.inside import Inside
 LARGEST_FILE = "20mb"
 """Of an upload."""
 
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
 HOUR, DAY = 3600, 86400
 
 
@@ -30,12 +32,10 @@ def mount_page(
     *,
     name: str = "",
     examples: Examples | None = None,
-    admits: Callable[[str, str], bool] | None = None,
-) -> None:
-    """Mount the page at `/` of a FastAPI app whose other routes are there already.
+) -> Callable[[], None]:
+    """Mount the page at `/` of a FastAPI app whose other routes are there already; what ends its open connections.
 
-    `name`: what the model is called. `admits(user, password)` says who may enter; None: everybody. Raises ValueError
-    when Gradio is not installed.
+    `name`: what the model is called. The app's lifespan must run. Raises ValueError when Gradio is not installed.
     """
     try:
         import gradio as gr
@@ -46,13 +46,12 @@ def mount_page(
     files = TemporaryDirectory(prefix="monoformer-page-")
     app.state.page_files = files  # they last as long as the app
     page = build_page(Desk(pipeline, batcher), name=name, examples=examples or Examples(), folder=Path(files.name))
-    page.queue(default_concurrency_limit=None)  # the batcher bounds what is done at once
+    page.queue(api_open=False, default_concurrency_limit=None)  # the batcher bounds what is done at once
+    app.add_api_route("/v1/{path:path}", _nothing, methods=METHODS, include_in_schema=False)
     gr.mount_gradio_app(
         app,
         page,
         path="/",
-        auth=admits,
-        auth_message="Any name, and as the password an API key of this server." if admits else None,
         allowed_paths=[files.name],
         max_file_size=LARGEST_FILE,
         footer_links=[],
@@ -67,6 +66,16 @@ def mount_page(
         ),
         css=(Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
     )
+    mounted: Any = app.routes[-1]
+    end: Callable[[], None] = mounted.app.stop_event.set
+    return end
+
+
+async def _nothing(path: str) -> None:
+    """What the interface lacks is answered in its own form, not by the page."""
+    from monoformer.serve.errors import ApiError
+
+    raise ApiError(f"there is nothing at /v1/{path}, or not by this method", status=404)
 
 
 def build_page(desk: Desk, *, name: str, examples: Examples, folder: Path) -> Any:
