@@ -37,11 +37,13 @@ class Drawing:
         sizes = [write_size(size) for size in self.desk.sizes]
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                prompt = gr.Textbox(label="Prompt", lines=2, max_length=4000, placeholder="What is to be drawn?")
+                prompt = gr.Textbox(
+                    label="Prompt", lines=2, max_length=4000, placeholder="What is to be drawn?", elem_id="draw-prompt"
+                )
                 with gr.Row():
                     draw = gr.Button("Draw", variant="primary", elem_id="draw")
                     stop = gr.Button("Stop", min_width=60)
-                count = gr.Slider(1, MOST_PICTURES, value=4, step=1, label="Pictures")
+                count = gr.Slider(1, MOST_PICTURES, value=4, step=1, label="Pictures", elem_id="draw-count")
                 steps, guidance, seed = add_sampling(self.desk)
                 size = gr.Dropdown(sizes, value=sizes[0], label="Height x width", visible=len(sizes) > 1)
                 if examples.prompts:
