@@ -61,6 +61,8 @@ async def read(question: ChatQuestion, service: Service) -> list[Request]:
     segments = [await segment(part, message, service, number=number) for number, message, part in parts]
     modalities = {*(question.modalities or ("text", "image"))}
     want: Wanted = "any" if len(modalities) == 2 else "image" if "image" in modalities else "text"
+    if want == "image" and question.logprobs:
+        raise ApiError("logprobs has no effect where only a picture is wanted", parameter="logprobs")
     if want == "text" and (question.partial_images or question.size or question.steps):
         raise ApiError(
             "partial_images, size and steps have no effect where only text is wanted", parameter="modalities"

@@ -48,6 +48,7 @@ class Question(BaseModel):
         for name, value in given.items():
             if name in known:
                 kept[name] = value
+                _check_text(name, value)
             elif value is None or name in WITHOUT_EFFECT or value in NEUTRAL.get(name, ()):
                 continue
             elif name in NEUTRAL:
@@ -56,6 +57,13 @@ class Question(BaseModel):
                 near = hint(str(name), known, otherwise=f"known are {', '.join(known)}")
                 raise ValueError(f"there is no field {str(name)[:100]!r}; {near}")
         return {name: value for name, value in kept.items() if value is not None or known[name].is_required()}
+
+
+def _check_text(name: str, value: Any) -> None:
+    """JSON can say half a surrogate pair, which no tokenizer reads."""
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(f"{name} is no Unicode text: it has half of a surrogate pair")
 
 
 class TextPart(Question):
