@@ -156,7 +156,7 @@ class Writing(Question):
     """Sample among the k likeliest tokens; 0: among all."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     """Sample among tokens at least so many times as likely as the likeliest."""
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     """Above 1, words of the text so far become less likely."""
     logit_bias: (
         dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None

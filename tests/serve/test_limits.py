@@ -53,6 +53,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     (CHAT, talk(temperature=-1), "temperature"),
     (CHAT, talk(temperature=3), "temperature"),
     (CHAT, talk(top_p=0), "top_p"),
+    (CHAT, talk(repetition_penalty=5e-324), "repetition_penalty"),
     (CHAT, talk(n=0), "n"),
     (CHAT, talk(n=9), "n may be at most 8"),
     (CHAT, talk(n=10**30), "n"),
@@ -144,6 +145,8 @@ def test_what_is_wrong_is_refused_and_said(http: httpx.Client) -> None:
         said = fault_of(http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"}))
         assert expected in said, (body, said)
     assert http.get("/ready").status_code == 200
+    coldest = {"temperature": 5e-324, "min_p": 5e-324, "top_p": 5e-324, "repetition_penalty": 0.01}
+    assert http.post(TEXT, json={"prompt": "a", "max_tokens": 3} | coldest).status_code == 200
     assert http.post(TEXT, json={"prompt": "a", "max_tokens": 1}).status_code == 200
 
 
