@@ -30,8 +30,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 1:
-                raise ValueError(f"limits.{name} must be at least 1, but is {value}")
+            if value <= 0:
+                raise ValueError(f"limits.{name} must be above 0, but is {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from starlette.requests import Request as HTTPRequest
 from monoformer.document import Document, Role, Segment, Text
 from monoformer.generate.session import Event, Request, Usage, Wanted
 from monoformer.generate.text import Score
-from monoformer.serve.answers import Chat, Choice, Chunk, ChunkChoice, Delta, Finish, Progress, Said, Tally
+from monoformer.serve.answers import Chat, Choice, Chunk, ChunkChoice, Delta, Finish, Progress, Said, Scores, Tally
 from monoformer.serve.connection import DONE, EventAnswer, line, watched, while_connected
 from monoformer.serve.errors import ApiError
 from monoformer.serve.pictures import address, encode
@@ -42,7 +42,14 @@ def add_chat(routes: Any, service: Service) -> None:
             return EventAnswer(streamed(question, service, stream), stream=stream)
         return await while_connected(request, stream, gathered(question, service, stream, seed))
 
-    routes.add_api_route("/v1/chat/completions", chat, methods=["POST"], response_model=Chat, tags=["chat"])
+    routes.add_api_route(
+        "/v1/chat/completions",
+        chat,
+        methods=["POST"],
+        response_model=Chat,
+        response_model_exclude_unset=True,
+        tags=["chat"],
+    )
 
 
 async def read(question: ChatQuestion, service: Service) -> list[Request]:
@@ -61,6 +68,8 @@ async def read(question: ChatQuestion, service: Service) -> list[Request]:
     segments = [await segment(part, message, service, number=number) for number, message, part in parts]
     modalities = {*(question.modalities or ("text", "image"))}
     want: Wanted = "any" if len(modalities) == 2 else "image" if "image" in modalities else "text"
+    if want == "image" and question.logprobs:
+        raise ApiError("logprobs has no effect where only a picture is wanted", parameter="logprobs")
     if want == "text" and (question.partial_images or question.size or question.steps):
         raise ApiError(
             "partial_images, size and steps have no effect where only text is wanted", parameter="modalities"
@@ -144,11 +153,12 @@ class Turn:
 
 async def streamed(question: ChatQuestion, service: Service, stream: Stream) -> AsyncIterator[str]:
     """The events of an answer, as lines."""
-    fixed: dict[str, Any] = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": service.name}
+    fixed = head("chatcmpl", "chat.completion.chunk", service.name)
     turns = [Turn(index) for index in range(question.n)]
 
-    def chunk(turn: Turn, delta: Delta, **more: Any) -> str:
-        return line(Chunk(**fixed, choices=[ChunkChoice(index=turn.index, delta=delta, **more)]))
+    def chunk(turn: Turn, delta: Delta, scores: Scores | None = None, *, finish: Finish | None = None) -> str:
+        choice = ChunkChoice(index=turn.index, delta=delta, logprobs=scores, finish_reason=finish)
+        return line(Chunk(**fixed, choices=[choice]))
 
     for turn in turns:
         yield chunk(turn, Delta(role="assistant", content=""))
@@ -158,9 +168,9 @@ async def streamed(question: ChatQuestion, service: Service, stream: Stream) -> 
             delta = await turn.take(event, previews=question.partial_images)
             if delta is not None:
                 scores = chat_scores(event.scores, service.batcher.words) if event.scores else None
-                yield chunk(turn, delta, logprobs=scores)
+                yield chunk(turn, delta, scores)
             elif turn.finish is not None:
-                yield chunk(turn, Delta(), finish_reason=turn.finish)
+                yield chunk(turn, Delta(), finish=turn.finish)
     except ApiError as error:
         yield error.line()
         return
@@ -175,13 +185,11 @@ async def gathered(question: ChatQuestion, service: Service, stream: Stream, see
     async for event in watched(stream, service.meters):
         await turns[event.session].take(event)
     return Chat(
-        id=f"chatcmpl-{uuid4().hex}",
-        created=int(time.time()),
-        model=service.name,
+        **head("chatcmpl", "chat.completion", service.name),
         choices=[
             Choice(
                 index=turn.index,
-                message=Said(content=turn.text, images=turn.images or None),
+                message=Said(role="assistant", content=turn.text, images=turn.images or None, refusal=None),
                 logprobs=chat_scores(turn.scores, service.batcher.words) if question.logprobs else None,
                 finish_reason=turn.finish or "stop",
             )
@@ -190,6 +198,11 @@ async def gathered(question: ChatQuestion, service: Service, stream: Stream, see
         usage=tally([turn.usage for turn in turns]),
         seed=seed,
     )
+
+
+def head(prefix: str, kind: str, model: str) -> dict[str, Any]:
+    """What every answer and every event of one begins with."""
+    return {"id": f"{prefix}-{uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
 
 
 def tally(usages: list[Usage], *, prompts: int = 1) -> Tally:

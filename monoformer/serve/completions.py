@@ -1,10 +1,8 @@
 """/v1/completions: plain texts, continued."""
 
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
 
 from starlette.requests import Request as HTTPRequest
 
@@ -12,7 +10,7 @@ from monoformer.document import Document, Text
 from monoformer.generate.session import Event, Usage
 from monoformer.generate.text import Score
 from monoformer.serve.answers import Completion, Finish, Written
-from monoformer.serve.chat import tally
+from monoformer.serve.chat import head, tally
 from monoformer.serve.connection import DONE, EventAnswer, line, watched, while_connected
 from monoformer.serve.errors import ApiError
 from monoformer.serve.schemas import TextQuestion
@@ -71,7 +69,7 @@ async def streamed(
     question: TextQuestion, service: Service, stream: Stream, texts: list[Continued]
 ) -> AsyncIterator[str]:
     """The events of an answer, as lines."""
-    fixed: dict[str, Any] = {"id": f"cmpl-{uuid4().hex}", "created": int(time.time()), "model": service.name}
+    fixed = head("cmpl", "text_completion", service.name)
     words, prompts = service.batcher.words, len(texts) // question.n
 
     def chunk(own: Continued, text: str, **more: Any) -> str:
@@ -101,9 +99,7 @@ async def gathered(question: TextQuestion, service: Service, stream: Stream, tex
         texts[event.session].take(event)
     words, scored = service.batcher.words, question.logprobs is not None
     return Completion(
-        id=f"cmpl-{uuid4().hex}",
-        created=int(time.time()),
-        model=service.name,
+        **head("cmpl", "text_completion", service.name),
         choices=[
             Written(
                 index=own.index,

@@ -43,8 +43,8 @@ class EventAnswer(StreamingResponse):
 
 
 def line(answer: BaseModel, *, event: str = "") -> str:
-    """A server-sent event of the fields that have a value."""
-    data = answer.model_dump_json(exclude_none=True)
+    """A server-sent event of the fields that were set."""
+    data = answer.model_dump_json(exclude_unset=True)
     return f"event: {event}\ndata: {data}\n\n" if event else f"data: {data}\n\n"
 
 

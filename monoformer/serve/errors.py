@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from monoformer.serve.batcher import ClosingError, QueueFullError
+
+UNIONS = ("body", "str", "text", "image_url")
+"""What pydantic puts between the names of fields."""
 
 logger = logging.getLogger(__name__)
 
@@ -66,16 +69,15 @@ def answer_to(error: Exception) -> ApiError:
             return ApiError("the server failed at this request", status=500)
 
 
-def invalid(faults: list[Any], *, where: str = "") -> ApiError:
-    """The answer to a body of the wrong form, by the first of pydantic's findings; what was sent is not repeated."""
-    first = faults[0]
-    place = [str(part) for part in first["loc"] if part != "body"]
+def invalid(faults: Sequence[Any]) -> ApiError:
+    """The answer to a body of the wrong form, by the most exact of pydantic's findings; it repeats nothing sent."""
+    fault = max(faults, key=lambda fault: len(fault["loc"]))
+    if fault["type"] == "json_invalid":
+        return ApiError("the body is not valid JSON", code="invalid_json")
+    place = [str(part) for part in fault["loc"] if part not in UNIONS and "[" not in str(part)]
     parameter = ".".join(place) or None
-    message = str(first["msg"]).removeprefix("Value error, ")
-    named = f"{where}{parameter}: {message}" if parameter else message
-    if first["type"] == "json_invalid":
-        parameter, named = None, "the body is not valid JSON"
-    return ApiError(named.encode("utf-8", "replace").decode(), parameter=parameter, code="invalid_value")
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return ApiError(f"{parameter}: {message}" if parameter else message, parameter=parameter, code="invalid_value")
 
 
 @contextmanager

@@ -101,6 +101,8 @@ async def read_body(headers: Headers, receive: Receive, *, limits: Limits) -> by
     if not length.isdecimal():
         raise ApiError("the Content-Length is no number")
     announced = int(length[:18])
+    if announced > 4 * limits.body:
+        raise large
     body, size, more = bytearray(), 0, True
     try:
         async with asyncio.timeout(limits.body_seconds):

@@ -180,6 +180,7 @@ class Output:
         """One event."""
         form = self.question.output_format
         fixed: dict[str, Any] = {"created_at": self.created, "size": self.size, "output_format": form}
+        fixed |= {"background": "opaque", "quality": "auto"}
         return line(PictureEvent(type=kind, b64_json=file, index=place, **fixed, **more), event=kind)
 
     def tally(self, usages: list[Usage]) -> PictureTally:

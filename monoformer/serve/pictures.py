@@ -25,17 +25,16 @@ def decode(data: bytes, *, limits: Limits, parameter: str) -> PILImage.Image:
     """A picture from the bytes of a file, its first frame. Raises ApiError naming the field `parameter`."""
     try:
         with PILImage.open(io.BytesIO(data), formats=FORMATS) as opened:
-            width, height = opened.size
-            if width * height > limits.pixels:
-                raise ApiError(
-                    f"a picture of {width}x{height} has more than the {limits.pixels} pixels that are accepted",
-                    parameter=parameter,
-                    code="image_too_large",
-                )
+            if opened.width * opened.height > limits.pixels:
+                raise PILImage.DecompressionBombError
             opened.load()
             return opened.copy()
-    except ApiError:
-        raise
+    except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:  # PIL's own limit is larger
+        raise ApiError(
+            f"the picture has more than the {limits.pixels} pixels that are accepted",
+            parameter=parameter,
+            code="image_too_large",
+        ) from error
     except Exception as error:  # what damaged files raise is as various as the formats
         raise ApiError(
             f"this is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture that can be read",

@@ -48,6 +48,7 @@ class Question(BaseModel):
         for name, value in given.items():
             if name in known:
                 kept[name] = value
+                _check_text(name, value)
             elif value is None or name in WITHOUT_EFFECT or value in NEUTRAL.get(name, ()):
                 continue
             elif name in NEUTRAL:
@@ -56,6 +57,13 @@ class Question(BaseModel):
                 near = hint(str(name), known, otherwise=f"known are {', '.join(known)}")
                 raise ValueError(f"there is no field {str(name)[:100]!r}; {near}")
         return {name: value for name, value in kept.items() if value is not None or known[name].is_required()}
+
+
+def _check_text(name: str, value: Any) -> None:
+    """JSON can say half a surrogate pair, which no tokenizer reads."""
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(f"{name} is no Unicode text: it has half of a surrogate pair")
 
 
 class TextPart(Question):
@@ -148,7 +156,7 @@ class Writing(Question):
     """Sample among the k likeliest tokens; 0: among all."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     """Sample among tokens at least so many times as likely as the likeliest."""
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     """Above 1, words of the text so far become less likely."""
     logit_bias: (
         dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None
