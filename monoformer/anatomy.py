@@ -72,13 +72,15 @@ def paint_mask(layouts: Sequence[Layout], tokenizer: Tokenizer, *, inches: float
         for at in range(1, length):
             axis.axhline(at, color="white", linewidth=0.05 * step)
             axis.axvline(at, color="white", linewidth=0.05 * step)
-    ends = np.cumsum([part.tokens for part in parts])
-    ticks = [end - part.tokens / 2 for end, part in zip(ends.tolist(), parts, strict=True)]
-    size = max(3.0, min(7.0, 0.95 * step))
-    labels = [part.name if part.tokens * step >= 3 else "" for part in parts]
-    axis.set_xticks(ticks, labels, rotation=90, fontsize=size, family="monospace")
-    axis.set_yticks(ticks, labels, fontsize=size, family="monospace")
+    ends = np.cumsum([part.tokens for part in parts]).tolist()
+    legible = [(end - part.tokens / 2, part) for end, part in zip(ends, parts, strict=True) if part.tokens * step >= 4]
+    ticks, labels = [at for at, _ in legible], [part.name for _, part in legible]
     axis.xaxis.tick_top()
+    axis.set_xticks(ticks, labels, rotation=90, family="monospace")
+    axis.set_yticks(ticks, labels, family="monospace")
+    for named in (axis.get_xticklabels(), axis.get_yticklabels()):
+        for label, (_, part) in zip(named, legible, strict=True):
+            label.set_fontsize(min(7.0, 0.95 * step * part.tokens))
     axis.set_xlabel("is seen (key)")
     axis.set_ylabel("sees (query)")
     handles = [Patch(color="#" + bytes(colour).hex()) for colour in COLOURS.values()]

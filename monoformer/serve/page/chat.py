@@ -36,7 +36,7 @@ class Chat:
         gr.ChatInterface(
             friendly(self.answer),
             multimodal=True,
-            chatbot=gr.Chatbot(height=460, show_label=False, buttons=["copy"], placeholder=GREETING, elem_id="chat"),
+            chatbot=gr.Chatbot(height=600, show_label=False, buttons=["copy"], placeholder=GREETING, elem_id="chat"),
             textbox=gr.MultimodalTextbox(
                 placeholder="Write something, or show a picture",
                 file_types=["image"],

@@ -61,7 +61,7 @@ class Editing:
                 after, download, again, describe, said = add_after("edit", edits="Edit further")
         if examples.edits:
             shown = []
-            for at, (image, words) in enumerate(examples.edits):
+            for at, (image, words) in enumerate(examples.edits[:3]):
                 path = folder / f"edit-{at}.png"
                 enlarged(image.to_pil()).save(path)
                 shown.append([str(path), words])

@@ -63,7 +63,7 @@ class Answer:
             else:
                 self._said.append(event.text)
         elif event.kind == "progress":
-            self._board = self._board or Board(["drawing"])
+            self._board = self._board or Board(["picture"])
             self._board.take(event)
         elif event.kind == "image" and event.image is not None:
             self._board = None
