@@ -188,9 +188,13 @@ def test_what_goes_wrong_is_said(page: Any, server: tuple[str, Any]) -> None:
         assert json.load(error)["error"]["type"] == "not_found_error"
 
 
-def test_an_open_page_does_not_keep_the_server(page: Any, server: tuple[str, subprocess.Popen[str]]) -> None:
-    process = server[1]
+def test_an_open_page_does_not_keep_the_server(browser: Any, server: tuple[str, subprocess.Popen[str]]) -> None:
+    address, process = server
+    page = browser.new_page()
+    page.goto(address)
+    page.wait_for_selector("#draw", timeout=PATIENCE)
     start = time.monotonic()
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) in (0, -signal.SIGTERM)
     assert time.monotonic() - start < 20
+    page.close()
