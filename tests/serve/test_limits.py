@@ -275,7 +275,7 @@ class Site(BaseHTTPRequestHandler):
 
 def test_fetching() -> None:
     with HTTPServer(("127.0.0.1", 0), Site) as site:
-        Thread(target=site.serve_forever, daemon=True).start()
+        Thread(target=site.serve_forever, args=(0.02,), daemon=True).start()
         address = f"http://127.0.0.1:{site.server_port}"
         found = fetch(f"{address}/picture.png?a=b", most=10_000, parameter="x", allowed=lambda _: True)
         with PILImage.open(io.BytesIO(found)) as picture:
