@@ -74,6 +74,8 @@ def invalid(faults: Sequence[Any]) -> ApiError:
     fault = max(faults, key=lambda fault: len(fault["loc"]))
     if fault["type"] == "json_invalid":
         return ApiError("the body is not valid JSON", code="invalid_json")
+    if fault["type"] in ("model_attributes_type", "missing") and tuple(fault["loc"]) == ("body",):
+        return ApiError("the body must be a JSON object, sent as Content-Type: application/json", code="invalid_json")
     place = [str(part) for part in fault["loc"] if part not in UNIONS and "[" not in str(part)]
     parameter = ".".join(place) or None
     message = str(fault["msg"]).removeprefix("Value error, ")
