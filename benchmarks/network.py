@@ -43,8 +43,8 @@ class Shape:
     """Weights, cache and arithmetic in bfloat16."""
 
 
-def build_engine(shape: Shape, *, slots: int) -> Engine:
-    """An engine around random weights; the image head is random too, so that samplers have work to do."""
+def build_pretrained(shape: Shape) -> Pretrained:
+    """Random weights; the image head is random too, so that samplers have work to do."""
     config = ModelConfig(
         width=shape.width, layers=shape.layers, heads=shape.heads, kv_heads=shape.kv_heads, mlp_width=shape.mlp_width,
         vocabulary=shape.vocabulary, context=shape.context, patch=shape.patch, time="add",
@@ -53,13 +53,17 @@ def build_engine(shape: Shape, *, slots: int) -> Engine:
     model = MonoFormer(config)
     model.initialize(generator(0, "weights"))
     model.to(choose(shape.device), torch.bfloat16 if shape.bf16 else torch.float32).eval()
-    pretrained = Pretrained(
+    return Pretrained(
         model=model,
         tokenizer=Tokenizer.train([PROMPT], vocabulary=300),
         diffusion=FlowConfig(),
         generate=GenerateConfig(),
     )
-    return Engine(pretrained, Pixels(), slots=slots)
+
+
+def build_engine(shape: Shape, *, slots: int) -> Engine:
+    """An engine around random weights."""
+    return Engine(build_pretrained(shape), Pixels(), slots=slots)
 
 
 def matrix_weights(model: MonoFormer) -> int:

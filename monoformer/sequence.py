@@ -175,6 +175,8 @@ class Sequencer:
         roles = tuple(str(segment.role) for segment in document.segments)
         key = (roles, answer)
         if key not in self._templates:
+            if len(self._templates) >= 1000:  # a server's clients make up as many as they like
+                self._templates.clear()
             self._templates[key] = self._render(roles, answer=answer)
         elements: list[_Element] = []
         for piece in self._templates[key]:

@@ -29,7 +29,7 @@ LEVELS = {
     ],
     2: ["sequence", "packing", "gallery"],
     3: ["model"],
-    4: ["pretrained", "data"],
+    4: ["pretrained", "data", "anatomy"],
     5: ["train", "generate"],
     6: ["pipeline"],
     7: ["evaluate", "serve", "doctor"],
@@ -44,7 +44,7 @@ SEES_ONLY = {
     "batch": ["config.model"],
     "model": ["batch", "config.model"],  # the network can be lifted out with these two files
     "diffusion": ["config.diffusion"],  # and diffusion with this one
-    "serve": ["pipeline", "generate", "document", "config"],
+    "serve": ["pipeline", "generate", "document", "config", "anatomy"],
 }
 """Rooms that may import less than their level would let them."""
 

@@ -11,6 +11,7 @@ from monoformer.cli.evaluation import evaluate
 from monoformer.cli.generation import caption, chat, edit, generate, write
 from monoformer.cli.information import doctor, presets
 from monoformer.cli.plan import plan
+from monoformer.cli.serving import serve
 from monoformer.cli.sweep import sweep
 from monoformer.cli.training import train
 from monoformer.config.spelling import hint
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Command] = {
     "caption": caption,
     "edit": edit,
     "chat": chat,
+    "serve": serve,
     "export": export,
     "convert": convert,
     "evaluate": evaluate,

@@ -69,7 +69,9 @@ class Artist:
                 own = [next(estimates) for _ in drawing.asked()]
                 errors = [estimate for estimate in own if isinstance(estimate, Exception)]
                 good = [estimate for estimate in own if isinstance(estimate, Estimate)]
-                found.append((session, errors[0] if errors else guarded(drawing.advance, good)))
+                latent = errors[0] if errors else guarded(drawing.advance, good)
+                session.drawn += grid[0] * grid[1] if isinstance(latent, Tensor) else 0
+                found.append((session, latent))
         return found
 
     def _denoise(self, rows: Sequence[tuple[Drawing, Context]], *, grid: tuple[int, int]) -> list[Estimate]:

@@ -33,4 +33,5 @@ def choose_answer(likelihood: Tensor, *, temperature: float, generator: torch.Ge
         return -1
     if temperature == 0:
         return int(likelihood.argmax())
-    return int(torch.multinomial((likelihood / temperature).softmax(dim=0), 1, generator=generator))
+    scores = (likelihood - likelihood.max()) / temperature  # at most 0, however low the temperature
+    return int(torch.multinomial(scores.softmax(dim=0), 1, generator=generator))

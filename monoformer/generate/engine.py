@@ -288,7 +288,8 @@ class Engine:
         session.context, session.drawing, session.slots, session.readings = None, None, [], []
         session.token = None
         made = Document(tuple(session.made))
-        self._events.append(Event(session=session.number, kind="end", reason=reason, made=made, error=error))
+        number, usage = session.number, session.usage
+        self._events.append(Event(session=number, kind="end", reason=reason, made=made, error=error, usage=usage))
 
 
 def _open(session: Session) -> Context:

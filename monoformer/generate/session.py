@@ -76,6 +76,20 @@ class Request:
         return picture_size(document, size, model)
 
 
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one session."""
+
+    read: int = 0
+    """Of its prompt, pictures included."""
+    shown: int = 0
+    """Of the pictures in its prompt."""
+    written: int = 0
+    """Of text."""
+    drawn: int = 0
+    """Of its pictures."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """Something that happened in a session."""
@@ -102,6 +116,8 @@ class Event:
     """What failed, where the reason is an error."""
     made: Document | None = None
     """At the end: everything that the session made."""
+    usage: Usage = Usage()
+    """At the end: what it took."""
 
 
 @dataclass
@@ -135,6 +151,15 @@ class Session:
     """Log-probabilities not yet told."""
     written: int = 0
     pictures: int = 0
+    drawn: int = 0
+    """Tokens of its pictures."""
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens that it took so far."""
+        prompt = self.layouts[0]
+        shown = sum(block.grid[0] * block.grid[1] for block in prompt.blocks)
+        return Usage(len(prompt), shown, self.written, self.drawn)
 
     @property
     def role(self) -> Role | None:

@@ -63,7 +63,8 @@ def choose_token(logits: Tensor, settings: GenerateConfig, generator: torch.Gene
     """The next token from logits (V,); temperature 0 takes the likeliest."""
     if settings.temperature == 0:
         return int(logits.argmax())
-    scores = logits.double().cpu() / settings.temperature
+    scores = logits.double().cpu()
+    scores = (scores - scores.max()) / settings.temperature  # at most 0, however low the temperature
     if settings.top_k:
         lowest = scores.topk(min(settings.top_k, len(scores))).values[-1]
         scores = scores.masked_fill(scores < lowest, -torch.inf)

@@ -1,0 +1,107 @@
+"""serve: a model folder behind OpenAI's HTTP interface."""
+
+import signal
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from monoformer.card import read_card
+from monoformer.cli.options import parse
+from monoformer.config.serve import ServeConfig
+from monoformer.data.build import build_held_out
+from monoformer.data.source import usable
+
+if TYPE_CHECKING:  # its packages are an extra's
+    from monoformer.serve.page import Examples
+    from monoformer.serve.server import Server
+    from monoformer.serve.service import Service
+
+LOOKED_AT = 400
+"""Documents that are read for examples."""
+
+EXTRA = "the server needs the packages of the extra 'serve': pip install 'monoformer[serve]'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Serve:
+    """Serve a model over HTTP, as OpenAI's interface."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Model folder or hub name."""
+    name: str = ""
+    """What clients call the model; empty: the name of its folder."""
+    page: bool = True
+    """Also serve the web page, at /."""
+    slots: int = 32
+    """Contexts that are served at once; a guided picture takes two."""
+    device: str = "auto"
+    """cuda, mps or cpu; auto takes the first that is there."""
+    server: Annotated[ServeConfig, tyro.conf.arg(name="")] = field(default_factory=ServeConfig)
+    """Where it listens, and what it allows."""
+
+
+def serve(arguments: list[str]) -> None:
+    """Serve a model over HTTP for OpenAI's clients: monoformer serve MODEL --port 8000"""
+    options = parse(_Serve, arguments, command="serve")
+    from monoformer.pipeline import Pipeline
+
+    try:
+        from monoformer.serve.server import Server, build_service, open_socket
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{EXTRA} ({error.name} is missing)") from None
+    config = options.server.with_keys()
+    with open_socket(config) as listening:
+        pipeline = Pipeline.from_pretrained(options.model, device=options.device, slots=options.slots)
+        service = build_service(pipeline, config, name=options.name or _name(options.model))
+        server = _with_page(service, listening, card=pipeline.card) if options.page else Server(service, listening)
+        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn stops at them, and raises them again when it has
+            signal.signal(number, lambda *_: None)
+        print(_greeting(server.address, service.name, key=bool(config.api_key), page=options.page), flush=True)
+        left = server.run()
+    ended = service.batcher.stats().ended
+    print(f"stopped: {sum(ended.values()) - left} requests served, {left} cut off", flush=True)
+
+
+def _with_page(service: "Service", listening: socket.socket, *, card: str) -> "Server":
+    """The server of the routes and the page."""
+    from monoformer.serve.api import build_app
+    from monoformer.serve.page import mount_page
+    from monoformer.serve.server import Server
+
+    app = build_app(service)
+    closing = mount_page(app, service.pipeline, service.batcher, name=service.name, examples=read_examples(card))
+    return Server(service, listening, app=app, closing=closing)
+
+
+def read_examples(card: str) -> "Examples":
+    """Held-out documents of what a model was trained on, by its card; none where that is not here."""
+    from monoformer.serve.page.examples import Examples, find_examples
+
+    try:
+        config = read_card(card)
+        return Examples() if config is None else find_examples(usable(build_held_out(config.data), LOOKED_AT))
+    except (ValueError, OSError):  # the data is elsewhere, or of another version
+        return Examples()
+
+
+def _name(model: str) -> str:
+    """The folder's name, or that of the run in which it is called `model`."""
+    path = Path(model)
+    parts = [part for part in path.parts if part not in ("/", ".", "..", "model")]
+    return parts[-1] if parts else "monoformer"
+
+
+def _greeting(address: str, name: str, *, key: bool, page: bool) -> str:
+    header = " -H 'Authorization: Bearer KEY'" if key else ""
+    body = '{"messages": [{"role": "user", "content": "a large red circle"}]}'
+    shown = [f"  the web page: {address}/" + (" (any name, and as the password a key)" if key else "")] if page else []
+    return "\n".join(
+        [
+            f"{name} is served at {address}/v1 (Ctrl-C stops it; {address}/docs lists what it can do)",
+            f"  curl {address}/v1/chat/completions{header} -H 'Content-Type: application/json' -d '{body}'",
+            *shown,
+        ]
+    )

@@ -1,0 +1,117 @@
+"""Where the tabs hand their requests in: settings, the batcher, and plain words for what goes wrong.
+
+Invariant: a user never sees a traceback, and whoever stops or leaves has no work done any longer.
+"""
+
+import functools
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from html import escape
+from typing import Any, ParamSpec, TypeAlias
+
+from monoformer.config.generate import GenerateConfig
+from monoformer.document import Document, Image
+from monoformer.generate.session import Event, Request
+from monoformer.pipeline import Pipeline
+from monoformer.serve.batcher import Batcher, ClosingError, QueueFullError
+
+logger = logging.getLogger(__name__)
+
+PAUSE = 0.1
+"""Seconds between two pictures of progress: more would only keep the browser busy."""
+
+Arguments = ParamSpec("Arguments")
+Results: TypeAlias = AsyncGenerator[Any, None]
+
+
+class FailedError(Exception):
+    """The engine took a request, but could not finish it."""
+
+
+class Desk:
+    """One model, as the page uses it."""
+
+    def __init__(self, pipeline: Pipeline, batcher: Batcher) -> None:
+        self.pipeline, self.batcher = pipeline, batcher
+        self.defaults = pipeline.pretrained.generate
+        self.sizes = pipeline.pretrained.model.config.image_sizes
+
+    def settings(self, **changes: Any) -> GenerateConfig:
+        """The model's own settings with these changes."""
+        return replace(self.defaults, **changes)
+
+    async def follow(self, *requests: Request) -> AsyncIterator[Event]:
+        """What happens to these requests, the number of each among them as `session`.
+
+        Raises QueueFullError, ClosingError, FailedError, or ValueError for a request that cannot be served.
+        """
+        async with await self.batcher.submit(*requests) as events:
+            async for event in events:
+                if event.reason == "error":
+                    raise FailedError(event.error)
+                if event.reason == "cancelled":
+                    raise ClosingError("the server is shutting down")
+                yield event
+
+    async def describe(self, image: Image) -> AsyncIterator[str]:
+        """What the model says of a picture, growing."""
+        said = ""
+        request = Request(document=Document((image,)), want="text", settings=self.defaults)
+        async for event in self.follow(request):
+            if event.kind == "text":
+                said += event.text
+                yield said.strip()
+
+
+class Pace:
+    """Says when the page is to be told of progress again: as often as an eye can follow."""
+
+    def __init__(self) -> None:
+        self.told = 0.0
+
+    def is_due(self) -> bool:
+        """Whether enough time has passed since this was last true."""
+        now = time.monotonic()
+        if now - self.told < PAUSE:
+            return False
+        self.told = now
+        return True
+
+
+def friendly(handler: Callable[Arguments, Results]) -> Callable[Arguments, Results]:
+    """The handler of an event of the page, with its errors as messages that the page shows."""
+
+    @functools.wraps(handler)
+    async def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Results:
+        import gradio as gr
+
+        try:
+            async with aclosing(handler(*args, **kwargs)) as results:
+                async for result in results:
+                    yield result
+        except Exception as error:
+            title, text = explain(error)
+            raise gr.Error(escape(text), title=title, print_exception=False) from error
+
+    return guarded
+
+
+def explain(error: Exception) -> tuple[str, str]:
+    """A title and a sentence for the user; what is not the user's business goes to the log."""
+    said = str(error).removeprefix("generate.")
+    text = said[:1].upper() + said[1:] + ("" if said.endswith((".", "?", "!")) else ".")
+    match error:
+        case ValueError():
+            return "That does not work", text
+        case QueueFullError():
+            return "Many people are drawing", text
+        case ClosingError():
+            return "The server is closing", text
+        case FailedError():
+            return "The model could not finish", text
+        case _:
+            logger.error("the page failed", exc_info=error)
+            return "Something went wrong", "The server's log says what. Try once more."

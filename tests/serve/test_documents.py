@@ -1,0 +1,51 @@
+"""docs/serve.md and the Dockerfile say what is: the code runs, every limit and figure is there, the command parses."""
+
+import json
+import re
+import warnings
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from monoformer.cli.options import parse
+from monoformer.cli.serving import _Serve
+from monoformer.config.serve import Limits
+from monoformer.serve.metrics import COUNTERS, GAUGES
+from tests.serve.conftest import Running
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
+
+
+def test_the_code_runs(server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # short code leaves closing to Python
+        exec(block.replace("http://127.0.0.1:8000", server.url).replace('"demo"', '"tiny"'), {})
+    assert (tmp_path / "circle.png").is_file()
+
+
+def test_every_limit_and_figure_is_described() -> None:
+    for field in fields(Limits):
+        assert f"| `{field.name}` | {field.default} |" in PAGE
+    for name in (*GAUGES, *(f"{name}_total" for name in COUNTERS)):
+        assert f"`{name}`" in PAGE
+
+
+def test_the_container_runs_a_command_that_there_is() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    start, arguments = (
+        json.loads(line.split(" ", 1)[1]) for line in text.splitlines() if line.startswith(("ENTRY", "CMD"))
+    )
+    assert start == ["monoformer", "serve"]
+    options = parse(_Serve, arguments, command="serve")
+    assert (options.model, options.server.host, options.server.api_key_file) == (
+        "/model",
+        "0.0.0.0",
+        "/run/secrets/keys",
+    )
+    for line in re.findall(r"^COPY (?!--)(.*) \S+$", text, flags=re.MULTILINE):
+        for name in line.split():
+            assert (ROOT / name).exists(), name
+            assert f"!{name}" in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
