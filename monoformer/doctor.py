@@ -25,6 +25,7 @@ EXTRAS = {
     "autoencoders": ("diffusers",),
     "tracking": ("tensorboard", "wandb"),
     "serve": ("fastapi", "uvicorn", "gradio", "prometheus-client", "python-multipart"),
+    "scale": ("ray",),
     "evaluate": ("lm_eval", "torch-fidelity", "pycocoevalcap"),
 }
 """Optional packages by the extra that installs them, as in pyproject.toml."""

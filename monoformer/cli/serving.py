@@ -1,14 +1,19 @@
 """serve: a model folder behind OpenAI's HTTP interface."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from monoformer.cli.options import parse
 from monoformer.config.serve import ServeConfig
+
+if TYPE_CHECKING:  # its packages are an extra's
+    from monoformer.serve.replicas import Replicas
 
 EXTRA = "the server needs the packages of the extra 'serve': pip install 'monoformer[serve]'"
 
@@ -25,6 +30,12 @@ class _Serve:
     """Contexts that are served at once; a guided picture takes two."""
     device: str = "auto"
     """cuda, mps or cpu; auto takes the first that is there."""
+    replicas: int = 0
+    """Engines in processes of their own, by Ray Serve; 0: one, in this process."""
+    most_replicas: int = 0
+    """As many of them as there may be under load; 0: as many as `replicas`."""
+    gpus: float = 0.0
+    """GPUs of each replica."""
     server: Annotated[ServeConfig, tyro.conf.arg(name="")] = field(default_factory=ServeConfig)
     """Where it listens, and what it allows."""
 
@@ -39,9 +50,12 @@ def serve(arguments: list[str]) -> None:
     except ModuleNotFoundError as error:
         raise ValueError(f"{EXTRA} ({error.name} is missing)") from None
     config = options.server.with_keys()
-    with open_socket(config) as listening:
-        pipeline = Pipeline.from_pretrained(options.model, device=options.device, slots=options.slots)
-        service = build_service(pipeline, config, name=options.name or _name(options.model))
+    with open_socket(config) as listening, _replicas(options, config) as replicas:
+        front = options.replicas > 0  # then the engine of this process only says what the model is
+        device, slots = ("cpu", 2) if front else (options.device, options.slots)
+        pipeline = Pipeline.from_pretrained(options.model, device=device, slots=slots)
+        name = options.name or _name(options.model)
+        service = build_service(pipeline, config, name=name, batcher=replicas)
         server = Server(service, listening)
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn stops at them, and raises them again when it has
             signal.signal(number, lambda *_: None)
@@ -49,6 +63,27 @@ def serve(arguments: list[str]) -> None:
         left = server.run()
     ended = service.batcher.stats().ended
     print(f"stopped: {sum(ended.values()) - left} requests served, {left} cut off", flush=True)
+
+
+@contextmanager
+def _replicas(options: _Serve, config: ServeConfig) -> "Iterator[Replicas | None]":
+    """Engines of Ray Serve where they are asked for, else None."""
+    most = options.most_replicas or options.replicas
+    if options.replicas < 0 or most < options.replicas or options.gpus < 0:
+        raise ValueError("--replicas, --most-replicas and --gpus must be 0 or more, most-replicas at least replicas")
+    if not options.replicas:
+        if most or options.gpus:
+            raise ValueError("--most-replicas and --gpus have no effect without --replicas")
+        yield None
+        return
+    from monoformer.serve.replicas import deploy
+
+    model = str(Path(options.model).resolve()) if Path(options.model).exists() else options.model
+    each = {"device": options.device, "slots": options.slots, "capacity": config.capacity}
+    with deploy(
+        model, config, replicas=options.replicas, most=most, options={"num_gpus": options.gpus}, **each
+    ) as replicas:
+        yield replicas
 
 
 def _name(model: str) -> str:
