@@ -34,7 +34,6 @@ from monoformer.generate.session import Request
 from monoformer.pipeline import Pipeline
 from monoformer.serve.server import Server, build_service, open_socket
 
-
 FIRST = re.compile(rb'"(text|content|b64_json)":"[^"]')
 """A word, or a picture."""
 

@@ -24,6 +24,7 @@ EXTRAS = {
     "tracking": ("tensorboard", "wandb"),
     "lora": ("peft",),
     "serve": ("fastapi", "uvicorn", "gradio", "prometheus-client", "python-multipart"),
+    "scale": ("ray",),
     "evaluate": ("lm_eval", "torch-fidelity", "pycocoevalcap"),
     "docs": ("mkdocs", "mkdocs-material"),
 }

@@ -1,5 +1,6 @@
 """The package keeps the rules of tests/architecture.py, and the rules can fail: each finds a small module's fault."""
 
+import re
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,7 +44,8 @@ def test_extras_of_doctor_are_those_of_pyproject() -> None:
     from monoformer.doctor import EXTRAS
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    declared = {name: tuple(need.split(">=")[0] for need in needs) for name, needs in extras.items() if name != "dev"}
+    declared = {name: tuple(re.split(r"[\[>]", need)[0] for need in needs) for name, needs in extras.items()}
+    del declared["dev"]
     assert declared == EXTRAS
 
 

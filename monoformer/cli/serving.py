@@ -2,6 +2,8 @@
 
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +18,7 @@ from monoformer.data.source import usable
 
 if TYPE_CHECKING:  # its packages are an extra's
     from monoformer.serve.page import Examples
+    from monoformer.serve.replicas import Replicas
     from monoformer.serve.server import Server
     from monoformer.serve.service import Service
 
@@ -39,6 +42,12 @@ class _Serve:
     """Contexts that are served at once; a guided picture takes two."""
     device: str = "auto"
     """cuda, mps or cpu; auto takes the first that is there."""
+    replicas: int = 0
+    """Engines in processes of their own, by Ray Serve; 0: one, in this process."""
+    most_replicas: int = 0
+    """As many of them as there may be under load; 0: as many as `replicas`."""
+    gpus: float = 0.0
+    """GPUs of each replica."""
     server: Annotated[ServeConfig, tyro.conf.arg(name="")] = field(default_factory=ServeConfig)
     """Where it listens, and what it allows."""
 
@@ -53,9 +62,12 @@ def serve(arguments: list[str]) -> None:
     except ModuleNotFoundError as error:
         raise ValueError(f"{EXTRA} ({error.name} is missing)") from None
     config = options.server.with_keys()
-    with open_socket(config) as listening:
-        pipeline = Pipeline.from_pretrained(options.model, device=options.device, slots=options.slots)
-        service = build_service(pipeline, config, name=options.name or _name(options.model))
+    with open_socket(config) as listening, _replicas(options, config) as replicas:
+        front = options.replicas > 0  # then the engine of this process only says what the model is
+        device, slots = ("cpu", 2) if front else (options.device, options.slots)
+        pipeline = Pipeline.from_pretrained(options.model, device=device, slots=slots)
+        name = options.name or _name(options.model)
+        service = build_service(pipeline, config, name=name, batcher=replicas)
         server = _with_page(service, listening, card=pipeline.card) if options.page else Server(service, listening)
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn stops at them, and raises them again when it has
             signal.signal(number, lambda *_: None)
@@ -72,11 +84,11 @@ def _with_page(service: "Service", listening: socket.socket, *, card: str) -> "S
     from monoformer.serve.server import Server
 
     app = build_app(service)
-    closing = mount_page(app, service.pipeline, service.batcher, name=service.name, examples=read_examples(card))
+    closing = mount_page(app, service.pipeline, service.batcher, name=service.name, examples=held_out_examples(card))
     return Server(service, listening, app=app, closing=closing)
 
 
-def read_examples(card: str) -> "Examples":
+def held_out_examples(card: str) -> "Examples":
     """Held-out documents of what a model was trained on, by its card; none where that is not here."""
     from monoformer.serve.page.examples import Examples, find_examples
 
@@ -85,6 +97,27 @@ def read_examples(card: str) -> "Examples":
         return Examples() if config is None else find_examples(usable(build_held_out(config.data), LOOKED_AT))
     except (ValueError, OSError):  # the data is elsewhere, or of another version
         return Examples()
+
+
+@contextmanager
+def _replicas(options: _Serve, config: ServeConfig) -> "Iterator[Replicas | None]":
+    """Engines of Ray Serve where they are asked for, else None."""
+    most = options.most_replicas or options.replicas
+    if options.replicas < 0 or most < options.replicas or options.gpus < 0:
+        raise ValueError("--replicas, --most-replicas and --gpus must be 0 or more, most-replicas at least replicas")
+    if not options.replicas:
+        if most or options.gpus:
+            raise ValueError("--most-replicas and --gpus have no effect without --replicas")
+        yield None
+        return
+    from monoformer.serve.replicas import deploy
+
+    model = str(Path(options.model).resolve()) if Path(options.model).exists() else options.model
+    each = {"device": options.device, "slots": options.slots, "capacity": config.capacity}
+    with deploy(
+        model, config, replicas=options.replicas, most=most, options={"num_gpus": options.gpus}, **each
+    ) as replicas:
+        yield replicas
 
 
 def _name(model: str) -> str:

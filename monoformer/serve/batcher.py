@@ -40,8 +40,11 @@ class QueueFullError(Exception):
     """No room for another request now; `retry_after` is a guess in seconds."""
 
     def __init__(self, retry_after: int) -> None:
-        super().__init__(f"the server is busy; try again in {retry_after} seconds")
+        super().__init__(retry_after)  # so that it can go from process to process
         self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"the server is busy; try again in {self.retry_after} seconds"
 
 
 class ClosingError(Exception):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from monoformer.serve.batcher import Batcher
+from monoformer.serve.replicas import Replicas
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 """Upper ends of the histograms' buckets."""
@@ -31,7 +32,7 @@ COUNTERS = {
 class Meters:
     """The figures of one server, in a registry of its own."""
 
-    def __init__(self, batcher: Batcher) -> None:
+    def __init__(self, batcher: Batcher | Replicas) -> None:
         """Of this batcher."""
         from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -66,7 +67,7 @@ class Meters:
 class Collector:
     """What the batcher says of itself."""
 
-    def __init__(self, batcher: Batcher) -> None:
+    def __init__(self, batcher: Batcher | Replicas) -> None:
         self.batcher = batcher
 
     def collect(self) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from monoformer.pipeline import Pipeline
 from monoformer.serve.api import build_app
 from monoformer.serve.batcher import Batcher
 from monoformer.serve.metrics import Meters
+from monoformer.serve.replicas import Replicas
 from monoformer.serve.service import Service
 
 GRACE = 5.0
@@ -37,9 +38,11 @@ def open_socket(config: ServeConfig) -> socket.socket:
         ) from None
 
 
-def build_service(pipeline: Pipeline, config: ServeConfig, *, name: str) -> Service:
-    """The pipeline's engine with a thread of its own, called `name` by clients."""
-    batcher = Batcher(pipeline.engine, capacity=config.capacity)
+def build_service(
+    pipeline: Pipeline, config: ServeConfig, *, name: str, batcher: Batcher | Replicas | None = None
+) -> Service:
+    """What clients call `name`: by the pipeline's engine with a thread of its own, or by a batcher that there is."""
+    batcher = Batcher(pipeline.engine, capacity=config.capacity) if batcher is None else batcher
     return Service(pipeline=pipeline, batcher=batcher, config=config.with_keys(), name=name, meters=Meters(batcher))
 
 

@@ -22,6 +22,7 @@ from monoformer.serve.errors import ApiError, refusals
 from monoformer.serve.metrics import Meters
 from monoformer.serve.pictures import decode, from_address
 from monoformer.serve.remote import fetch
+from monoformer.serve.replicas import Replicas
 from monoformer.serve.schemas import Asked, Drawing, Writing
 from monoformer.serve.stream import Stream
 
@@ -35,7 +36,7 @@ class Service:
     """One model, being served."""
 
     pipeline: Pipeline
-    batcher: Batcher
+    batcher: Batcher | Replicas
     config: ServeConfig
     name: str
     """What clients call the model."""

@@ -1,4 +1,4 @@
-"""Events on their way from the worker's thread to one consumer in an event loop.
+"""Events on their way from a worker to one consumer in an event loop.
 
 Knows nothing of the engine. Invariant: events arrive in order, and every request's last one is of kind `end`, unless
 the consumer leaves before.
@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from monoformer.generate.session import Event
+from monoformer.generate.session import Event, Reason
 
 
 class Stream:
@@ -21,11 +21,13 @@ class Stream:
         """Done when the engine has taken the requests, or refused them."""
         self._queue: asyncio.Queue[Event] = asyncio.Queue()
         self._left, self._leave = count, leave
+        self._open = set(range(count))
+        self._sent = self._taken = 0  # each is counted by one side alone
 
     @property
     def backlog(self) -> int:
         """Events that are not read yet."""
-        return self._queue.qsize()
+        return self._sent - self._taken
 
     def __aiter__(self) -> "Stream":
         return self
@@ -34,6 +36,7 @@ class Stream:
         if not self._left:
             raise StopAsyncIteration
         event = await self._queue.get()
+        self._taken += 1
         self._left -= event.kind == "end"
         return event
 
@@ -64,10 +67,19 @@ class Stream:
 
     def receive(self, events: Sequence[Event]) -> bool:
         """Take events; false where the event loop is gone."""
+        self._sent += len(events)
         return self._call(lambda: self._put(events))
+
+    def end(self, reason: Reason, *, error: str = "") -> None:
+        """Nothing more comes: end what has not ended."""
+        self._call(
+            lambda: self._put([Event(session=n, kind="end", reason=reason, error=error) for n in sorted(self._open)])
+        )
 
     def _put(self, events: Sequence[Event]) -> None:
         for event in events:
+            if event.kind == "end":
+                self._open.discard(event.session)
             self._queue.put_nowait(event)
 
     def _call(self, run: Callable[[], object]) -> bool:

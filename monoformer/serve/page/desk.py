@@ -17,6 +17,7 @@ from monoformer.document import Document, Image
 from monoformer.generate.session import Event, Request
 from monoformer.pipeline import Pipeline
 from monoformer.serve.batcher import Batcher, ClosingError, QueueFullError
+from monoformer.serve.replicas import Replicas
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class FailedError(Exception):
 class Desk:
     """One model, as the page uses it."""
 
-    def __init__(self, pipeline: Pipeline, batcher: Batcher) -> None:
+    def __init__(self, pipeline: Pipeline, batcher: Batcher | Replicas) -> None:
         self.pipeline, self.batcher = pipeline, batcher
         self.defaults = pipeline.pretrained.generate
         self.sizes = pipeline.pretrained.model.config.image_sizes

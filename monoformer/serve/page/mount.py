@@ -16,6 +16,7 @@ from monoformer.serve.page.drawing import Drawing
 from monoformer.serve.page.editing import Editing
 from monoformer.serve.page.examples import Examples
 from monoformer.serve.page.inside import Inside
+from monoformer.serve.replicas import Replicas
 
 LARGEST_FILE = "20mb"
 """Of an upload."""
@@ -28,7 +29,7 @@ HOUR, DAY = 3600, 86400
 def mount_page(
     app: Any,
     pipeline: Pipeline,
-    batcher: Batcher,
+    batcher: Batcher | Replicas,
     *,
     name: str = "",
     examples: Examples | None = None,
