@@ -77,9 +77,7 @@ def fresh(engine: Engine, wanted: list[Request]) -> Callable[[], object]:
     """Draw as if nothing of the prompts had been read before."""
 
     def draw() -> object:
-        slots = engine.reader.slots
-        for slot in slots.free:
-            slots.clear(slot)
+        engine.forget()
         return engine.run(wanted)
 
     return draw

@@ -16,7 +16,7 @@ import torch
 from PIL import Image as PILImage
 
 from monoformer.autoencoder import Autoencoder, build_autoencoder
-from monoformer.config.generate import GenerateConfig
+from monoformer.config.generate import GenerateConfig, changed
 from monoformer.config.spelling import hint
 from monoformer.device import choose, has_bf16_units
 from monoformer.document import Document, Image, Segment, Text
@@ -246,7 +246,7 @@ class Pipeline:
             raise ValueError(f"there are {count} items but {len(seeds)} seeds; give one seed, or one for each item")
         if isinstance(given.get("logit_bias"), Mapping):
             given["logit_bias"] = tuple(given["logit_bias"].items())
-        settings = replace(self.pretrained.generate, **given)
+        settings = changed(self.pretrained.generate, given)
         return [replace(settings, seed=own) for own in seeds]
 
 

@@ -134,6 +134,10 @@ class Engine:
                 return self._events.pop()
         return None
 
+    def forget(self) -> None:
+        """Forget what free slots hold, so that what comes next has the same bits whatever came before."""
+        self.reader.slots.forget()
+
     def _admit(self) -> None:
         while self.waiting:
             session = self.waiting[0]
