@@ -1,6 +1,8 @@
 """A random network of a given shape behind the engine, and the machine's own limits, for the other scripts here."""
 
 import json
+import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -133,6 +135,13 @@ def memory_speed(device: torch.device) -> float:
     numbers = torch.ones(64 * 2**20, device=device)
     numbers.sum()
     return numbers.numel() * 4 / min(timed(numbers.sum, device) for _ in range(10))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held at once: of the GPU's memory where there is one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def ratios(found: dict[str, float], peer: tuple[float, ...], *, names: str) -> dict[str, float]:

@@ -94,8 +94,8 @@ class GenerateConfig:
         for name, default in CHOOSING.items():
             if self.temperature == 0 and getattr(self, name) != default:
                 raise ValueError(
-                    f"generate.{name} = {getattr(self, name)} has no effect at temperature 0, which takes the likeliest "
-                    f"token; set a temperature above 0, or leave {name} out"
+                    f"generate.{name} = {getattr(self, name)} has no effect at temperature 0, which takes the "
+                    f"likeliest token; set a temperature above 0, or leave {name} out"
                 )
         if not 0 < self.repetition_penalty < math.inf:
             raise ValueError(f"generate.repetition_penalty must be above 0, but is {self.repetition_penalty}")
