@@ -77,7 +77,7 @@ def fresh(engine: Engine, wanted: list[Request]) -> Callable[[], object]:
     """Draw as if nothing of the prompts had been read before."""
 
     def draw() -> object:
-        engine.forget()
+        engine.reader.slots.forget()
         return engine.run(wanted)
 
     return draw

@@ -1,6 +1,6 @@
 """A mixed load through one engine: how much sooner all are served together than one after another.
 
-python benchmarks/engine.py                         # 16 requests, half of them texts, half pictures; then 500 for memory
+python benchmarks/engine.py                         # 16 requests, half texts, half pictures; then 500 for memory
 python benchmarks/engine.py --requests 16 --patch 4 --memory-requests 0
 
 The requests arrive one after another, `arrival` of their mean time alone apart. One after another means in the order of
@@ -60,7 +60,7 @@ def load(case: Case, engine: Engine, *, count: int, tokens: int, steps: int) -> 
 
 def serve(engine: Engine, wanted: Sequence[Request], arrivals: Sequence[float]) -> list[float]:
     """Serve requests as they arrive; the second at which each was done."""
-    engine.forget()
+    engine.reader.slots.forget()
     done: dict[int, float] = {}
     numbers: list[int] = []
     started = time.perf_counter()

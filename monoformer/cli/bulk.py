@@ -134,7 +134,7 @@ def draw_all(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: int
         task = bar.add_task("pictures" if world == 1 else f"pictures of rank {rank}", total=sum(map(len, chunks)))
         for chunk in chunks:
             if not bulk.is_done(chunk):
-                pipeline.engine.forget()
+                pipeline.engine.reader.slots.forget()
                 prompts, seeds = [bulk.prompt(index) for index in chunk], [seed + index for index in chunk]
                 bulk.write(chunk, pipeline.generate_images(prompts, size=bulk.size, seed=seeds, **settings))
             bar.advance(task, len(chunk))

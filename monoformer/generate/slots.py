@@ -46,7 +46,9 @@ class Slots:
         self.keys[slot], self.filled[slot] = [], 0
 
     def forget(self) -> None:
-        """Forget what free slots hold, and in which order they became free."""
+        """Forget what free slots hold and which became free first, so that the bits of what comes next do not depend on
+        what came before.
+        """
         self.free.sort()
         for slot in self.free:
             self.clear(slot)

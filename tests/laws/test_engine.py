@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from monoformer.document import Document, Text
+from monoformer.generate import artist
 from monoformer.generate.engine import Engine
 from monoformer.generate.prefill import cut
 from monoformer.generate.session import Event
@@ -17,6 +18,7 @@ from tests.laws.test_generate import (
     DRAW,
     EDIT,
     WRITE,
+    T,
     ascii_model,
     assert_same_picture,
     engine,
@@ -131,6 +133,27 @@ def test_a_long_prompt_holds_nobody_up() -> None:
     assert len(told) >= 8, "eighty tokens, ten a step"
     assert all(0 in sessions for sessions in told), "who writes, writes on"
     assert any(short in sessions for sessions in told[:3]), "a short prompt does not wait for the long one"
+
+
+def test_on_a_cpu_the_oldest_pictures_fill_a_pass_and_texts_do_not_wait_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(artist, "CPU_TOKENS", 8)  # two rows of four patches: one guided picture
+    monkeypatch.setattr(artist, "IMAGE_TOKENS", 2)  # each evaluation is worth four tokens more
+    made = tiny.pretrained("causal")
+    pictures = [request(made, DRAW, "image", size=(8, 8), seed=seed, steps=3, guidance=2.0) for seed in range(3)]
+    server = engine(made, slots=8)
+    for one in pictures:
+        server.add(one)
+    text = server.add(request(made, WRITE, "text", max_tokens=12, logit_bias=((T.eos, -1000.0),)))
+    told = [event for event in events_of(server) if event.kind in ("progress", "end")]
+    assert [event.session for event in told if event.kind == "progress"] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    ends = [event.session for event in told if event.kind == "end"]
+    assert ends.index(text) < ends.index(1), "twelve tokens take three evaluations"
+    made_by = {event.session: event.made for event in told if event.made is not None}
+    for number, one in enumerate(pictures):
+        (alone,) = engine(made).run([one])
+        assert_same_picture(made_by[number].images[0], alone.images[0])
 
 
 # --- one request's end is its own ---
