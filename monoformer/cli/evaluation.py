@@ -186,7 +186,9 @@ def perform(suite: Suite, evaluator: Evaluator, console: Console) -> Record:
 
 def open_pipeline(options: _Evaluate) -> Pipeline:
     """The model with the sampling settings of this command."""
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device, slots=max(options.batch, 2))
+    pipeline = Pipeline.from_pretrained(
+        options.model, device=options.device, dtype=options.dtype, slots=max(options.batch, 2)
+    )
     generate = changed(pipeline.pretrained.generate, options.sampling.given())
     pipeline.pretrained = replace(pipeline.pretrained, generate=generate)
     return pipeline

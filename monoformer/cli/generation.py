@@ -59,7 +59,7 @@ def generate(arguments: list[str]) -> None:
         raise ValueError("give at least one prompt, or a file of them: --prompts FILE")
     if options.form != "png" or options.chunk != 64:
         raise ValueError("--form and --chunk have no effect without --prompts FILE; leave them out")
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device)
+    pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
     prompts = [prompt for prompt in options.prompt for _ in range(max(1, options.num))]
     pictures = pipeline.generate_images(
         prompts,
@@ -96,7 +96,9 @@ def _generate_many(options: _Generate, file: Path) -> None:
         size=options.size,
     )
     slots = 3 * min(options.chunk, bulk.count)  # every picture's contexts at once
-    pipeline = Pipeline.from_pretrained(options.model, device=own_device(options.device), slots=slots)
+    pipeline = Pipeline.from_pretrained(
+        options.model, device=own_device(options.device), dtype=options.dtype, slots=slots
+    )
     whole = draw_all(pipeline, bulk, options.sampling.given(), rank=rank, world=world)
     print(f"rank {rank} of {world} is done; others are not" if whole is None else whole)
 
@@ -116,7 +118,7 @@ class _Write(Use):
 def write(arguments: list[str]) -> None:
     """Continue texts: monoformer write MODEL "Once upon a time" "The red circle" (several, if you like)"""
     options = parse(_Write, arguments, command="write")
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device)
+    pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
     prompts = list(options.prompts) or [""]
     texts = pipeline.generate_text(prompts, choices=options.choices, **options.sampling.given())
     for prompt, text in zip(prompts, texts, strict=True):
@@ -145,7 +147,7 @@ def caption(arguments: list[str]) -> None:
     if options.choices and not options.question:
         raise ValueError("--choices are answers; give the --question too")
     pictures = [open_picture(path) for path in options.pictures]
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device)
+    pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
     settings = options.sampling.given()
     said = (
         pipeline.answer(pictures, options.question, choices=options.choices, **settings)
@@ -178,7 +180,7 @@ def edit(arguments: list[str]) -> None:
     """Edit a picture: monoformer edit MODEL photo.png "make the red circle blue" --out edited.png"""
     options = parse(_Edit, arguments, command="edit")
     picture = open_picture(options.picture)
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device)
+    pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
     edited = pipeline.edit(
         picture,
         options.instruction,
@@ -202,7 +204,7 @@ class _Chat(Use):
 def chat(arguments: list[str]) -> None:
     """Talk with a model: words and pictures both ways (/image FILE shows it one, /quit ends)"""
     options = parse(_Chat, arguments, command="chat")
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device)
+    pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
     print("Type a message. /image FILE shows a picture, /new forgets the talk, /quit ends.")
     history: list[Segment] = []
     drawn = 0

@@ -45,4 +45,4 @@ def pack(module: nn.Module) -> None:
 
 def can_pack() -> bool:
     """Whether this build of PyTorch has oneDNN's products."""
-    return torch.backends.mkldnn.is_available()
+    return bool(torch.backends.mkldnn.is_available())
