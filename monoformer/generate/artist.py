@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from monoformer.diffusion.objectives import Estimate
+from monoformer.generate.buckets import CPU_TOKENS
 from monoformer.generate.editing import Start
 from monoformer.generate.guidance import null_documents
 from monoformer.generate.image import Drawing
-from monoformer.generate.passes import CPU_TOKENS, Context, Network, attempt, denoise, guarded
+from monoformer.generate.passes import Context, Network, attempt, denoise, guarded
 from monoformer.generate.prefill import Reading
 from monoformer.generate.reader import Reader
 from monoformer.generate.session import Session

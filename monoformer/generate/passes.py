@@ -13,15 +13,12 @@ from torch import Tensor
 from monoformer.autoencoder import Autoencoder
 from monoformer.batch import Layout
 from monoformer.diffusion.objectives import Estimate, Objective
-from monoformer.generate.buckets import Buckets, rounded
+from monoformer.generate.buckets import CPU_TOKENS, Buckets, rounded, similar
 from monoformer.model.attention import CacheView, KVCache
 from monoformer.model.monoformer import MonoFormer, Place
 from monoformer.model.unet import Skips
 from monoformer.packing import group_blocks
 from monoformer.vision import VisionEncoder
-
-CPU_TOKENS = 1024
-"""Image tokens of one pass on a CPU: in larger ones what the layers hand on no longer fits its caches."""
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -76,6 +73,15 @@ def read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout
 @torch.no_grad()
 def read_states(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout]) -> Tensor:
     """The same, but the hidden states (B, T, D) of all tokens; those of the shorter layouts end with padding."""
+    states = _read_groups(network, contexts, layouts)
+    for context, layout in zip(contexts, layouts, strict=True):  # only now: where a pass fails, none has moved on
+        context.length += len(layout)
+        context.position = layout.next_position
+    return states
+
+
+def _read_groups(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout]) -> Tensor:
+    """The passes that this takes."""
     buckets, lengths = network.buckets, [len(layout) for layout in layouts]
     if buckets is None:
         groups = similar(lengths) if network.device.type == "cpu" else [list(range(len(lengths)))]
@@ -99,17 +105,6 @@ def read_states(network: Network, contexts: Sequence[Context], layouts: Sequence
         found = _read(network, own, their, width=width, span=span)
         states[rows, : min(width, max(lengths))] = found[: len(rows), : max(lengths)].to(states.dtype)
     return states.to(network.model.tokens.weight.dtype)
-
-
-def similar(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows that are read together on a CPU, whose time goes with the tokens: none is padded to much more than twice."""
-    groups: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if groups and 2 * lengths[row] + CPU_TOKENS // 16 >= lengths[groups[-1][0]]:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return [sorted(group) for group in groups]
 
 
 @torch.no_grad()
@@ -168,10 +163,6 @@ def _read(
         seen=[Place.of(group) for group in looked_at],
         view=view,
     )
-    if write:
-        for context, layout in zip(contexts, layouts, strict=True):
-            context.length += len(layout)
-            context.position = layout.next_position
     return hidden
 
 

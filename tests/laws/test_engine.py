@@ -9,7 +9,9 @@ import torch
 
 from monoformer.document import Document, Text
 from monoformer.generate import artist
+from monoformer.generate.buckets import similar
 from monoformer.generate.engine import Engine
+from monoformer.generate.passes import Context, read
 from monoformer.generate.prefill import cut
 from monoformer.generate.session import Event
 from tests import tiny
@@ -260,3 +262,22 @@ def test_previews_are_the_estimates_and_cost_nothing_unseen(monkeypatch: pytest.
     assert last is not None
     (drawn,) = [event.image for event in events if event.image is not None]
     assert torch.equal(last.image().pixels, drawn.pixels), "euler's last step lands on the estimate"
+
+
+def test_prompts_of_very_different_lengths_are_read_apart_and_none_moves_on_where_one_fails() -> None:
+    assert similar([2, 15, 40]) == [[0, 1, 2]]
+    assert similar([2, 415, 300, 5]) == [[1, 2], [0, 3]]
+    made = tiny.pretrained("causal")
+    long, short = (made.sequencer().prompt(Document((Text("of " * count),))) for count in (60, 1))
+    assert similar([len(long), len(short)]) == [[0], [1]]
+    network = engine(made).network
+    contexts = [Context(0), Context(1)]
+    together = read(network, contexts, [long, short])
+    assert [context.length for context in contexts] == [len(long), len(short)]
+    for row, layout in enumerate((long, short)):
+        torch.testing.assert_close(together[row], read(network, [Context(2)], [layout])[0], rtol=1e-5, atol=1e-5)
+    short.ids[-1] = made.model.config.vocabulary
+    fresh = [Context(2), Context(3)]
+    with pytest.raises(IndexError):
+        read(network, fresh, [long, short])
+    assert [(context.length, context.position) for context in fresh] == [(0, 0), (0, 0)]
