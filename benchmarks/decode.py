@@ -1,66 +1,83 @@
-"""How fast the engine writes, as a share of what reading the weights once a token would allow.
+"""How fast the engine writes, as a share of what reading the weights once a pass would allow.
 
-python benchmarks/decode.py --sessions 1
-python benchmarks/decode.py --sessions 16 --tokens 128 --peer 410     # a peer's tokens a second, measured beside this
+python benchmarks/decode.py                                     # 125M parameters, batch 1 and 8, 256 new tokens
+python benchmarks/decode.py --batches 16 --tokens 128 --peer 410      # a peer's tokens a second, measured beside this
 
-A table, then one line of JSON.
+Greedy, random weights. A table, then one line of JSON.
 """
 
 from dataclasses import dataclass, replace
 
 import tyro
-from network import PROMPT, Shape, build_engine, matrix_weights, memory_speed, report, timed
+from network import Shape, build_engine, matrix_weights, memory_speed, prompt, ratios, report, timed
 
 from monoformer.config.generate import GenerateConfig
-from monoformer.document import Document, Text
 from monoformer.generate.engine import Engine
 from monoformer.generate.session import Request
+from monoformer.model.packed import can_pack, pack
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case(Shape):
     """Sessions that write together."""
 
-    sessions: int = 8
-    tokens: int = 64
-    """Tokens that each session writes (random weights seldom end a text)."""
-    peer: float = 0.0
-    """A peer's tokens a second on this machine; the ratio is printed."""
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_width: int = 2048
+    vocabulary: int = 32000
+    batches: tuple[int, ...] = (1, 8)
+    """Sessions that write together."""
+    tokens: int = 256
+    """Tokens that each session writes."""
+    prompt: int = 13
+    """Text tokens of a prompt."""
+    packed: bool = True
+    """On a CPU, weights a second time in the order of its products, as the pipeline has them."""
+    deterministic: bool = False
+    """Passes padded to fixed shapes."""
+    peer: tuple[float, ...] = ()
+    """A peer's tokens a second on this machine, one for each of the batches."""
 
 
-def write(engine: Engine, case: Case) -> int:
+def write(engine: Engine, case: Case, *, sessions: int) -> int:
     """Serve the sessions; tokens written."""
-    settings = GenerateConfig(max_tokens=case.tokens, temperature=1.0)
-    prompt = Document((Text(PROMPT),))
-    for number in range(case.sessions):
-        engine.add(Request(document=prompt, want="text", settings=replace(settings, seed=number)))
-    sessions = list(engine.waiting)
+    endless = ((engine.tokenizer.eos, -1e9),)
+    settings = GenerateConfig(max_tokens=case.tokens, logit_bias=endless)
+    for number in range(sessions):
+        engine.add(Request(document=prompt(case.prompt, number=number), want="text", settings=settings))
+    waiting = list(engine.waiting)
     while engine.active or engine.waiting:
         engine.step()
-    return sum(session.written for session in sessions)
+    return sum(session.written for session in waiting)
 
 
 def main() -> None:
     """Time the writing beside the memory's speed."""
     case = tyro.cli(Case)
-    engine = build_engine(case, slots=max(2, case.sessions))
-    write(engine, replace(case, tokens=4))
-    counted: list[int] = []
-    seconds = timed(lambda: counted.append(write(engine, case)), engine.network.device)
-    model = engine.network.model
-    size = 2 if case.bf16 else 4
-    read = (matrix_weights(model) + model.config.vocabulary * model.config.width) * size  # once a pass, text head too
-    passes = counted[0] / case.sessions
-    speed = memory_speed(engine.network.device)
+    engine = build_engine(case, slots=max(2, *case.batches), deterministic=case.deterministic)
+    model, device = engine.network.model, engine.network.device
+    if case.packed and device.type == "cpu" and can_pack():
+        pack(model)
+    read = (matrix_weights(model) + model.config.vocabulary * model.config.width) * case.dtype.itemsize  # text head too
+    speed = memory_speed(device)
+    tokens: dict[str, float] = {}
+    share: dict[str, float] = {}
+    for sessions in case.batches:
+        write(engine, replace(case, tokens=4), sessions=sessions)
+        counted: list[int] = []
+        spent = timed(lambda n=sessions, c=counted: c.append(write(engine, case, sessions=n)), device)  # type: ignore[misc]
+        tokens[str(sessions)] = counted[0] / spent
+        share[str(sessions)] = read * counted[0] / sessions / spent / speed
     result = {
-        "tokens_per_second": counted[0] / seconds,
-        "milliseconds_per_pass": seconds / passes * 1e3,
-        "memory_speed_share": read * passes / seconds / speed,
+        "tokens_per_second": tokens,
+        "bandwidth_share": share,
+        "ratio_to_peer": ratios(tokens, case.peer, names="peer"),
+        "milliseconds_per_pass": {name: int(name) / rate * 1e3 for name, rate in tokens.items()},
+        "precision": str(case.dtype).removeprefix("torch."),
         "memory_bytes_per_second": speed,
-        "parameters": float(sum(p.numel() for p in model.parameters())),
+        "parameters": sum(p.numel() for p in model.parameters()),
     }
-    if case.peer:
-        result["ratio_to_peer"] = result["tokens_per_second"] / case.peer
     report("writing", result, case)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import tyro
-from network import PROMPT, Shape, build_pretrained, report
+from network import WORDS, Latents, Shape, build_pretrained, report
 from PIL import Image as PILImage
 
 from monoformer.config.serve import ServeConfig
@@ -48,6 +48,7 @@ class Case(Shape):
     mlp_width: int = 704
     vocabulary: int = 512
     context: int = 320
+    latent: int = 16
     requests: int = 200
     clients: int = 32
     tokens: int = 32
@@ -72,12 +73,12 @@ class Seen:
 def picture(case: Case) -> PILImage.Image:
     """What the questions are about."""
     random = np.random.default_rng(0)
-    return PILImage.fromarray(random.integers(0, 256, (case.size, case.size, 3), dtype=np.uint8))
+    return PILImage.fromarray(random.integers(0, 256, (case.latent, case.latent, 3), dtype=np.uint8))
 
 
 def question(case: Case, number: int, *, bias: dict[str, float]) -> tuple[str, str, dict[str, Any]]:
     """Kind, path and body of a request."""
-    text = f"{PROMPT} {number % 10}"
+    text = f"{WORDS} {number % 10}"
     words = {"max_tokens": case.tokens, "temperature": 1.0, "logit_bias": bias, "seed": number}
     match number % 4:
         case 0:
@@ -103,7 +104,7 @@ def question(case: Case, number: int, *, bias: dict[str, float]) -> tuple[str, s
 
 def request(case: Case, number: int, pipeline: Pipeline, *, bias: dict[str, float]) -> Request:
     """The same as the engine gets it."""
-    text, shown = Text(f"{PROMPT} {number % 10}", "user"), pipeline.context_image(picture(case))
+    text, shown = Text(f"{WORDS} {number % 10}", "user"), pipeline.context_image(picture(case))
     settings = replace(
         pipeline.pretrained.generate, max_tokens=case.tokens, temperature=1.0, seed=number,
         logit_bias=tuple((int(token), value) for token, value in bias.items()),
@@ -181,7 +182,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 def main() -> None:
     """Warm up, run both, compare."""
     case = tyro.cli(Case)
-    pipeline = Pipeline(build_pretrained(case), slots=case.slots)
+    pipeline = Pipeline(build_pretrained(case), autoencoder=Latents(case.latent), slots=case.slots)
     bias = {str(pipeline.engine.tokenizer.eos): -100.0}
     requests = [request(case, number, pipeline, bias=bias) for number in range(case.requests)]
     run_bare(pipeline.engine, requests[: case.clients], clients=case.clients)

@@ -2,6 +2,7 @@
 
 python benchmarks/train_step.py                   # width 512, 8 layers, four sequences of 17 text + 256 image tokens
 python benchmarks/train_step.py --width 256 --layers 6 --precision fp32
+python benchmarks/train_step.py --peer-tokens 1150        # a peer's tokens a second, measured beside this
 
 A step is everything: noising, forward, backward, clipping, AdamW, EMA. The floating-point operations counted are those
 that must be done: 6 for each weight of a matrix and each token that the matrix must see (the text head only labelled
@@ -9,24 +10,21 @@ tokens, the image head only image tokens, modulation once an image), and attenti
 measured in the same run, in the step's own precision; both precisions are printed. A table, then one line of JSON.
 """
 
-import json
 import time
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
+from network import Latents, peak_memory, report
 
-from monoformer.autoencoder import Moments
 from monoformer.batch import IGNORED, Batch, ImageSlots
 from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.diffusion import FlowConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import AdamWConfig, TrainConfig
-from monoformer.device import choose, host_peak, matrix_speed, synchronize
+from monoformer.device import choose, matrix_speed, synchronize
 from monoformer.diffusion.objectives import build_objective
 from monoformer.model.monoformer import MonoFormer
 from monoformer.randomness import generator
@@ -51,33 +49,12 @@ class Case:
     """Side of the 4-channel latent."""
     patch: int = 2
     time: Literal["token", "add", "adaln"] = "add"
-    precision: Literal["auto", "fp32", "bf16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 is autocast; auto takes what is faster on the device, as a run does."""
     steps: int = 10
     device: str = "auto"
-
-
-class Latents:
-    """Latents already cached: what a run on encoded pictures reads."""
-
-    channels = 4
-    down = 1
-    samples = False
-
-    def __init__(self, side: int) -> None:
-        self.side = side
-
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The cached latents, random here."""
-        shape = (len(pixels), 4, self.side, self.side)
-        return torch.randn(shape, generator=generator(0, "latents")).to(pixels.device)
-
-    def moments(self, pixels: torch.Tensor) -> Moments:
-        """The cached latents; no deviation."""
-        return self.encode(pixels), None
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Not timed."""
-        return latents.to(torch.uint8)
+    peer_tokens: float = 0.0
+    """A peer's tokens a second on this machine; the ratio is printed."""
 
 
 def make_batch(case: Case) -> Batch:
@@ -113,13 +90,6 @@ def make_batch(case: Case) -> Batch:
     )  # fmt: skip
 
 
-def peak_memory(device: torch.device) -> int:
-    """Most bytes held at once: of the GPU's memory where there is one, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return round(host_peak())
-
-
 def build_trainer(case: Case) -> Trainer:
     """The trainer of a case, with random weights."""
     device = choose(case.device)
@@ -151,6 +121,7 @@ def main() -> None:
     case = tyro.cli(Case)
     trainer, batch = build_trainer(case), make_batch(case)
     device, model = trainer.parts.device, trainer.model
+    start_memory = peak_memory(device)
     for _ in range(3):
         trainer.train_step([batch])
     times: list[float] = []
@@ -159,29 +130,28 @@ def main() -> None:
         trainer.train_step([batch])
         synchronize(device)
         times.append(time.perf_counter() - started)
-    seconds = sorted(times)[len(times) // 2]
+    memory, seconds = peak_memory(device), sorted(times)[len(times) // 2]
     peaks = {name: matrix_speed(device, dtype, size=2048, seconds=1.0) for name, dtype in
              (("bf16", torch.bfloat16), ("fp32", torch.float32))}  # fmt: skip
     used = "bf16" if trainer.bf16 else "fp32"
     speed = Operations(model).count(seen_in(batch)) / seconds / 1e9
-    result = {
-        "tokens_per_second": round(batch.ids.numel() / seconds, 1),
-        "matrix_peak_share": round(speed / peaks[used], 4),
-        "best_matrix_peak_share": round(speed / max(peaks.values()), 4),
-        "gflops_per_second": round(speed, 1),
-        "peak_bf16": round(peaks["bf16"], 1),
-        "peak_fp32": round(peaks["fp32"], 1),
+    result: dict[str, Any] = {
+        "tokens_per_second": batch.ids.numel() / seconds,
+        "matrix_peak_share": speed / peaks[used],
+        "best_matrix_peak_share": speed / max(peaks.values()),
+        "gflops_per_second": speed,
+        "peak_bf16": peaks["bf16"],
+        "peak_fp32": peaks["fp32"],
         "precision": used,
-        "median_step_seconds": round(seconds, 4),
-        "fastest_step_seconds": round(min(times), 4),
+        "median_step_seconds": seconds,
+        "fastest_step_seconds": min(times),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "peak_memory_bytes": peak_memory(device),
+        "peak_memory_bytes": memory,
+        "start_memory_bytes": start_memory,
     }
-    table = Table("measure", "value", title="one training step")
-    for name, value in result.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int | float) else value)
-    Console().print(table)
-    print(json.dumps({**result, "case": asdict(case)}))
+    if case.peer_tokens:
+        result["ratio_to_peer"] = result["tokens_per_second"] / case.peer_tokens
+    report("one training step", result, case)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from monoformer.config.evaluate import (
     TaskScores,
     TextScores,
 )
+from monoformer.config.generate import changed
 from monoformer.config.run import RunConfig, load_config, to_json
 from monoformer.config.spelling import hint
 from monoformer.doctor import describe_device
@@ -206,9 +207,11 @@ def perform(suite: Suite, evaluator: Evaluator, console: Console) -> Record:
 
 def open_pipeline(options: _Evaluate) -> Pipeline:
     """The model with the sampling settings of this command."""
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device, slots=max(options.batch, 2))
+    pipeline = Pipeline.from_pretrained(
+        options.model, device=options.device, dtype=options.dtype, slots=max(options.batch, 2)
+    )
     settings = {} if options.peer else options.sampling.given()
-    generate = replace(pipeline.pretrained.generate, **settings)
+    generate = changed(pipeline.pretrained.generate, settings)
     pipeline.pretrained = replace(pipeline.pretrained, generate=generate)
     return pipeline
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 from PIL import Image as PILImage
 
+from monoformer.cli.bulk import Bulk, Form, draw_all, own_device, ranks, read_lines
 from monoformer.cli.options import Use, open_picture, parse, save_pictures
 from monoformer.document import Document, Image, Segment, Text
 from monoformer.gallery import Cell, Section, draw_gallery
@@ -22,14 +23,21 @@ class _Generate(Use):
 
     model: ModelFolder
     """Model folder or hub name."""
-    prompts: Prompts
+    prompt: Prompts
     """What to draw, one picture each."""
+    prompts: Path | None = None
+    """Instead, a file with one prompt a line (or JSON lines with a `prompt`): `num` pictures in all, into the folder
+    `out` with all of them as pictures.npz. Resumed where it was killed; `torchrun` shares it among processes."""
     out: Path = Path("picture.png")
-    """Where the picture goes; several become NAME-0.png, NAME-1.png, ..."""
+    """Where the picture goes; several become NAME-0.png, NAME-1.png, ... A folder with --prompts."""
+    form: Form = "png"
+    """With --prompts: a file a picture, or webdataset tars with the prompts."""
+    chunk: int = 64
+    """With --prompts: pictures that are drawn together."""
     size: tuple[int, int] | None = None
     """Height and width in pixels; one that the model was trained to draw."""
-    num: int = 1
-    """Pictures of each prompt."""
+    num: int = 0
+    """Pictures of each prompt (0: one); with --prompts pictures in all (0: one a line)."""
     picture: Path | None = None
     """A picture file to start from."""
     strength: float = 1.0
@@ -43,10 +51,16 @@ class _Generate(Use):
 def generate(arguments: list[str]) -> None:
     """Draw pictures: monoformer generate MODEL "a large red circle on a white background" --out circle.png"""
     options = parse(_Generate, arguments, command="generate")
-    if not options.prompts or options.num < 1:
-        raise ValueError("give at least one prompt, and --num 1 or more")
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device)
-    prompts = [prompt for prompt in options.prompts for _ in range(options.num)]
+    if options.num < 0:
+        raise ValueError(f"--num must be 1 or more, but is {options.num}")
+    if options.prompts is not None:
+        return _generate_many(options, options.prompts)
+    if not options.prompt:
+        raise ValueError("give at least one prompt, or a file of them: --prompts FILE")
+    if options.form != "png" or options.chunk != 64:
+        raise ValueError("--form and --chunk have no effect without --prompts FILE; leave them out")
+    pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
+    prompts = [prompt for prompt in options.prompt for _ in range(max(1, options.num))]
     pictures = pipeline.generate_images(
         prompts,
         size=options.size,
@@ -62,6 +76,31 @@ def generate(arguments: list[str]) -> None:
         path = options.out.with_stem(f"{options.out.stem}-gallery")
         draw_gallery([Section("", cells)]).save(path)
         print(path)
+    return None
+
+
+def _generate_many(options: _Generate, file: Path) -> None:
+    """The pictures of a file's prompts."""
+    if options.prompt or options.picture or options.mask or options.gallery or options.strength != 1:
+        raise ValueError("--prompts FILE draws from its lines alone; leave prompts, pictures, masks and gallery out")
+    if options.chunk < 1 or options.out.suffix:
+        raise ValueError(f"--prompts needs a folder as --out and --chunk 1 or more, not {options.out}, {options.chunk}")
+    rank, world = ranks()
+    lines = read_lines(file)
+    bulk = Bulk(
+        prompts=lines,
+        count=options.num or len(lines),
+        folder=options.out,
+        chunk=options.chunk,
+        form=options.form,
+        size=options.size,
+    )
+    slots = 3 * min(options.chunk, bulk.count)  # every picture's contexts at once
+    pipeline = Pipeline.from_pretrained(
+        options.model, device=own_device(options.device), dtype=options.dtype, slots=slots
+    )
+    whole = draw_all(pipeline, bulk, options.sampling.given(), rank=rank, world=world)
+    print(f"rank {rank} of {world} is done; others are not" if whole is None else whole)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +118,7 @@ class _Write(Use):
 def write(arguments: list[str]) -> None:
     """Continue texts: monoformer write MODEL "Once upon a time" "The red circle" (several, if you like)"""
     options = parse(_Write, arguments, command="write")
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device)
+    pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
     prompts = list(options.prompts) or [""]
     texts = pipeline.generate_text(prompts, choices=options.choices, **options.sampling.given())
     for prompt, text in zip(prompts, texts, strict=True):
@@ -108,7 +147,7 @@ def caption(arguments: list[str]) -> None:
     if options.choices and not options.question:
         raise ValueError("--choices are answers; give the --question too")
     pictures = [open_picture(path) for path in options.pictures]
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device)
+    pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
     settings = options.sampling.given()
     said = (
         pipeline.answer(pictures, options.question, choices=options.choices, **settings)
@@ -141,7 +180,7 @@ def edit(arguments: list[str]) -> None:
     """Edit a picture: monoformer edit MODEL photo.png "make the red circle blue" --out edited.png"""
     options = parse(_Edit, arguments, command="edit")
     picture = open_picture(options.picture)
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device)
+    pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
     edited = pipeline.edit(
         picture,
         options.instruction,
@@ -165,7 +204,7 @@ class _Chat(Use):
 def chat(arguments: list[str]) -> None:
     """Talk with a model: words and pictures both ways (/image FILE shows it one, /quit ends)"""
     options = parse(_Chat, arguments, command="chat")
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device)
+    pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
     print("Type a message. /image FILE shows a picture, /new forgets the talk, /quit ends.")
     history: list[Segment] = []
     drawn = 0

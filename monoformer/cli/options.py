@@ -6,8 +6,9 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+import torch
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
@@ -130,6 +131,13 @@ class Use:
     """Settings of writing and drawing."""
     device: str = "auto"
     """cuda, mps or cpu; auto takes the first that is there."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of weights and arithmetic; auto takes bf16 where the device multiplies it faster than fp32."""
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The precision as a type; None: the device decides."""
+        return {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}[self.precision]
 
 
 def open_picture(path: Path) -> PILImage.Image:

@@ -2,7 +2,9 @@
 
 import math
 import typing
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, SamplerName, Spacing
 
@@ -87,11 +89,14 @@ class GenerateConfig:
                 )
 
     def _check_words(self) -> None:
-        if not 0 <= self.min_p <= 1 or (self.min_p and self.temperature == 0):
-            raise ValueError(
-                f"generate.min_p must be in [0, 1], and has no effect at temperature 0; it is {self.min_p} with "
-                f"temperature {self.temperature}"
-            )
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"generate.min_p must be in [0, 1], but is {self.min_p}")
+        for name, default in CHOOSING.items():
+            if self.temperature == 0 and getattr(self, name) != default:
+                raise ValueError(
+                    f"generate.{name} = {getattr(self, name)} has no effect at temperature 0, which takes the "
+                    f"likeliest token; set a temperature above 0, or leave {name} out"
+                )
         if not 0 < self.repetition_penalty < math.inf:
             raise ValueError(f"generate.repetition_penalty must be above 0, but is {self.repetition_penalty}")
         tokens = [token for token, _ in self.logit_bias]
@@ -99,6 +104,15 @@ class GenerateConfig:
             raise ValueError(f"generate.logit_bias must name each token once, by its id, but names {tokens}")
         if not all(bias and math.isfinite(bias) for _, bias in self.logit_bias):
             raise ValueError(f"generate.logit_bias must be finite and not 0, but is {self.logit_bias}; -100 forbids")
+
+
+CHOOSING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+"""Settings of choosing among likely tokens, and what leaves them out: at temperature 0 they have no effect."""
+
+
+def changed(settings: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfig:
+    """The settings with those that one call gives; one that asks for the likeliest token leaves `CHOOSING` out."""
+    return replace(settings, **{**(CHOOSING if given.get("temperature") == 0 else {}), **given})
 
 
 def check_sampler(generate: GenerateConfig, diffusion: DiffusionConfig) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from monoformer.config.generate import CHOOSING
 from monoformer.config.spelling import hint
 from monoformer.evaluate.journal import Journal
 from monoformer.evaluate.likelihood import ROWS, continuation, read_layouts
@@ -66,7 +67,7 @@ def build_adaptor(pipeline: Pipeline, *, rows: int = ROWS, bos: bool = True) -> 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
             """Texts that follow contexts, up to a stop string."""
             return [
-                pipeline.generate_text(context, **writing_settings(dict(settings)))[0]
+                pipeline.generate_text(context, **{"temperature": 1.0, **writing_settings(dict(settings))})[0]
                 for context, settings in (request.args for request in requests)
             ]
 
@@ -82,7 +83,7 @@ def writing_settings(given: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the task asks for the setting {unknown[0]!r}, which we do not have; {near}")
     settings = {SETTINGS[name]: value for name, value in given.items()}
     if not sampled:
-        settings["temperature"] = 0.0
+        settings = {name: value for name, value in settings.items() if name not in CHOOSING} | {"temperature": 0.0}
     stop = (until,) if isinstance(until, str) else tuple(until or ())
     return {"max_tokens": 256, **settings, "stop": stop}
 

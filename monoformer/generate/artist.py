@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from monoformer.diffusion.objectives import Estimate
+from monoformer.generate.buckets import CPU_TOKENS
 from monoformer.generate.editing import Start
 from monoformer.generate.guidance import null_documents
 from monoformer.generate.image import Drawing
@@ -19,6 +20,11 @@ from monoformer.generate.reader import Reader
 from monoformer.generate.session import Session
 from monoformer.randomness import generator
 from monoformer.sequence import Sequencer
+
+IMAGE_TOKENS = 128
+"""So many image tokens take longer than one token of every text."""
+WORDS = 8
+"""Most tokens that a text gets beside one evaluation of pictures, and one more."""
 
 
 class Artist:
@@ -57,6 +63,21 @@ class Artist:
         grid = self.sequencer.grid(*size)
         return Drawing.start(contexts, noise, network.objective, request.settings, grid, random, begins=begins)
 
+    def turn(self, sessions: Sequence[Session]) -> list[Session]:
+        """Those of the drawing sessions, oldest first, that advance now: on a CPU as many as fill one pass."""
+        if self.network.device.type != "cpu":
+            return list(sessions)
+        chosen: list[Session] = []
+        for session in sessions:
+            if chosen and _tokens([*chosen, session]) > CPU_TOKENS:
+                break
+            chosen.append(session)
+        return chosen
+
+    def words(self, sessions: Sequence[Session]) -> int:
+        """How many tokens more than one every text gets beside an evaluation of these drawings, as it takes longer."""
+        return min(WORDS, _tokens(sessions) // IMAGE_TOKENS)
+
     def advance(self, sessions: Sequence[Session]) -> list[tuple[Session, Tensor | Exception | None]]:
         """One evaluation of every picture, one pass a size; the latent of those that are done, or what failed."""
         found: list[tuple[Session, Tensor | Exception | None]] = []
@@ -78,3 +99,9 @@ class Artist:
         x = torch.stack([drawing.x for drawing, _ in rows])
         t = torch.tensor([drawing.t for drawing, _ in rows], device=x.device)
         return denoise(self.network, [context for _, context in rows], x, t, grid)
+
+
+def _tokens(sessions: Sequence[Session]) -> int:
+    """Image tokens of the next evaluation of these drawings."""
+    drawings = [session.drawing for session in sessions if session.drawing is not None]
+    return sum(drawing.grid[0] * drawing.grid[1] * len(drawing.asked()) for drawing in drawings)

@@ -4,7 +4,8 @@
 
 A session reads its prompt piece by piece, writes token by token, switches to a picture when the opening token comes,
 denoises only the picture's tokens against its cached prefix, reads the clean picture into the cache, and writes on. At
-every step all prompts share one pass, all writing sessions another, and all drawing sessions one a picture size.
+every step all prompts share one pass, all writing sessions another, and all drawing sessions one a picture size (on a
+CPU, where larger passes are no faster, the oldest that fill one). Beside large ones every text gets several tokens.
 Requests wait, in order, for free slots of the cache. Invariant: what a session makes depends on its own request and
 seed, never on its neighbours (up to the last bits of matrix products), and what fails in it ends it alone; a half-noisy
 picture is never in the cache.
@@ -13,6 +14,7 @@ picture is never in the cache.
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -91,11 +93,13 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Admit who fits; then an evaluation of every drawing, a piece of every prompt, a token of every text."""
-        drawing = [session for session in self.active if session.drawing is not None]
+        drawing = self.artist.turn([session for session in self.active if session.drawing is not None])
         writing = [session for session in self.active if session.token is not None]
         self._admit()
         self._draw(drawing)
         self._choose(self._read_tokens(writing) + self._read_prompts())
+        for _ in range(self.artist.words(drawing)):
+            self._choose(self._read_tokens([session for session in self.active if session.token is not None]))
         self.active = [session for session in self.active if session.context is not None]
         assert self.active or not self.waiting or self.free, "a slot of the cache was lost"
         events, self._events = self._events, []
@@ -198,7 +202,8 @@ class Engine:
             elif session.written >= request.settings.max_tokens or room < 1:
                 self._end(session, "length")
             else:
-                draws = request.want != "text" and room >= self._picture_tokens(session) + 2
+                picture = partial(picture_tokens, network=self.network, sequencer=self.sequencer)
+                draws = request.want != "text" and room >= picture(request, session.so_far()) + 2
                 writing.append((session, hidden, draws))
         if writing:
             sessions, states, may_draw = zip(*writing, strict=True)
@@ -275,9 +280,6 @@ class Engine:
         context = _open(session)
         session.readings = [Reading(context, self.sequencer.image(image.pixels, position=context.position))]
         return None
-
-    def _picture_tokens(self, session: Session) -> int:
-        return picture_tokens(session.request, session.so_far(), network=self.network, sequencer=self.sequencer)
 
     def _end(self, session: Session, reason: Reason, *, flush: bool = True, error: str = "") -> None:
         if flush or session.scores:

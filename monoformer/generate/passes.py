@@ -13,7 +13,7 @@ from torch import Tensor
 from monoformer.autoencoder import Autoencoder
 from monoformer.batch import Layout
 from monoformer.diffusion.objectives import Estimate, Objective
-from monoformer.generate.buckets import Buckets, rounded
+from monoformer.generate.buckets import CPU_TOKENS, Buckets, rounded, similar
 from monoformer.model.attention import CacheView, KVCache
 from monoformer.model.monoformer import MonoFormer, Place
 from monoformer.model.unet import Skips
@@ -73,25 +73,37 @@ def read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout
 @torch.no_grad()
 def read_states(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout]) -> Tensor:
     """The same, but the hidden states (B, T, D) of all tokens; those of the shorter layouts end with padding."""
-    width, buckets = max(map(len, layouts)), network.buckets
+    states = _read_groups(network, contexts, layouts)
+    for context, layout in zip(contexts, layouts, strict=True):  # only now: where a pass fails, none has moved on
+        context.length += len(layout)
+        context.position = layout.next_position
+    return states
+
+
+def _read_groups(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout]) -> Tensor:
+    """The passes that this takes."""
+    buckets, lengths = network.buckets, [len(layout) for layout in layouts]
     if buckets is None:
-        return _read(network, contexts, layouts, width=width, span=max(context.length for context in contexts))
-    shapes = [
-        (rounded(len(layout)), _span(network, context), row if layout.blocks else -1)  # who has pictures reads alone
-        for row, (context, layout) in enumerate(zip(contexts, layouts, strict=True))
-    ]
-    states = torch.zeros((len(layouts), width, network.model.config.width), device=network.device)
-    for rows in buckets.groups(shapes):
-        tokens, span, alone = shapes[rows[0]]
-        empty = 0 if alone >= 0 else buckets.rows - len(rows)
-        found = _read(
-            network,
-            [*(contexts[row] for row in rows), *(Context(0) for _ in range(empty))],
-            [*(layouts[row] for row in rows), *(Layout() for _ in range(empty))],
-            width=tokens,
-            span=span,
+        groups = similar(lengths) if network.device.type == "cpu" else [list(range(len(lengths)))]
+        if len(groups) == 1:
+            return _read(network, contexts, layouts, width=max(lengths), span=max(c.length for c in contexts))
+    else:
+        groups = buckets.groups(
+            [  # who has pictures reads alone
+                (rounded(len(layout)), _span(network, context), row if layout.blocks else -1)
+                for row, (context, layout) in enumerate(zip(contexts, layouts, strict=True))
+            ]
         )
-        states[rows, : min(width, tokens)] = found[: len(rows), :width].to(states.dtype)
+    states = torch.zeros((len(layouts), max(lengths), network.model.config.width), device=network.device)
+    for rows in groups:
+        own, their = [contexts[row] for row in rows], [layouts[row] for row in rows]
+        width, span = max(map(len, their)), max(context.length for context in own)
+        if buckets is not None:
+            empty = 0 if their[0].blocks else buckets.rows - len(rows)
+            own, their = [*own, *(Context(0) for _ in range(empty))], [*their, *(Layout() for _ in range(empty))]
+            width, span = rounded(width), _span(network, own[0])
+        found = _read(network, own, their, width=width, span=span)
+        states[rows, : min(width, max(lengths))] = found[: len(rows), : max(lengths)].to(states.dtype)
     return states.to(network.model.tokens.weight.dtype)
 
 
@@ -108,7 +120,6 @@ def text_logits(network: Network, hidden: Tensor) -> Tensor:
 def _read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout], *, width: int, span: int) -> Tensor:
     """One pass of `width` tokens over `span` cached ones."""
     device = network.device
-    counts = torch.tensor([len(layout) for layout in layouts])
     ids = _padded([layout.ids for layout in layouts], width)
     positions = _padded([layout.positions for layout in layouts], width)
     end = _padded([layout.end for layout in layouts], width)
@@ -121,11 +132,12 @@ def _read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layou
     times = [network.objective.path.network_time(zero.expand(len(x))) for x in clean]
     encoder = network.vision
     features = [] if encoder is None else [encoder.encode(group.pixels)[group.picture] for group in looked_at]
-    view = _view(network, contexts, counts.to(device), write=True, span=span)
+    view = _view(network, contexts, [len(layout) for layout in layouts], write=True, span=span)
+    level = network.buckets is None and {context.length for context in contexts} == {span}
     hidden: Tensor = network.model(
         ids.to(device),
         positions.to(device),
-        view.mask(end.to(device)),
+        None if width == 1 and level else view.mask(end.to(device)),
         images=[x.to(network.model.tokens.weight.dtype) for x in clean],
         times=times,
         places=[Place.of(group) for group in slots],
@@ -133,9 +145,6 @@ def _read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layou
         seen=[Place.of(group) for group in looked_at],
         view=view,
     )
-    for context, layout in zip(contexts, layouts, strict=True):
-        context.length += len(layout)
-        context.position = layout.next_position
     return hidden
 
 
@@ -150,7 +159,7 @@ def side_by_side(network: Network, context: Context, branches: Sequence[list[int
     if not len(row):
         return network.model.tokens.weight.new_zeros((0, network.model.config.width))
     device = network.device
-    view = _view(network, [context], torch.tensor([len(row)], device=device), write=False, span=context.length)
+    view = _view(network, [context], [len(row)], write=False, span=context.length)
     ids, positions, end, private = (
         torch.tensor([values], device=device) for values in (row.ids, row.positions, row.end, row.private)
     )
@@ -167,22 +176,24 @@ def denoise(
     Only the image's own tokens run through the network: [time] patches, at the rotary positions after the context.
     """
     buckets = network.buckets
+    order = sorted(range(len(contexts)), key=lambda row: contexts[row].length)  # equal lengths need no mask
     if buckets is None:
-        return _denoise(network, contexts, x, t, grid, span=max(context.length for context in contexts))
-    shapes = [_span(network, context) for context in contexts]
+        most = len(order) if network.device.type != "cpu" else max(1, CPU_TOKENS // (grid[0] * grid[1]))
+        groups = [order[first : first + most] for first in range(0, len(order), most)]
+    else:
+        groups = buckets.groups([_span(network, context) for context in contexts])
     found: dict[int, Estimate] = {}
-    for rows in buckets.groups(shapes):
-        padded = rows + rows[:1] * (buckets.rows - len(rows))
-        estimates = _denoise(
-            network, [contexts[row] for row in padded], x[padded], t[padded], grid, span=shapes[rows[0]]
-        )
+    for rows in groups:
+        padded = rows if buckets is None else rows + rows[:1] * (buckets.rows - len(rows))
+        estimates = _denoise(network, [contexts[row] for row in padded], x[padded], t[padded], grid)
         found |= dict(zip(rows, estimates, strict=False))
     return [found[row] for row in range(len(contexts))]
 
 
 def _denoise(
-    network: Network, contexts: Sequence[Context], x: Tensor, t: Tensor, grid: tuple[int, int], *, span: int
+    network: Network, contexts: Sequence[Context], x: Tensor, t: Tensor, grid: tuple[int, int]
 ) -> list[Estimate]:
+    """One pass."""
     device, model = network.device, network.model
     first = int(model.config.has_time_token)
     tokens = grid[0] * grid[1] + first
@@ -190,17 +201,21 @@ def _denoise(
     positions = torch.tensor([c.position for c in contexts], device=device)[:, None] + torch.arange(
         tokens, device=device
     )
-    own = torch.arange(1, tokens + 1, device=device)
-    if model.config.image_attention == "two-way":
-        own[first:] = tokens
     place = Place(torch.arange(rows, device=device), torch.full((rows,), first, device=device), grid)
-    view = _view(network, contexts, torch.full((rows,), tokens, device=device), write=False, span=span)
+    two_way = model.config.image_attention == "two-way"
+    lengths = {context.length for context in contexts}
+    splits = two_way and network.buckets is None and (device.type == "cpu" or len(lengths) <= 2)
+    span = max(lengths) if network.buckets is None else _span(network, contexts[0])
+    view = _view(network, contexts, [tokens] * rows, write=False, span=span, image=first if splits else None)
+    own = torch.arange(1, tokens + 1, device=device)
+    if two_way:
+        own[first:] = tokens
     time = network.objective.path.network_time(t)
     skips: list[Skips] = []
     hidden = model(
         torch.zeros((rows, tokens), dtype=torch.long, device=device),
         positions,
-        view.mask(own.expand(rows, -1)),
+        None if splits else view.mask(own.expand(rows, -1)),
         images=[x.to(model.tokens.weight.dtype)],
         times=[time],
         places=[place],
@@ -234,15 +249,23 @@ def _span(network: Network, context: Context) -> int:
     return rounded(context.length, most=network.cache.keys.shape[3])
 
 
-def _view(network: Network, contexts: Sequence[Context], counts: Tensor, *, write: bool, span: int) -> CacheView:
-    device = network.device
+def _view(
+    network: Network,
+    contexts: Sequence[Context],
+    counts: Sequence[int],
+    *,
+    write: bool,
+    span: int,
+    image: int | None = None,
+) -> CacheView:
     return CacheView(
         cache=network.cache,
-        slots=torch.tensor([context.slot for context in contexts], device=device),
-        lengths=torch.tensor([context.length for context in contexts], device=device),
+        slots=[context.slot for context in contexts],
+        lengths=[context.length for context in contexts],
+        counts=counts,
         span=span,
         write=write,
-        counts=counts,
+        image=image,
     )
 
 

@@ -45,6 +45,14 @@ class Slots:
         """Forget what the slot holds; its user reads something else into it."""
         self.keys[slot], self.filled[slot] = [], 0
 
+    def forget(self) -> None:
+        """Forget what free slots hold and which became free first, so that the bits of what comes next do not depend on
+        what came before.
+        """
+        self.free.sort()
+        for slot in self.free:
+            self.clear(slot)
+
     def share(self, slot: int) -> int:
         """Use a slot that somebody uses already."""
         assert self.users[slot], "a slot that nobody uses is taken, not shared"

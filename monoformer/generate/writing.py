@@ -29,6 +29,8 @@ class Writer:
     def check(self, request: Request) -> None:
         """Refuse tokens that can never be written, and what can never be chosen."""
         biased = [token for token, _ in request.settings.logit_bias]
+        if not biased:
+            return
         wrong = sorted({*biased} & {*self.unwritable.tolist()}) + [t for t in biased if t >= self.tokenizer.size]
         if wrong:
             raise ValueError(f"generate.logit_bias names {wrong[0]}, which is no token that can be written")

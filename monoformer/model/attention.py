@@ -4,7 +4,8 @@
 images that nobody else may see. SDPA receives it as a matrix, FlexAttention as a function; both call `visible`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -91,47 +92,106 @@ class KVCache:
         return cls(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class CacheView:
     """The part of a cache that one pass reads, and where it writes."""
 
     cache: KVCache
-    slots: Tensor
-    """(B,) slot of each row."""
-    lengths: Tensor
-    """(B,) tokens already in each slot."""
+    slots: Sequence[int]
+    """Slot of each of the B rows."""
+    lengths: Sequence[int]
+    """Tokens already in each slot."""
+    counts: Sequence[int]
+    """How many of the T tokens are real; what lies beyond is padding, neither stored nor seen."""
     span: int
-    """Longest of `lengths`, or more: cached keys [0, span) are read, those beyond a slot's length masked."""
+    """Longest of `lengths`, or more: keys beyond a slot's length are masked."""
     write: bool
-    """Whether the pass's keys and values are stored at [length, length + T)."""
-    counts: Tensor
-    """(B,) how many of the T tokens are real; what lies beyond is padding, neither stored nor seen."""
+    """Whether the pass's keys and values are stored at [length, length + count)."""
+    image: int | None = None
+    """The index from which all T tokens are one image, which sees all before it and itself both ways; `attend` then
+    needs no mask."""
+    _rows: Tensor | slice = field(init=False)
+    _level: bool = field(init=False)
+    """Whether what is written is one block of the cache."""
+    _stored: Sequence[Tensor] = field(init=False, default=())
+    """Else row, token, slot and place of each token that is written."""
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, G, span + T, K): what the slots hold, then the pass's own (B, G, T, K)."""
+    def __post_init__(self) -> None:
+        self._rows = self._chosen(self.slots)
+        self._level = len({*self.lengths}) == len({*self.counts}) == 1 and isinstance(self._rows, slice)
+        if self.write and not self._level:
+            pairs = enumerate(zip(self.slots, self.lengths, self.counts, strict=True))
+            places = [(row, t, slot, length + t) for row, (slot, length, n) in pairs for t in range(n)]
+            self._stored = torch.tensor(places, dtype=torch.long, device=self.cache.keys.device).view(-1, 4).unbind(1)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Queries (B, H, T, K) over what the slots hold and the pass's own k and v (B, G, T, K) -> (B, H, T, K).
+
+        `mask` as `mask` makes it; None: what `image` says, or for a single token that all is seen.
+        """
         keys, values = self.cache.keys[layer], self.cache.values[layer]
+        q, k, v = q.to(keys.dtype), k.to(keys.dtype), v.to(keys.dtype)
         if self.write:
-            tokens = torch.arange(k.shape[2], device=k.device)
-            row, token = torch.nonzero(tokens < self.counts[:, None], as_tuple=True)
-            slot, place = self.slots[row], self.lengths[row] + token
-            keys[slot, :, place] = k[row, :, token].to(keys.dtype)
-            values[slot, :, place] = v[row, :, token].to(values.dtype)
-        past_k, past_v = keys[self.slots, :, : self.span], values[self.slots, :, : self.span]
-        return torch.cat([past_k, k.to(past_k.dtype)], dim=2), torch.cat([past_v, v.to(past_v.dtype)], dim=2)
+            self._store(keys, k)
+            self._store(values, v)
+            stop = self.span + k.shape[2]
+            return attend(q, keys[self._rows, :, :stop], values[self._rows, :, :stop], mask)
+        if self.image is None or mask is not None:
+            past_k, past_v = (x[self._rows, :, : self.span] for x in (keys, values))
+            return attend(q, torch.cat([past_k, k], dim=2), torch.cat([past_v, v], dim=2), mask)
+        found = torch.empty_like(q)
+        for rows, length in self._alike():
+            slots = self._chosen(self.slots[rows])
+            all_k, all_v = (torch.cat([x[slots, :, :length], own[rows]], dim=2) for x, own in ((keys, k), (values, v)))
+            for token in range(self.image):  # what stands before the image, its time, is causal
+                stop = length + token + 1
+                found[rows, :, token : token + 1] = attend(
+                    q[rows, :, token : token + 1], all_k[:, :, :stop], all_v[:, :, :stop], None
+                )
+            found[rows, :, self.image :] = attend(q[rows, :, self.image :], all_k, all_v, None)
+        return found
 
     def mask(self, end: Tensor, private: Tensor | None = None) -> Tensor:
-        """bool (B, 1, T, span + T) by the same rule: `end` (B, T) counts from the pass's first token.
+        """bool (B, 1, T, S) by the same rule: `end` (B, T) counts from the pass's first token.
 
-        `private` (B, T) None: all 0. What is cached is never private.
+        `private` (B, T) None: all 0. What is cached is never private. S is what `attend` reads: with `write` the slots
+        to `span` + T, where the pass's own keys follow what was there; else `span` and then the own T.
         """
-        device = end.device
-        past = torch.arange(self.span, device=device) < self.lengths[:, None]  # (B, span)
-        own = torch.arange(end.shape[1], device=device)
+        device, tokens = end.device, end.shape[1]
+        lengths, counts = (torch.tensor(list(x), device=device)[:, None] for x in (self.lengths, self.counts))
+        own = torch.arange(tokens, device=device)
         zero = torch.zeros((), dtype=torch.long, device=device)
+        padding = (own >= counts)[:, :, None]  # a padding query sees one token, or its softmax would divide by zero
+        if self.write:
+            assert private is None, "what is written is never private"
+            index = torch.arange(min(self.span + tokens, self.cache.keys.shape[3]), device=device)
+            key = (index - lengths)[:, None, :]  # its index in the pass; below 0 it is of the past
+            present = visible(zero, end[:, :, None], zero, key, zero, zero) & (key < counts[:, :, None])
+            return (present | (padding & (index == 0)))[:, None]
+        past = (torch.arange(self.span, device=device) < lengths)[:, None, :].expand(-1, tokens, -1)
         private_q, private_k = (zero, zero) if private is None else (private[:, :, None], private[:, None, :])
-        present = visible(zero, end[:, :, None], private_q, own, zero, private_k)  # (B, T, T)
-        present = present & (own < self.counts[:, None])[:, None, :]
-        # a padding query sees itself, or its softmax would divide by zero
-        present = present | torch.eye(end.shape[1], dtype=torch.bool, device=device)
-        past = past[:, None, :].expand(-1, end.shape[1], -1)
+        present = visible(zero, end[:, :, None], private_q, own, zero, private_k) & (own < counts)[:, None, :]
+        present = present | (padding & torch.eye(tokens, dtype=torch.bool, device=device))
         return torch.cat([past, present], dim=2)[:, None]
+
+    def _store(self, held: Tensor, own: Tensor) -> None:
+        """Write the real ones of the pass's own keys or values (B, G, T, K) into a layer's (slots, G, capacity, K)."""
+        if self._level:
+            first, count = self.lengths[0], self.counts[0]
+            held[self._rows, :, first : first + count] = own[:, :, :count]
+        else:
+            row, token, slot, place = self._stored
+            held[slot, :, place] = own[row, :, token]
+
+    def _chosen(self, slots: Sequence[int]) -> Tensor | slice:
+        """The slots as an index; those that lie beside each other as a slice, which copies nothing."""
+        first = slots[0]
+        if list(slots) == list(range(first, first + len(slots))):
+            return slice(first, first + len(slots))
+        return torch.tensor(list(slots), device=self.cache.keys.device)
+
+    def _alike(self) -> list[tuple[slice, int]]:
+        """Runs of rows with equally much in their slots, and how much that is."""
+        starts = [row for row, length in enumerate(self.lengths) if not row or length != self.lengths[row - 1]]
+        stops = [*starts[1:], len(self.lengths)]
+        return [(slice(a, b), self.lengths[a]) for a, b in zip(starts, stops, strict=True)]

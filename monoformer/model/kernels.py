@@ -11,6 +11,22 @@ import torch
 from torch import Tensor
 
 
+def norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """x / rms(x) * weight over the last axis: (..., D), (D,) -> (..., D)."""
+    if torch.is_grad_enabled():
+        result: Tensor = NormFunction.apply(x, weight, epsilon)  # type: ignore[no-untyped-call]
+        return result
+    return (x * _inverse_rms(x, epsilon)).mul_(weight)  # calling autograd takes longer than one token's arithmetic
+
+
+def turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotary positions: (..., K), two tables (..., K / 2) that broadcast -> (..., K)."""
+    if torch.is_grad_enabled():
+        result: Tensor = RotateFunction.apply(x, cosine, sine)  # type: ignore[no-untyped-call]
+        return result
+    return _turn(x, cosine, sine)
+
+
 class NormFunction(torch.autograd.Function):
     """x / rms(x) * weight over the last axis."""
 

@@ -3,6 +3,8 @@
 Knows nothing of noise schedules or tokens. Invariant: `unpatchify(patchify(x)) == x`.
 """
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -23,8 +25,12 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
     return rearrange(patches, "N (h w) (p q C) -> N C (h p) (w q)", h=grid[0], w=grid[1], p=patch, q=patch)
 
 
+@cache
 def positions_2d(grid: tuple[int, int], width: int, device: torch.device) -> Tensor:
-    """Fixed sine-cosine positions (P, D): the first half of D tells x, the second y, as in the official code."""
+    """Fixed sine-cosine positions (P, D): the first half of D tells x, the second y, as in the official code.
+
+    Remembered, so not to be written to.
+    """
     quarter = width // 4
     rates = 10_000.0 ** (-torch.arange(quarter, device=device, dtype=torch.float64) / quarter)
     y, x = torch.meshgrid(

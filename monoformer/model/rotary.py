@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from monoformer.config.model import LinearScaling, Llama3Scaling, NoScaling, RopeScaling, YarnScaling
-from monoformer.model.kernels import RotateFunction
+from monoformer.model.kernels import turn
 
 
 def rotary(positions: Tensor, width: int, theta: float, scaling: RopeScaling) -> tuple[Tensor, Tensor]:
@@ -23,8 +23,7 @@ def rotary(positions: Tensor, width: int, theta: float, scaling: RopeScaling) ->
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Rotate (B, T, H, K) by its positions, halves paired as in Hugging Face LLaMA."""
-    turned: Tensor = RotateFunction.apply(x, cosine.to(x.dtype), sine.to(x.dtype))  # type: ignore[no-untyped-call]
-    return turned
+    return turn(x, cosine.to(x.dtype), sine.to(x.dtype))
 
 
 def frequencies(width: int, theta: float, scaling: RopeScaling, device: torch.device) -> tuple[Tensor, float]:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from monoformer.config.model import ModelConfig
 from monoformer.model.attention import CacheView, Mask, attend
-from monoformer.model.kernels import NormFunction
+from monoformer.model.kernels import norm
 from monoformer.model.rotary import rotary, rotate
 from monoformer.model.timestep import Modulation
 
@@ -64,8 +64,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width), same dtype."""
-        normed: Tensor = NormFunction.apply(x, self.weight.to(x.dtype), self.epsilon)  # type: ignore[no-untyped-call]
-        return normed
+        return norm(x, self.weight.to(x.dtype), self.epsilon)
 
 
 def touch(x: Tensor, idle: Sequence[Tensor]) -> Tensor:
@@ -93,9 +92,9 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (..., D) -> queries (..., H, K), keys and values (..., G, K), not yet rotated."""
-        q = self.q_norm(rearrange(self.q(x), "... (H K) -> ... H K", H=self.heads))
-        k = self.k_norm(rearrange(self.k(x), "... (G K) -> ... G K", G=self.kv_heads))
-        return q, k, rearrange(self.v(x), "... (G K) -> ... G K", G=self.kv_heads)
+        q = self.q_norm(self.q(x).unflatten(-1, (self.heads, -1)))
+        k = self.k_norm(self.k(x).unflatten(-1, (self.kv_heads, -1)))
+        return q, k, self.v(x).unflatten(-1, (self.kv_heads, -1))
 
     def forward(
         self,
@@ -108,10 +107,12 @@ class Attention(nn.Module):
         """What `project` made of (B, T, D) -> (B, T, H K), ready for `output`."""
         q, k = rotate(qkv[0], *rope).transpose(1, 2), rotate(qkv[1], *rope).transpose(1, 2)
         v = qkv[2].transpose(1, 2)
-        if view is not None:
-            k, v = view.extend(layer, k, v)
-        y = attend(q.to(v.dtype), k.to(v.dtype), v, mask)
-        return rearrange(y, "B H T K -> B T (H K)")
+        if view is None:
+            y = attend(q.to(v.dtype), k.to(v.dtype), v, mask)
+        else:
+            assert not isinstance(mask, BlockMask), "FlexAttention is for training"
+            y = view.attend(layer, q, k, v, mask)
+        return y.transpose(1, 2).flatten(2)  # (B, T, H K)
 
 
 class MLP(nn.Module):
@@ -125,7 +126,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        result: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))
+        gate, up = F.silu(self.gate(x)), self.up(x)
+        result: Tensor = self.down(gate * up if torch.is_grad_enabled() else gate.mul_(up))
         return result
 
 
@@ -229,7 +231,8 @@ class Transformer(nn.Module):
 
         `again` (B, T, D) is added before every layer but the first.
         """
-        rope = rotary(positions, self.config.head_width, self.config.rope_theta, self.config.rope_scaling)
+        tables = rotary(positions, self.config.head_width, self.config.rope_theta, self.config.rope_scaling)
+        rope = tables[0].to(x.dtype), tables[1].to(x.dtype)
         for layer, block in enumerate(self.blocks):
             x = x if again is None or not layer else x + again
             x = block(x, rope, mask, condition, view, layer, route)

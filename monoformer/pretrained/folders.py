@@ -17,7 +17,7 @@ from monoformer.autoencoder import keep_autoencoder, kept_autoencoder
 from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.data import SequenceConfig
 from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig, check_variance
-from monoformer.config.generate import GenerateConfig
+from monoformer.config.generate import CHOOSING, GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import from_json, to_json
 from monoformer.config.vision import VisionConfig
@@ -162,6 +162,9 @@ def read_folder_config(folder: Path) -> FolderConfig:
     version = data.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ValueError(f"{path} has format_version {version!r}, newer than {FORMAT_VERSION}; upgrade monoformer")
+    generate = data.get("generate")
+    if isinstance(generate, dict) and not generate.get("temperature"):  # folders that hold settings without effect
+        data["generate"] = {**generate, **CHOOSING}
     for name in ("architectures", "model_type", "format_version", "kind"):
         data.pop(name, None)
     return from_json(FolderConfig, data, where=str(path))

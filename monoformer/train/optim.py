@@ -20,11 +20,13 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     match config.optimizer:
         case AdamWConfig(rate=rate, betas=betas, weight_decay=decay):
-            return [torch.optim.AdamW(_by_decay(named, rate, decay, config), lr=rate, betas=betas)]
+            return [torch.optim.AdamW(_by_decay(named, rate, decay, config), lr=rate, betas=betas, fused=True)]
         case MuonConfig(rate=rate, momentum=momentum, adamw_rate=adamw_rate, betas=betas, weight_decay=decay):
             hidden = [p for name, p in named if is_hidden_matrix(name, p)]
             rest = [(name, p) for name, p in named if not is_hidden_matrix(name, p)]
-            adamw = torch.optim.AdamW(_by_decay(rest, adamw_rate, decay, config), lr=adamw_rate, betas=betas)
+            adamw = torch.optim.AdamW(
+                _by_decay(rest, adamw_rate, decay, config), lr=adamw_rate, betas=betas, fused=True
+            )
             if not hidden:  # adapters alone
                 return [adamw]
             iteration = torch.bfloat16 if has_bf16_units(hidden[0].device) else torch.float32

@@ -185,6 +185,8 @@ def test_a_file_that_is_no_configuration(text: str | None, message: str, tmp_pat
         (GenerateConfig, {"temperature": -1.0}, "temperature"),
         (GenerateConfig, {"top_p": 0.0}, "top_p"),
         (GenerateConfig, {"min_p": 0.1}, "no effect at temperature 0"),
+        (GenerateConfig, {"top_k": 5}, "top_k = 5 has no effect at temperature 0"),
+        (GenerateConfig, {"top_p": 0.9}, "top_p = 0.9 has no effect at temperature 0"),
         (GenerateConfig, {"repetition_penalty": 0.0}, "repetition_penalty must be above 0"),
         (GenerateConfig, {"logit_bias": ((3, 1.0), (3, 2.0))}, "name each token once"),
         (GenerateConfig, {"logit_bias": ((3, 0.0),)}, "finite and not 0"),

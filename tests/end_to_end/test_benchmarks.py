@@ -20,14 +20,17 @@ def test_every_benchmark_runs_and_reports(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()]
     found = {line["benchmark"]: line for line in lines}
-    assert found.keys() == {"attention", "train_step", "denoise", "decode"}
+    assert found.keys() == {"attention", "train_step", "denoise", "decode", "engine"}
     assert found["attention"]["largest_difference"] < 1e-5
-    for name, speed in (
-        ("train_step", "tokens_per_second"),
-        ("denoise", "pictures_per_second"),
-        ("decode", "tokens_per_second"),
-    ):
-        assert found[name][speed] > 0
+    assert found["train_step"]["tokens_per_second"] > 0
+    assert found["denoise"]["seconds_per_picture"].keys() == {"one", "same", "different", "long"}
+    assert all(0 < share < 1 for share in found["denoise"]["matrix_peak_share"].values())
+    assert found["decode"]["tokens_per_second"].keys() == found["decode"]["bandwidth_share"].keys() == {"1", "2"}
+    engine = found["engine"]
+    assert engine["mixed_over_serial"] > 0
+    assert len(engine["latencies"]["mixed"]) == 4
+    assert engine["cache_bytes_per_token"] == engine["predicted_bytes_per_token"]
+    assert engine["memory_growth_bytes"] < 1e7
     assert found["train_step"]["peak_memory_bytes"] > 1e7
 
 

@@ -87,7 +87,7 @@ def test_caption_edit_and_write(run: Path, pictures: Path, tmp_path: Path, capsy
     assert np.array_equal(before[:16, 16:], after[:16, 16:]), "black in the mask"
     assert not np.array_equal(before[:16, :16], after[:16, :16])
     capsys.readouterr()
-    main(["write", model, "The red circle", "A dog"])
+    main(["write", model, "The red circle", "A dog", "--precision=bf16"])
     assert "The red circle" in capsys.readouterr().out
 
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from monoformer.document import Document, Text
+from monoformer.generate import artist
+from monoformer.generate.buckets import similar
 from monoformer.generate.engine import Engine
+from monoformer.generate.passes import Context, read
 from monoformer.generate.prefill import cut
 from monoformer.generate.session import Event
 from tests import tiny
@@ -17,6 +20,7 @@ from tests.laws.test_generate import (
     DRAW,
     EDIT,
     WRITE,
+    T,
     ascii_model,
     assert_same_picture,
     engine,
@@ -133,6 +137,27 @@ def test_a_long_prompt_holds_nobody_up() -> None:
     assert any(short in sessions for sessions in told[:3]), "a short prompt does not wait for the long one"
 
 
+def test_on_a_cpu_the_oldest_pictures_fill_a_pass_and_texts_do_not_wait_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(artist, "CPU_TOKENS", 8)  # two rows of four patches: one guided picture
+    monkeypatch.setattr(artist, "IMAGE_TOKENS", 2)  # each evaluation is worth four tokens more
+    made = tiny.pretrained("causal")
+    pictures = [request(made, DRAW, "image", size=(8, 8), seed=seed, steps=3, guidance=2.0) for seed in range(3)]
+    server = engine(made, slots=8)
+    for one in pictures:
+        server.add(one)
+    text = server.add(request(made, WRITE, "text", max_tokens=12, logit_bias=((T.eos, -1000.0),)))
+    told = [event for event in events_of(server) if event.kind in ("progress", "end")]
+    assert [event.session for event in told if event.kind == "progress"] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    ends = [event.session for event in told if event.kind == "end"]
+    assert ends.index(text) < ends.index(1), "twelve tokens take three evaluations"
+    made_by = {event.session: event.made for event in told if event.made is not None}
+    for number, one in enumerate(pictures):
+        (alone,) = engine(made).run([one])
+        assert_same_picture(made_by[number].images[0], alone.images[0])
+
+
 # --- one request's end is its own ---
 
 
@@ -237,3 +262,22 @@ def test_previews_are_the_estimates_and_cost_nothing_unseen(monkeypatch: pytest.
     assert last is not None
     (drawn,) = [event.image for event in events if event.image is not None]
     assert torch.equal(last.image().pixels, drawn.pixels), "euler's last step lands on the estimate"
+
+
+def test_prompts_of_very_different_lengths_are_read_apart_and_none_moves_on_where_one_fails() -> None:
+    assert similar([2, 15, 40]) == [[0, 1, 2]]
+    assert similar([2, 415, 300, 5]) == [[1, 2], [0, 3]]
+    made = tiny.pretrained("causal")
+    long, short = (made.sequencer().prompt(Document((Text("of " * count),))) for count in (60, 1))
+    assert similar([len(long), len(short)]) == [[0], [1]]
+    network = engine(made).network
+    contexts = [Context(0), Context(1)]
+    together = read(network, contexts, [long, short])
+    assert [context.length for context in contexts] == [len(long), len(short)]
+    for row, layout in enumerate((long, short)):
+        torch.testing.assert_close(together[row], read(network, [Context(2)], [layout])[0], rtol=1e-5, atol=1e-5)
+    short.ids[-1] = made.model.config.vocabulary
+    fresh = [Context(2), Context(3)]
+    with pytest.raises(IndexError):
+        read(network, fresh, [long, short])
+    assert [(context.length, context.position) for context in fresh] == [(0, 0), (0, 0)]

@@ -1,0 +1,199 @@
+"""Many pictures of the lines of a file: on any number of processes, resumed, the same for every number of them.
+
+Picture i shows line i modulo the lines, with the seed `seed + i`. Pictures are drawn in chunks of fixed numbers, each
+by an engine that remembers nothing, and chunk c belongs to rank c modulo the ranks: so a picture's bits depend neither
+on the ranks nor on where a run was killed. Ranks share nothing but the folder. Invariant: what has its own name is
+whole; what is not yet whole is called `.incomplete`.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from monoformer.config.run import to_json
+from monoformer.device import choose
+from monoformer.evaluate.digests import digest_chunks
+from monoformer.pipeline import Pipeline
+
+Form: TypeAlias = Literal["png", "webdataset"]
+Array: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bulk:
+    """What is drawn, and where it goes."""
+
+    prompts: tuple[str, ...]
+    """Lines of the file."""
+    count: int
+    """Pictures in all."""
+    folder: Path
+    chunk: int = 64
+    """Pictures that are drawn together."""
+    form: Form = "png"
+    """One file a picture, or one tar a chunk with pictures and prompts."""
+    size: tuple[int, int] | None = None
+    """Height and width; None: the model's default."""
+
+    def chunks(self, rank: int, world: int) -> Iterator[range]:
+        """The pictures of this rank's chunks."""
+        for number in range(rank, -(-self.count // self.chunk), world):
+            yield range(number * self.chunk, min((number + 1) * self.chunk, self.count))
+
+    def path(self, index: int) -> Path:
+        """The file that holds a picture."""
+        if self.form == "png":
+            return self.folder / f"{index:08d}.png"
+        return self.folder / f"{index // self.chunk:06d}.tar"
+
+    def is_done(self, chunk: range) -> bool:
+        """Whether all of a chunk is written."""
+        return all(path.is_file() for path in {self.path(index) for index in chunk})
+
+    def write(self, chunk: range, pictures: list[PILImage.Image]) -> None:
+        """Write a chunk."""
+        if self.form == "png":
+            for index, picture in zip(chunk, pictures, strict=True):
+                _write_whole(self.path(index), _png(picture))
+            return
+        tar = io.BytesIO()
+        with tarfile.open(fileobj=tar, mode="w") as file:
+            for index, picture in zip(chunk, pictures, strict=True):
+                for name, content in (("png", _png(picture)), ("txt", self.prompt(index).encode())):
+                    entry = tarfile.TarInfo(f"{index:08d}.{name}")
+                    entry.size = len(content)
+                    file.addfile(entry, io.BytesIO(content))
+        _write_whole(self.path(chunk[0]), tar.getvalue())
+
+    def prompt(self, index: int) -> str:
+        """What a picture shows."""
+        return self.prompts[index % len(self.prompts)]
+
+    def read(self, chunk: range) -> Iterator[Array]:
+        """The pictures of a written chunk, uint8 (H, W, 3)."""
+        if self.form == "png":
+            for index in chunk:
+                yield _pixels(self.path(index).read_bytes())
+            return
+        with tarfile.open(self.path(chunk[0])) as file:
+            for index in chunk:
+                entry = file.extractfile(f"{index:08d}.png")
+                assert entry is not None, "a shard without its picture"
+                yield _pixels(entry.read())
+
+
+def ranks() -> tuple[int, int]:
+    """This process's number and how many there are, as torchrun says; (0, 1) without it."""
+    rank, world = (os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    return int(rank), int(world)
+
+
+def own_device(name: str) -> str:
+    """The device of that name; among several processes of one machine each takes the GPU of its own number."""
+    local, chosen = os.environ.get("LOCAL_RANK", ""), choose(name)
+    return f"cuda:{local}" if local and chosen.type == "cuda" and chosen.index is None else name
+
+
+def read_lines(path: Path) -> tuple[str, ...]:
+    """The prompts of a file: its lines, or of JSON lines their `prompt`. Raises ValueError for none."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if path.suffix == ".jsonl":
+            lines = [str(json.loads(line)["prompt"]) for line in lines]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} cannot be read as prompts, one a line, or JSON lines with a 'prompt': {error!r}"
+        ) from None
+    if not lines:
+        raise ValueError(f"{path} holds no prompt; write one a line")
+    return tuple(lines)
+
+
+def draw_all(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: int, world: int) -> Path | None:
+    """Draw this rank's pictures that are missing; where none is missing any more, all as one .npz, and its path."""
+    bulk.folder.mkdir(parents=True, exist_ok=True)
+    _check_same(pipeline, bulk, given, rank=rank)
+    seed = given.get("seed", pipeline.pretrained.generate.seed)
+    settings = {name: value for name, value in given.items() if name != "seed"}
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    chunks = list(bulk.chunks(rank, world))
+    with Progress(*columns, console=Console(stderr=True), disable=rank != 0) as bar:
+        task = bar.add_task("pictures" if world == 1 else f"pictures of rank {rank}", total=sum(map(len, chunks)))
+        for chunk in chunks:
+            if not bulk.is_done(chunk):
+                pipeline.engine.reader.slots.forget()
+                prompts, seeds = [bulk.prompt(index) for index in chunk], [seed + index for index in chunk]
+                bulk.write(chunk, pipeline.generate_images(prompts, size=bulk.size, seed=seeds, **settings))
+            bar.advance(task, len(chunk))
+    return _gather(bulk, rank=rank) if all(bulk.is_done(chunk) for chunk in bulk.chunks(0, 1)) else None
+
+
+def _check_same(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: int) -> None:
+    """Refuse to go on in the folder of another command."""
+    weights = pipeline.pretrained.model.state_dict().values()
+    digest = digest_chunks(weight.detach().float().cpu().numpy().tobytes() for weight in weights)
+    described = {
+        "model": digest,
+        "prompts": hashlib.sha256("\n".join(bulk.prompts).encode()).hexdigest(),
+        "count": bulk.count,
+        "chunk": bulk.chunk,
+        "form": bulk.form,
+        "size": None if bulk.size is None else list(bulk.size),
+        "generate": to_json(pipeline.pretrained.generate),
+        "given": json.loads(json.dumps(given)),
+    }
+    path = bulk.folder / "bulk.json"
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        wrong = sorted(name for name in described if described[name] != before.get(name))
+        if wrong:
+            raise ValueError(f"{bulk.folder} holds pictures of another {', '.join(wrong)}; give another --out")
+    else:
+        _write_whole(path, (json.dumps(described, indent=2) + "\n").encode(), rank=rank)
+
+
+def _gather(bulk: Bulk, *, rank: int) -> Path:
+    """All pictures as `arr_0`, uint8 (N, H, W, 3), in ADM's form; they are never all in memory."""
+    path = bulk.folder / "pictures.npz"
+    if path.is_file():
+        return path
+    first = next(bulk.read(range(1)))
+    incomplete = path.with_name(f"{path.name}.{rank}.incomplete")
+    with zipfile.ZipFile(incomplete, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (bulk.count, *first.shape)}
+        np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+        for chunk in bulk.chunks(0, 1):
+            for pixels in bulk.read(chunk):
+                file.write(pixels.tobytes())
+    incomplete.replace(path)
+    return path
+
+
+def _write_whole(path: Path, content: bytes, *, rank: int = 0) -> None:
+    incomplete = path.with_name(f"{path.name}.{rank}.incomplete")
+    incomplete.write_bytes(content)
+    incomplete.replace(path)
+
+
+def _png(picture: PILImage.Image) -> bytes:
+    found = io.BytesIO()
+    picture.save(found, format="PNG")
+    return found.getvalue()
+
+
+def _pixels(content: bytes) -> Array:
+    with PILImage.open(io.BytesIO(content)) as picture:
+        return np.array(picture.convert("RGB"))

@@ -1,0 +1,104 @@
+"""Many pictures from a file of prompts: two ranks make what one makes, and a killed run goes on to the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from monoformer.cli.main import main
+from monoformer.evaluate.references import open_drawn
+from tests.end_to_end.test_command_line import fails, load
+
+LINES = ("a large red circle", "a small blue square", "a green ring on a white background")
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n\n".join(LINES) + "\n")
+    return file
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files, an .npz as its array's bytes (an archive tells its time)."""
+    return {
+        path.name: np.load(path)["arr_0"].tobytes() if path.suffix == ".npz" else path.read_bytes()
+        for path in sorted(folder.iterdir())
+    }
+
+
+def test_two_ranks_are_one_and_a_killed_run_goes_on(
+    run: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def draw(name: str, *more: str) -> Path:
+        main(["generate", str(run / "model"), f"--prompts={prompts}", "--num=7", f"--out={tmp_path / name}", *more])
+        return tmp_path / name
+
+    one = draw("one", "--chunk=2", "--sampling.seed=5")
+    alone = contents(one)
+    assert alone.keys() == {"bulk.json", "pictures.npz", *(f"{index:08d}.png" for index in range(7))}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        two = draw("two", "--chunk=2", "--sampling.seed=5")
+        assert (two / "pictures.npz").is_file() == (rank == "0"), "whoever ends last gathers"
+    assert contents(two) == alone
+    for name in ("00000002.png", "00000005.png", "pictures.npz"):
+        (two / name).unlink()
+    (two / "00000005.png.0.incomplete").write_bytes(b"torn")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert contents(draw("two", "--chunk=2", "--sampling.seed=5")) == alone
+
+    drawn = open_drawn(str(one / "pictures.npz"))
+    assert drawn.count == 7
+    assert np.array_equal(drawn.picture(6).permute(1, 2, 0), np.array(load(one / "00000006.png")))
+    main(["generate", str(run / "model"), LINES[0], "--sampling.seed=11", f"--out={tmp_path / 'single.png'}"])
+    single, sixth = (np.array(load(path)).astype(int) for path in (tmp_path / "single.png", one / "00000006.png"))
+    assert abs(single - sixth).max() <= 1, "prompt 6 % 3, seed 5 + 6"
+    error = fails(capsys, "generate", str(run / "model"), f"--prompts={prompts}", "--num=7", f"--out={one}")
+    assert "holds pictures of another chunk, given" in error
+    assert "a folder as --out" in fails(capsys, "generate", str(run / "model"), f"--prompts={prompts}")
+    assert "no effect without --prompts" in fails(capsys, "generate", str(run / "model"), "a", "--form=webdataset")
+
+
+def test_webdataset_shards_hold_the_same_pictures_and_prompts(run: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "prompts.jsonl"
+    lines.write_text("".join(json.dumps({"prompt": line}) + "\n" for line in LINES))
+    for form in ("png", "webdataset"):
+        arguments = ["generate", str(run / "model"), f"--prompts={lines}", "--chunk=2", f"--out={tmp_path / form}"]
+        main([*arguments, f"--form={form}"])
+    with tarfile.open(tmp_path / "webdataset" / "000001.tar") as shard:
+        assert shard.getnames() == ["00000002.png", "00000002.txt"]
+        found = [shard.extractfile(name) for name in shard.getnames()]
+        assert [file.read() for file in found if file] == [
+            (tmp_path / "png" / "00000002.png").read_bytes(), LINES[2].encode(),
+        ]  # fmt: skip
+    arrays = [np.load(tmp_path / form / "pictures.npz")["arr_0"] for form in ("png", "webdataset")]
+    assert np.array_equal(*arrays)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="there is no kill -9")
+def test_a_run_killed_at_any_moment_goes_on(run: Path, prompts: Path, tmp_path: Path) -> None:
+    def start(out: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "monoformer", "generate", str(run / "model"), f"--prompts={prompts}"]
+        return subprocess.Popen([*command, "--num=40", "--chunk=4", f"--out={tmp_path / out}"], stderr=subprocess.PIPE)
+
+    with start("straight") as straight:
+        assert straight.wait() == 0
+    for pictures in (1, 9, 30):
+        with start("killed") as killed:
+            while killed.poll() is None and len(list((tmp_path / "killed").glob("*.png"))) < pictures:
+                time.sleep(0.002)
+            killed.send_signal(signal.SIGKILL)
+    with start("killed") as last:
+        assert last.wait() == 0
+    found = {name: content for name, content in contents(tmp_path / "killed").items() if "incomplete" not in name}
+    assert found == contents(tmp_path / "straight")
