@@ -1,7 +1,6 @@
 """Real processes for tests, by gloo, forked from a server that has imported what they need but computed nothing."""
 
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -56,6 +55,4 @@ def _run(function: Callable[..., None], arguments: tuple[Any, ...], rank: int, w
         "gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=TIMEOUT)
     )
     function(joined(), *arguments)
-    if os.environ.get("RANKS_TIMES"):
-        print(f"rank {rank}: {time.process_time():.1f} s", flush=True)
     dist.destroy_process_group()
