@@ -227,3 +227,24 @@ def test_copies_without_parts_are_refused() -> None:
         ParallelConfig(replicas=2)
     with pytest.raises(ValueError, match=r"replicas = 2 does not divide the 3 processes"):
         spread(tiny.model(), HSDP, Ranks(world=3), device=torch.device("cpu"), bf16=False)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # what the compiler says of itself
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        ParallelConfig(compile=True, checkpointing="selective"),
+        ParallelConfig(checkpointing="selective"),
+        ParallelConfig(checkpointing="full"),
+    ],
+    ids=["compiled", "selective", "full"],
+)
+def test_blocks_that_are_compiled_or_computed_again_train_as_others(parallel: ParallelConfig, tmp_path: Path) -> None:
+    plain = Case("plain", ParallelConfig(), mode="experts").config(tmp_path)
+    other = Case("other", parallel, mode="experts").config(tmp_path)
+    expected, found = outcome(finish(plain)), outcome(finish(other))
+    exact = not parallel.compile
+    torch.testing.assert_close(losses(other), losses(plain), rtol=0.0 if exact else 1e-4, atol=0.0)
+    if exact:
+        assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []
