@@ -98,7 +98,7 @@ def session(ranks: Ranks, folder: Path, cases: tuple[Case, ...]) -> None:
     """In every process: each case straight to its end; and, but for the quickest, on from its own half."""
     for case in cases:
         write(ranks, outcome(finish(case.config(folder), ranks)), folder / f"{case.name}.safetensors")
-        if case is FAST[0] and ranks.world == 2:
+        if case == FAST[0] and ranks.world == 2:
             continue
         with ranks.in_turn():
             if ranks.first:
