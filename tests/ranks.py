@@ -1,9 +1,9 @@
 """Real processes for tests, by gloo, forked from a server that has imported what they need but computed nothing."""
 
 import multiprocessing
-import os
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -35,7 +35,8 @@ def together(function: Callable[..., None], *arguments: Any, world: int) -> None
             for process in processes:
                 process.kill()
                 process.join()
-    assert codes == [0] * world, f"exit codes by rank: {codes}"
+        errors = [path.read_text(encoding="utf-8") for path in sorted(Path(folder).glob("error-*"))]
+    assert codes == [0] * world, "\n".join([f"exit codes by rank: {codes}", *errors])
 
 
 def _wait(processes: list[Any]) -> list[int | None]:
@@ -44,6 +45,7 @@ def _wait(processes: list[Any]) -> list[int | None]:
     while time.monotonic() < end:
         codes = [process.exitcode for process in processes]
         if any(codes) or None not in codes:
+            time.sleep(1.0 if None in codes else 0.0)  # the others fail soon after, and say what they saw
             return codes
         time.sleep(0.02)
     return [process.exitcode for process in processes]
@@ -55,7 +57,9 @@ def _run(function: Callable[..., None], arguments: tuple[Any, ...], rank: int, w
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=TIMEOUT)
     )
-    function(joined(), *arguments)
-    if os.environ.get("RANKS_TIMES"):
-        print(f"rank {rank}: {time.process_time():.1f} s", flush=True)
+    try:
+        function(joined(), *arguments)
+    except BaseException:
+        (store.parent / f"error-{rank}").write_text(f"rank {rank}:\n{traceback.format_exc()}", encoding="utf-8")
+        raise
     dist.destroy_process_group()

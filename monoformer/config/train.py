@@ -104,7 +104,8 @@ class TrainConfig:
     bad_steps: int = 20
     """Steps whose gradient is not finite are left out and written down; after so many the run stops."""
     spike_factor: float = 3.0
-    """A loss of so many times its running mean (over 100 steps) counts as a spike in metrics.jsonl; 0: none does."""
+    """A loss of so many times its running mean (over 100 steps) is said to be a spike, and counts in metrics.jsonl
+    (`spikes`, a step). 0: none is."""
     skip_limit: float = 0.01
     """Largest share of a source's documents that may be skipped because they cannot be used (a broken picture, no
     caption, longer than a row, ...). Beyond it, from 20 skipped documents on, the run ends and says why. 1: never."""

@@ -179,7 +179,7 @@ class Loop(Generic[T]):
             self._failure = self._failure or ValueError("another process could not read its data; it says why")
             return []
         if any(own != places[0] for own in places):
-            raise ValueError(f"processes read different data: (whether, document, row, skipped) is {places} by rank")
+            raise ValueError(f"processes read different data: (read, document, row, skipped) is {places} by rank")
         return read
 
     def _note_signal(self, number: int) -> None:

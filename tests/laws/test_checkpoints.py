@@ -4,9 +4,9 @@ import json
 import multiprocessing
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -31,15 +31,22 @@ def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     assert [name for name, value in first.items() if not torch.equal(value, second[name])] == []
 
 
-def configuration(folder: Path) -> RunConfig:
-    return tiny.run_config(folder, train={"checkpoint_every": 2, "sample_every": 1})
+def configuration(folder: Path, **train: Any) -> RunConfig:
+    return tiny.run_config(folder, train={"checkpoint_every": 2, "sample_every": 1, **train})
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+def straight_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("straight")
+
+
+@pytest.fixture(scope="module")
+def straight(straight_folder: Path) -> dict[str, Tensor]:
     """What a run of six steps ends with that nothing happens to."""
-    trainer = tiny.trainer(configuration(tmp_path_factory.mktemp("straight")))
-    assert trainer.run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Spikes, "SPAN", 2)  # six steps are few
+        trainer = tiny.trainer(configuration(straight_folder, spike_factor=0.5))
+        assert trainer.run()
     return weights(trainer)
 
 
@@ -73,9 +80,12 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(tmp_path: Path,
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_text(path.read_text(encoding="utf-8") + '{"step": 5, "te', encoding="utf-8")  # as a full disk cuts it
     again = tiny.trainer(config)
     assert again.run()
     assert_same(weights(again), straight)
+    assert [line["step"] for line in read_metrics(path)] == [1, 2, 3, 4, 5, 6]
 
 
 def kill_while_writing(folder: Path) -> None:
@@ -88,6 +98,7 @@ def kill_while_writing(folder: Path) -> None:
     tiny.trainer(configuration(folder), sample=kill).run()
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_a_checkpoint_is_written_goes_on(tmp_path: Path, straight: dict[str, Tensor]) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.ranks", "tests.tiny"])
@@ -102,19 +113,15 @@ def test_a_run_killed_while_a_checkpoint_is_written_goes_on(tmp_path: Path, stra
     assert all(path.suffix == "" for path in (tmp_path / "run" / "checkpoints").iterdir()), "nothing is left over"
 
 
-def test_sigterm_saves_and_is_told(tmp_path: Path, straight: dict[str, Tensor]) -> None:
+def test_sigterm_saves_and_is_told(tmp_path: Path) -> None:
     def terminate(step: int, averaged: dict[str, Tensor]) -> None:
-        if step == 2:
+        if step == 2:  # once: a second one ends the process
             os.kill(os.getpid(), signal.SIGTERM)
 
-    config = configuration(tmp_path / "run")
-    stopped = tiny.trainer(config, sample=terminate)
+    stopped = tiny.trainer(configuration(tmp_path / "run"), sample=terminate)
     assert not stopped.run()
     assert stopped.loop.ended_by == signal.SIGTERM
     assert checkpoints(tmp_path / "run" / "checkpoints")[-1].name == f"step-{stopped.loop.step:08d}"
-    again = tiny.trainer(config)
-    assert again.run()
-    assert_same(weights(again), straight)
 
 
 def test_a_run_in_a_folder_where_another_is_at_work_is_refused(tmp_path: Path) -> None:
@@ -123,16 +130,6 @@ def test_a_run_in_a_folder_where_another_is_at_work_is_refused(tmp_path: Path) -
     with locked(tmp_path / "run"), pytest.raises(ValueError, match=r"another run is at work in .*run"):
         tiny.trainer(config).run()
     assert not checkpoints(tmp_path / "run" / "checkpoints")
-
-
-def test_metrics_cut_by_a_full_disk_are_mended(tmp_path: Path) -> None:
-    config = replace(configuration(tmp_path / "run"))
-    short = replace(config, train=replace(config.train, steps=2, sample_every=0))
-    assert tiny.trainer(short).run()
-    path = tmp_path / "run" / "metrics.jsonl"
-    path.write_text(path.read_text(encoding="utf-8") + '{"step": 3, "te', encoding="utf-8")
-    assert tiny.trainer(replace(short, train=replace(short.train, steps=3))).run()
-    assert [line["step"] for line in read_metrics(path)] == [1, 2, 3]
 
 
 def test_spikes_are_losses_far_above_their_mean() -> None:
@@ -147,10 +144,7 @@ def test_spikes_are_losses_far_above_their_mean() -> None:
     assert Spikes(0.0).find({"text_loss": 1e9}) == []
 
 
-def test_spikes_are_counted_in_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Spikes, "SPAN", 2)  # six steps are few
-    config = tiny.run_config(tmp_path / "run", train={"spike_factor": 0.5})
-    assert tiny.trainer(config).run()
-    found = [line["spikes"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+def test_spikes_are_counted_in_the_metrics(straight_folder: Path, straight: dict[str, Tensor]) -> None:
+    found = [line["spikes"] for line in read_metrics(straight_folder / "metrics.jsonl")]
     assert found[:2] == [0, 0]
     assert sum(found) > 0
