@@ -1,6 +1,7 @@
 """Which device to compute on, and what it can do. Knows nothing of models; nothing else asks what the machine has."""
 
 import os
+import platform
 import re
 import sys
 import time
@@ -136,7 +137,7 @@ def host_peak() -> float:
     if status.is_file():  # getrusage would tell the peak of the process that started this one
         found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))
         return float(found[1]) * 1024 if found else 0.0
-    if sys.platform != "darwin":
+    if platform.system() != "Darwin":
         return 0.0
     import resource
 
