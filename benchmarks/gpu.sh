@@ -39,6 +39,7 @@ else
   measure attention --bf16 --tokens 4096 --patches 1024 --rows 8
   measure train_step "${SMALL[@]}" --sequences 32 --precision bf16
   measure train_step "${LARGE[@]}" --sequences 16 --precision bf16
+  measure memory --precision bf16
   for bf16 in --no-bf16 --bf16; do
     measure denoise "${LARGE[@]}" --size 256 --patch 16 --pictures 1 $bf16
     measure denoise "${LARGE[@]}" --size 256 --patch 16 --pictures 32 $bf16
