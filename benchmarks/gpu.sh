@@ -40,6 +40,7 @@ else
   measure attention --bf16 --tokens 4096 --patches 1024 --rows 8
   measure train_step "${SMALL[@]}" --sequences 32 --precision bf16
   measure train_step "${LARGE[@]}" --sequences 16 --precision bf16
+  measure memory --precision bf16
   for precision in fp32 bf16; do
     measure denoise "${LARGE[@]}" --precision $precision
     measure denoise "${LARGE[@]}" --cases same different --pictures 64 --precision $precision

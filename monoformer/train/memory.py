@@ -126,7 +126,8 @@ class Live(TorchDispatchMode):
     def __init__(self, known: Iterable[Tensor]) -> None:
         """`known`: tensors that were there before and do not count."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.bytes = self.peak = 0
+        self.bytes: int = 0
+        self.peak: int = 0
         self._seen = {tensor.untyped_storage()._cdata: 0 for tensor in known}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -177,7 +178,8 @@ def _peak(config: ModelConfig, *, load: Pass, bf16: bool, checkpointing: Checkpo
         checkpoint_blocks(model.transformer.blocks, checkpointing)
         for parameter in model.parameters():
             parameter.register_post_accumulate_grad_hook(_forget_gradient)
-        with Live([*model.parameters()]) as live:
+        live = Live(model.parameters())
+        with live:
             run(model, load, bf16=bf16, dense=dense)
     return int(live.peak)
 

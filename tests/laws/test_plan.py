@@ -19,13 +19,13 @@ from monoformer.train.trainer import Trainer
 from monoformer.train.workload import Pass, compose, resolved
 from tests import tiny
 
-MODES = ("adaln", "token", "unet", "experts", "official")
+FAST, SLOW = ("adaln",), ("token", "unet", "experts", "official")
 LAYERS = 5
 
 
-def trainer(mode: str, folder: Path, **train: Any) -> Trainer:
+def trainer(mode: str, folder: Path) -> Trainer:
     changes = {"width": 64, "layers": LAYERS, "mlp_width": 96, "image_sizes": ((16, 16),)}
-    config = tiny.run_config(folder, model=tiny.model_config(mode, **changes), train=train)
+    config = tiny.run_config(folder, model=tiny.model_config(mode, **changes))
     return tiny.trainer(config)
 
 
@@ -51,7 +51,7 @@ def held(own: Trainer, batch: Any, how: Checkpointing) -> int:
 
 
 @pytest.mark.parametrize("how", ["none", "full"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*FAST, *(pytest.param(mode, marks=pytest.mark.slow) for mode in SLOW)])
 def test_the_activations_are_those_of_a_real_pass(mode: str, how: Checkpointing, tmp_path: Path) -> None:
     own, batch = trainer(mode, tmp_path), batch_of(mode)
     (slots,) = batch.images
@@ -62,6 +62,7 @@ def test_the_activations_are_those_of_a_real_pass(mode: str, how: Checkpointing,
     assert planned == pytest.approx(held(own, batch, how), rel=0.15)
 
 
+@pytest.mark.slow  # ten networks
 def test_checkpointing_and_bf16_save_memory() -> None:
     load = Pass(rows=4, tokens=128, labelled=64, images=4, grid=(4, 4))
     config = tiny.model_config(width=64, layers=LAYERS)
@@ -74,7 +75,7 @@ def test_checkpointing_and_bf16_save_memory() -> None:
 
 @pytest.mark.parametrize("optimizer", [AdamWConfig(), MuonConfig()], ids=lambda o: type(o).__name__)
 def test_weights_and_state_are_those_of_a_real_run(optimizer: Any, tmp_path: Path) -> None:
-    own = trainer("adaln", tmp_path, optimizer=optimizer)
+    own = tiny.trainer(tiny.run_config(tmp_path, train={"optimizer": optimizer}))
     own.train_step([next(own.parts.loader)])
     own.parts.loader.close()
     load = Pass(rows=1, tokens=32, labelled=8, images=1, grid=(1, 1))
@@ -161,6 +162,7 @@ def test_the_command_prints_a_plan_and_its_json(capsys: pytest.CaptureFixture[st
         assert answer in capsys.readouterr().err
 
 
+@pytest.mark.slow  # its advice tries several settings
 def test_a_run_that_does_not_fit_is_told_what_would() -> None:
     config = PRESETS["scenes-quick"]()
     wide = replace(config.model, width=2048, layers=3, heads=16, kv_heads=16, mlp_width=5632, vocabulary=1024)
