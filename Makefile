@@ -17,15 +17,18 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 CODE := monoformer tests $(wildcard examples benchmarks reproduce)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full check format site bench clean
+.PHONY: help install demo demo-train test test-full check format site bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 install: .venv/.installed ## make .venv and install the package into it
 
-demo: .venv/.installed ## train a small model from nothing for about five minutes; it draws, captions, edits and writes
-	@$(RUN) -m monoformer demo --train --folder runs/demo
+demo: .venv/.installed ## see it work in a minute: the released model draws, captions, edits, answers and writes
+	@$(RUN) -m monoformer demo
+
+demo-train: .venv/.installed ## train a small model from nothing for about five minutes, show it and score it
+	@$(RUN) -m monoformer demo --train
 
 test: .venv/.installed-dev ## the fast tests (under ten minutes on two cores)
 	@$(RUN) -m pytest -m "not slow" $(PYTEST_OPTIONS)

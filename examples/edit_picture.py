@@ -1,6 +1,6 @@
 """Three ways to change a picture, side by side: by instruction, gently, and only inside a mask.
 
-python examples/edit_picture.py runs/demo/model circle.png "make the red circle blue" --out edits.png
+python examples/edit_picture.py models/monoformer-mini circle.png "make the red circle blue" --out edits.png
 
 The mask here is the picture's left half; outside of it every pixel stays as it was.
 """

@@ -47,7 +47,9 @@ def test_every_command_of_every_page_is_understood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    save_config(PRESETS["folder"](), tmp_path / "run.json")
+    for name in ("run.json", "cache/run.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save_config(PRESETS["folder"](), tmp_path / name)
     given = {}
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
@@ -88,13 +90,13 @@ def test_the_blocks_that_use_a_model_run(
     name: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(run / "model", "runs/demo/model")
+    shutil.copytree(run / "model", "models/monoformer-mini")
     names: dict[str, Any] = {}
     for block in blocks(read(name), "python"):
         exec(block, names)
     done = []
     for arguments in commands(read(name)):
-        if arguments[0] in ("generate", "write", "caption", "edit") and "runs/demo/model" in arguments:
+        if arguments[0] in ("generate", "write", "caption", "edit") and "models/monoformer-mini" in arguments:
             main(arguments)
             done.append(arguments[0])
     assert done
