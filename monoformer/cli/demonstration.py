@@ -13,10 +13,11 @@ from rich.table import Table
 from monoformer.card import read_card, read_examples
 from monoformer.cli.options import parse
 from monoformer.cli.training import run
-from monoformer.config.data import ScenesData
+from monoformer.config.data import ScenesData, TextData
+from monoformer.config.run import RunConfig
 from monoformer.data.scenes import Scenes, draw
 from monoformer.evaluate.journal import Journal
-from monoformer.evaluate.material import scenes_of
+from monoformer.evaluate.material import scenes_of, sources
 from monoformer.evaluate.scenes import SceneEvaluator, to_picture
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.pipeline import Pipeline
@@ -100,7 +101,9 @@ def show_model(model: str, folder: Path) -> None:
     sections: list[Section] = []
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("drawing, describing, editing, answering, writing", total=None)
-        for section in chain(show_names(pipeline, read_examples(card)), show(pipeline, data)):
+        for section in chain(
+            show_prompts(pipeline, read_examples(card)), show(pipeline, data), show_texts(pipeline, trained)
+        ):
             sections.append(section)
             bar.advance(task)
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,18 +142,24 @@ def train_and_show(options: _Demo) -> None:
     )
 
 
-def show_names(pipeline: Pipeline, names: list[str]) -> Iterator[Section]:
+def show_prompts(pipeline: Pipeline, names: list[str]) -> Iterator[Section]:
     """Pictures of the prompts that a model's card names; those of people once more with another skin tone."""
     if not names:
         return
     drawn = dict(zip(names, pipeline.generate_images(names), strict=True))
-    yield Section("drawn from names", tuple(Cell((picture,), name) for name, picture in drawn.items()))
+    yield Section("drawn from the card's prompts", tuple(Cell((picture,), name) for name, picture in drawn.items()))
     toned = [name for name in names if name.endswith(" skin tone")]
     if toned:
         words = [f"Change the skin tone to {TONES[number % len(TONES)]}." for number in range(len(toned))]
         before = [drawn[name] for name in toned]
         after = pipeline.edit(before, words)
         yield Section("edited", tuple(Cell((b, a), text) for b, a, text in zip(before, after, words, strict=True)))
+
+
+def show_texts(pipeline: Pipeline, trained: RunConfig | None) -> Iterator[Section]:
+    """How a model that has read books goes on with one."""
+    if trained is None or not any(isinstance(source, TextData) for source in sources(trained.data)):
+        return
     texts = pipeline.generate_text(list(BEGINNINGS), temperature=0.7, max_tokens=40)
     yield Section("written", tuple(Cell((), f"{b} ...{t}") for b, t in zip(BEGINNINGS, texts, strict=True)))
 
