@@ -73,10 +73,10 @@ class Ranks:
     def in_turn(self) -> Iterator[None]:
         """The first process goes first; the others follow when it is through, and find what it wrote."""
         if not self.first:
-            self.gather([])
+            self.gather([0.0])  # a number, since gloo does not wait for the others where there is none to send
         yield
         if self.first:
-            self.gather([])
+            self.gather([0.0])
 
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Sharded tensors put together in the first process's host memory, one after the other; others get nothing.
