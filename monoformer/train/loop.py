@@ -264,6 +264,12 @@ class Loop(Generic[T]):
     def _open_folder(self, loader: Loader[Any, T]) -> None:
         """Resume from the newest checkpoint, or begin; refuses a folder that holds another run."""
         found = checkpoints(self.folder / "checkpoints")
+        newest = self.ranks.gather([float(found[-1].name.removeprefix("step-")) if found else -1.0])
+        if any(own != newest[0] for own in newest):
+            raise ValueError(
+                f"processes find different checkpoints in {self.folder} (steps {newest}); "
+                f"put the run's folder where all of them see it"
+            )
         if found:
             progress = read_progress(found[-1])
             before = from_json(type(self.config), progress["config"], where=str(found[-1]))  # fields since: defaults

@@ -7,6 +7,7 @@ updates do not depend on the number of processes, but for the last bits of sums.
 """
 
 import functools
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
@@ -73,10 +75,10 @@ class Ranks:
     def in_turn(self) -> Iterator[None]:
         """The first process goes first; the others follow when it is through, and find what it wrote."""
         if not self.first:
-            self.gather([])
+            self.gather([0.0])  # a number, since gloo does not wait for the others where there is none to send
         yield
         if self.first:
-            self.gather([])
+            self.gather([0.0])
 
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Sharded tensors put together in the first process's host memory, one after the other; others get nothing.
@@ -114,7 +116,11 @@ def processes(device: torch.device) -> Iterator[Ranks]:
                 f"many with torchrun --nproc-per-node"
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
+    # torchrun keeps its store when it starts processes again, with the addresses of those that are gone
+    store = dist.PrefixStore(f"restart-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     yield joined()
     dist.destroy_process_group()  # not after an error: it would wait for the others
 

@@ -1,5 +1,6 @@
 """Processes that share a run: the same losses and weights as one process, whatever each of them holds."""
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -106,6 +107,16 @@ def session(ranks: Ranks, folder: Path, cases: tuple[Case, ...]) -> None:
         write(ranks, outcome(finish(case.config(folder / "half"), ranks)), folder / f"{case.name}-half.safetensors")
     draw_weights(ranks, folder)
     read_ragged(ranks, folder)
+    go_in_turn(ranks, folder / "turn")
+
+
+def go_in_turn(ranks: Ranks, path: Path) -> None:
+    """The others find what the first process writes, however long it takes."""
+    with ranks.in_turn():
+        if ranks.first:
+            time.sleep(0.3)
+            path.write_text("written", encoding="utf-8")
+        assert path.is_file()
 
 
 def lend(case: Case, folder: Path, other: Path) -> None:
