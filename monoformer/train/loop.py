@@ -224,8 +224,9 @@ class Loop(Generic[T]):
             bar.update(task, numbers=self.describe(line))
             tell_skipped(loader.skipped, self.folder, self._told, bar.console)
         bar.update(task, completed=self.step)
-        scored = self._is_time(self.train.evaluate_every, last=last)
-        drawn = self._is_time(self.train.sample_every, last=last)
+        looked_at = last and not self.ended_by  # who sends a signal waits, perhaps not for long
+        scored = self._is_time(self.train.evaluate_every, last=looked_at)
+        drawn = self._is_time(self.train.sample_every, last=looked_at)
         weights = self.ranks.whole(self.state.averaged()) if scored or drawn else {}
         if first and self.scores and scored:
             self.metrics.append({"step": self.step, "scores": self.scores(self.step, weights)})

@@ -7,7 +7,8 @@ them. Knows nothing of speeds. Invariant: no storage is ever allocated.
 
 import functools
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -22,6 +23,7 @@ from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import MuonConfig, TrainConfig
 from monoformer.model.monoformer import MonoFormer, Place
+from monoformer.model.patches import positions_2d
 from monoformer.train.optim import is_hidden_matrix
 from monoformer.train.workload import Pass
 
@@ -170,8 +172,19 @@ def activation_bytes(
     return float(first + (second - first) * (config.layers - DEPTHS[0]))
 
 
+@contextmanager
+def _fake() -> Iterator[None]:
+    """Tensors without numbers; what the network remembers from one pass to the next is never one of them."""
+    positions_2d.cache_clear()
+    try:
+        with FakeTensorMode():
+            yield
+    finally:
+        positions_2d.cache_clear()
+
+
 def _peak(config: ModelConfig, *, load: Pass, bf16: bool, checkpointing: Checkpointing, dense: bool, cast: bool) -> int:
-    with FakeTensorMode():
+    with _fake():
         model = MonoFormer(config)
         if bf16 and not cast:
             _hold_in_bf16(model.transformer.blocks)

@@ -184,7 +184,7 @@ def test_denoising_against_the_prefix_is_the_full_pass(mode: str, diffusion: Dif
     for row, document in enumerate(documents):
         layout = own.prompt(document, opening="image")
         prefix = len(layout)
-        own._add_block(layout, picture(9).pixels, 99, noised=True)
+        own._add_block(layout, picture(9), 99, noised=True)
         assert layout.blocks[-1].start - prefix == own.time_token
         prediction = predicted(made, layout, target=x[row], t=float(t[row]))
         expected = objective.estimate(prediction, x[row : row + 1], t[row : row + 1])
@@ -279,7 +279,7 @@ def denoised(made: Pretrained, contexts: list[Document], settings: GenerateConfi
         found = []
         for document in contexts:
             layout = own.prompt(document, opening="image")
-            own._add_block(layout, torch.zeros((3, *size), dtype=torch.uint8), 99, noised=True)
+            own._add_block(layout, Image(pixels=torch.zeros((3, *size), dtype=torch.uint8)), 99, noised=True)
             prediction = predicted(made, layout, target=x, t=t)
             found.append(objective.estimate(prediction, x[None], torch.tensor([t])).x_0[0])
         if len(found) == 1:

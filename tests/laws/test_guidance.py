@@ -86,7 +86,7 @@ def test_the_engine_mixes_what_full_passes_say(
         for context in contexts if low <= t <= high else contexts[:1]:
             asked += 1
             layout = own.prompt(context, opening="image")
-            own._add_block(layout, torch.zeros((3, 8, 8), dtype=torch.uint8), 99, noised=True)
+            own._add_block(layout, Image(pixels=torch.zeros((3, 8, 8), dtype=torch.uint8)), 99, noised=True)
             found.append(objective.estimate(predicted(made, layout, target=x, t=t), x[None], torch.tensor([t])))
         found = [Estimate(estimate.x_0[0]) for estimate in found]
         if len(found) == 1:
