@@ -23,7 +23,7 @@ EXTRAS = {
     "autoencoders": ("diffusers",),
     "tracking": ("tensorboard", "wandb"),
     "lora": ("peft",),
-    "serve": ("fastapi", "uvicorn", "gradio", "prometheus-client", "python-multipart"),
+    "serve": ("fastapi", "fastapi-offline", "uvicorn", "gradio", "prometheus-client", "python-multipart"),
     "scale": ("ray",),
     "evaluate": ("lm_eval", "torch-fidelity", "pycocoevalcap"),
     "docs": ("mkdocs", "mkdocs-material"),

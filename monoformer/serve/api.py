@@ -29,10 +29,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 def build_app(service: Service) -> Any:
     """The ASGI application (FastAPI's) of one model."""
-    from fastapi import APIRouter, FastAPI
+    from fastapi import APIRouter
+    from fastapi_offline import (
+        FastAPIOffline,  # /docs without a network: FastAPI's own page loads its scripts from a CDN
+    )
     from starlette.middleware.cors import CORSMiddleware
 
-    app = FastAPI(title="MonoFormer", summary=SUMMARY, version="1", responses=ERRORS)
+    app = FastAPIOffline(title="MonoFormer", summary=SUMMARY, version="1", responses=ERRORS)
     add_errors(app)
     routes = APIRouter()
     add_chat(routes, service)

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import fields
 from pathlib import Path
 
+import httpx
 import pytest
 
 from monoformer.cli.options import parse
@@ -24,6 +25,16 @@ def test_the_code_runs(server: Running, tmp_path: Path, monkeypatch: pytest.Monk
     with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # short code leaves closing to Python
         exec(block.replace("http://127.0.0.1:8000", server.url).replace('"demo"', '"tiny"'), {})
     assert (tmp_path / "circle.png").is_file()
+
+
+def test_the_page_of_the_routes_needs_no_network(server: Running) -> None:
+    page = httpx.get(f"{server.url}/docs").text
+    named = re.findall(r"""(?:src|href|url)[=:]\s*["']([^"']+)""", page)
+    assert "/openapi.json" in named
+    assert len(named) > 3
+    for url in named:
+        assert url.startswith("/"), "nothing from elsewhere"
+        assert httpx.get(server.url + url).status_code == 200
 
 
 def test_every_limit_and_figure_is_described() -> None:
