@@ -263,10 +263,10 @@ class TokenizerConfig:
     path: str = ""
     """Folder or hub name of a Hugging Face tokenizer; empty: a byte-level BPE is trained on the run's own text."""
     vocabulary: int = 1024
-    """Size of the trained BPE, special tokens included."""
+    """Size of the trained BPE, special tokens included; 266: each byte is a token of its own."""
 
     def __post_init__(self) -> None:
-        if not self.path and self.vocabulary < 300:
+        if not self.path and self.vocabulary < 266:
             raise ValueError(
-                f"tokenizer.vocabulary must be at least 300 (256 bytes and special tokens), but is {self.vocabulary}"
+                f"tokenizer.vocabulary must be at least 266 (256 bytes and 10 special tokens), but is {self.vocabulary}"
             )

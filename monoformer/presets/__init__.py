@@ -15,6 +15,7 @@ from monoformer.presets.small import (
     scenes,
     scenes_quick,
     scenes_text,
+    shakespeare,
     text_quick,
 )
 from monoformer.presets.transfusion import SIZES, transfusion
@@ -26,6 +27,7 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "scenes": scenes,
     "text-quick": text_quick,
     "scenes-text": scenes_text,
+    "shakespeare": shakespeare,
     "cifar10": cifar10,
     "emoji": emoji,
     "monoformer-mini": monoformer_mini,

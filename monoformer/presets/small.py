@@ -118,6 +118,25 @@ def scenes_text() -> RunConfig:
     return replace(base, name="scenes-text", data=MixtureData(sources=(drawn, BOOKS), weights=(0.9, 0.1)))
 
 
+def shakespeare() -> RunConfig:
+    """Shakespeare by characters, in the size of nanoGPT's run on a CPU: the text path alone beside a known figure.
+
+    monoformer train shakespeare --data.files INPUT.txt    (docs/results.md has the whole command)
+    Two CPU cores, about two minutes.
+    """
+    base = scenes_quick()
+    return replace(
+        base,
+        name="shakespeare",
+        model=replace(base.model, width=128, heads=4, kv_heads=4, mlp_width=344, context=256),
+        tokenizer=TokenizerConfig(vocabulary=266),
+        data=TextData(files=("data/text/tinyshakespeare.txt",), characters=254, holdout=0.0),
+        sequence=SequenceConfig(row=256, window=512),
+        train=replace(base.train, steps=2000, rows=3, checkpoint_every=500),
+        generate=GenerateConfig(temperature=0.8),
+    )
+
+
 def cifar10() -> RunConfig:
     """CIFAR-10 at 32x32, drawn from class names, by a network of scenes-quick's shape with patches of 4.
 

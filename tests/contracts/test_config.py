@@ -180,7 +180,7 @@ def test_a_file_that_is_no_configuration(text: str | None, message: str, tmp_pat
         (SequenceConfig, {"drop_text": 1.5}, "drop_text"),
         (SequenceConfig, {"drop_context": 0.4}, "drop_context"),
         (SequenceConfig, {"row": 1}, "row"),
-        (TokenizerConfig, {"vocabulary": 200}, "at least 300"),
+        (TokenizerConfig, {"vocabulary": 200}, "at least 266"),
         (GenerateConfig, {"steps": 0}, "at least 1"),
         (GenerateConfig, {"temperature": -1.0}, "temperature"),
         (GenerateConfig, {"top_p": 0.0}, "top_p"),

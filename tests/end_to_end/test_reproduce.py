@@ -125,3 +125,15 @@ def test_tinyllama_from_a_language_model_to_a_picture(tmp_path: Path) -> None:
         assert drawn.size == (64, 64)
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["train"]["text_weight"] == 0.01
+
+
+@pytest.mark.slow
+@needs_bash
+def test_shakespeare_to_its_loss(tmp_path: Path) -> None:
+    lines = (f"Citizen {number}:\nBefore we proceed any further, hear me speak.\n\n" for number in range(200))
+    (tmp_path / "text.txt").write_text("".join(lines))
+    printed = script(
+        "shakespeare.sh", str(tmp_path / "text.txt"), "--train.steps", "40", "--train.warmup", "1", OUT=tmp_path / "out"
+    )
+    found = re.search(r"loss a character: (.*) nats", printed)
+    assert found and 0 < float(found[1]) < 3  # 5.6 before training
