@@ -41,7 +41,7 @@ check: .venv/.installed-dev ## format, lint, types, architecture, every link of 
 	@$(RUN) -m ruff check $(CODE)
 	@$(RUN) -m mypy
 	@$(RUN) -m pytest tests/test_architecture.py
-	@$(MKDOCS) --quiet --site-dir build/site
+	@$(MKDOCS) --site-dir build/site
 
 site: .venv/.installed-dev ## the documentation as pages in site/, to be opened without a network or put on any server
 	@$(MKDOCS)
