@@ -122,7 +122,7 @@ def shakespeare() -> RunConfig:
     """Shakespeare by characters, in the size of nanoGPT's run on a CPU: the text path alone beside a known figure.
 
     monoformer train shakespeare --data.files INPUT.txt    (reproduce/shakespeare.sh)
-    One CPU core, about four minutes. Loss of 1.53 nats a character of the last tenth (nanoGPT's run of this size: 1.88).
+    One CPU core, about four minutes. 1.53 nats a character of the last tenth (nanoGPT's run of this size: 1.88).
     """
     base = scenes_quick()
     return replace(
