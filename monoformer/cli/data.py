@@ -1,6 +1,7 @@
-"""data check: what a run would read, before it is trained."""
+"""data check: what a run would read, before it is trained; data replay: what a step read that went wrong."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from monoformer.cli.training import read_config
 from monoformer.config.data import check_named
 from monoformer.document import Document, Image
 from monoformer.gallery import Cell, Section, draw_gallery
+from monoformer.train.replay import read_bad_step
 from monoformer.train.survey import Packing, Survey, check_data
 
 SHOWN = 12
@@ -19,17 +21,27 @@ SHOWN = 12
 WORDS = 160
 """Most characters under a picture."""
 USAGE = """usage: monoformer data check PRESET [--documents 200] [--out data-check.png] [options of train ...]
-       monoformer data check --config FILE ..."""
+       monoformer data check --config FILE ...
+       monoformer data replay RUN/bad-steps/step-N.json [--out bad-step.png]"""
 
 
 def data(arguments: list[str]) -> None:
-    """Check the data of a run: monoformer data check PRESET [--documents 200] [--out FILE.png] [options of train]"""
+    """Check the data of a run, or look at a step that it left out: monoformer data check|replay ..."""
     if not arguments or {"-h", "--help"} & set(arguments[:2]):
-        print(f"{USAGE}\n\nReads documents of every source and reports counts, lengths, pictures, errors and padding.")
+        print(f"{USAGE}\n\ncheck reads documents of every source: counts, lengths, pictures, errors, padding.")
+        print("replay prints the documents of a step that had no finite gradient, and draws its pictures.")
         sys.exit()
-    if arguments[0] != "check":
-        raise ValueError(f"data has the one command check, but {arguments[0]!r} was given; write monoformer data check")
-    rest, given = take(arguments[1:], documents="200", out="data-check.png")
+    match arguments[0]:
+        case "check":
+            _check(arguments[1:])
+        case "replay":
+            _replay(arguments[1:])
+        case other:
+            raise ValueError(f"data has the commands check and replay, but {other!r} was given; see monoformer data -h")
+
+
+def _check(arguments: list[str]) -> None:
+    rest, given = take(arguments, documents="200", out="data-check.png")
     count = whole_number("documents", given["documents"], least=1)
     config, out = read_config(rest), Path(given["out"])
     check_named(config.data)
@@ -38,13 +50,30 @@ def data(arguments: list[str]) -> None:
     for one in surveys:
         console.print(_table(one))
     console.print(_say(now, best), markup=False, soft_wrap=True)
-    sections = [section for one in surveys if (section := _sheet(one)).cells]
+    _save([section for one in surveys if (section := _sheet(one.name, one.documents)).cells], out, console)
+    for one in surveys:
+        one.tally.check(config.train.skip_limit)
+
+
+def _replay(arguments: list[str]) -> None:
+    rest, given = take(arguments, out="bad-step.png")
+    if len(rest) != 1:
+        raise ValueError("give one file: monoformer data replay RUN/bad-steps/step-N.json")
+    path, console = Path(rest[0]), Console()
+    bad = read_bad_step(path, read_config(["--config", str(path.parent.parent / "config.json")]))
+    losses = ", ".join(f"{name} {value}" for name, value in bad.losses.items())
+    console.print(f"step {bad.step}: {losses}; {len(bad.documents)} documents", markup=False, soft_wrap=True)
+    for number, document in bad.documents.items():
+        console.print(f"{number} ({bad.sources[number]}): {_words(document)}", markup=False, soft_wrap=True)
+    sheet = _sheet(f"step {bad.step}", list(bad.documents.values()), most=len(bad.documents))
+    _save([sheet] if sheet.cells else [], Path(given["out"]), console)
+
+
+def _save(sections: list[Section], out: Path, console: Console) -> None:
     if sections:
         out.parent.mkdir(parents=True, exist_ok=True)
         draw_gallery(sections).save(out)
         console.print(f"contact sheet: {out}", markup=False, soft_wrap=True)
-    for one in surveys:
-        one.tally.check(config.train.skip_limit)
 
 
 def _table(survey: Survey) -> Table:
@@ -62,9 +91,9 @@ def _say(now: Packing, best: Packing) -> str:
     return f"{said}; {best.rows} rows of {best.row} would have {best.padding:.1%} ({options})"
 
 
-def _sheet(survey: Survey) -> Section:
-    pairs = [(image, document) for document in survey.documents for image in document.images if image.has_pixels]
-    return Section(survey.name, tuple(Cell((image.to_pil(),), _words(document)) for image, document in pairs[:SHOWN]))
+def _sheet(name: str, documents: Sequence[Document], *, most: int = SHOWN) -> Section:
+    pairs = [(image, document) for document in documents for image in document.images if image.has_pixels]
+    return Section(name, tuple(Cell((image.to_pil(),), _words(document)) for image, document in pairs[:most]))
 
 
 def _words(document: Document) -> str:

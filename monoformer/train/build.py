@@ -3,8 +3,9 @@
 A run's tokenizer is trained once and kept in the run's folder, so that resuming never trains another.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ from monoformer.train.sizes import check_sizes, sized
 from monoformer.train.start import Start, check_new, fill_parts, new_start, read_start
 from monoformer.train.trainer import Parts
 from monoformer.vision import build_vision, fitted
+
+Collated = TypeVar("Collated")
 
 TOKENIZER_DOCUMENTS = 4000
 """Documents whose text a new tokenizer is trained on."""
@@ -159,9 +162,24 @@ def build_loader(
     config: RunConfig, source: Source, tokenizer: Tokenizer, *, ranks: Ranks = ALONE
 ) -> Loader[Row, Batch]:
     """This process's stream of packed batches."""
+
+    def collate_rows(rows: list[Row]) -> Batch:
+        return collate(rows, length=config.sequence.row, pad=tokenizer.pad)
+
+    return load_rows(config, source, tokenizer, collate=collate_rows, ranks=ranks)
+
+
+def load_rows(
+    config: RunConfig,
+    source: Source,
+    tokenizer: Tokenizer,
+    *,
+    collate: Callable[[list[Row]], Collated],
+    ranks: Ranks = ALONE,
+) -> Loader[Row, Collated]:
+    """This process's stream of packed rows, as many at a time as one pass reads."""
     sequencer = build_sequencer(config.model, tokenizer, config.sequence)
     length = config.sequence.row
-
     places = {name: place for place, name in enumerate(source.names)}
 
     def pack_window(documents: Numbered) -> tuple[list[Row], dict[int, BadDocument]]:
@@ -170,14 +188,11 @@ def build_loader(
             layout.source = places[source.origin(layout.document)]
         return pack(layouts, length=length, seed=config.seed), bad
 
-    def collate_rows(rows: list[Row]) -> Batch:
-        return collate(rows, length=length, pad=tokenizer.pad)
-
     rows = rows_of_pass(config.train.rows, config.train.pass_rows, ranks.world)
     return Loader(
         source,
         pack_window,
-        collate_rows,
+        collate,
         window=config.sequence.window,
         rows=rows,
         rank=ranks.rank,

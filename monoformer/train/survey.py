@@ -96,7 +96,7 @@ def check_data(config: RunConfig, *, count: int) -> tuple[list[Survey], Packing,
 
     Raises ValueError for settings that contradict the data.
     """
-    config, tokenizer = _started(config)
+    config, tokenizer = started(config)
     config = replace(config, data=sized(config.data, config.model))
     check_sizes(config)
     sources = build_parts(config.data, seed=config.seed)
@@ -159,8 +159,8 @@ def _characters(document: Document) -> int:
     return sum(len(segment.text) for segment in document.segments if isinstance(segment, Text))
 
 
-def _started(config: RunConfig) -> tuple[RunConfig, Tokenizer | None]:
-    """The run with the shape and tokenizer of what it starts from; no weights of a language model are loaded."""
+def started(config: RunConfig) -> tuple[RunConfig, Tokenizer | None]:
+    """The run with the shape and tokenizer of what it starts from; None: a tokenizer is still to be trained."""
     if not config.start:
         return config, find_tokenizer(config)
     folder = find_folder(config.start)

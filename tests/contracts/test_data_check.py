@@ -118,7 +118,7 @@ def test_the_check_ends_with_what_is_wrong(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["chek"], "data has the one command check"),
+        (["chek"], "data has the commands check and replay"),
         (["check", "folder", "--documents", "none"], "--documents must be a number"),
         (["check", "folder", "--out"], "--out needs a value"),
         (["check", "folder"], r"data\.root is empty"),

@@ -47,8 +47,8 @@ def test_every_command_of_every_page_is_understood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("run.json", "cache/run.json"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("run.json", "cache/run.json", "runs/emoji/config.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         save_config(PRESETS["folder"](), tmp_path / name)
     given = {}
     for page in PAGES:
