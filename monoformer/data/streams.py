@@ -86,8 +86,7 @@ class Stream:
 
     def _shard(self, shard: int) -> Iterator[Document | BadDocument]:
         """The rest of a shard, block by block; what breaks its reading is a bad document, and its end."""
-        data = self._data.shard(num_shards=self._shards, index=shard) if self._shards > 1 else self._data
-        data = copy.deepcopy(data)
+        data = self._data.shard(num_shards=self._shards, index=shard)  # a new object, which has a position of its own
         if self._state["stream"] is not None:
             data.load_state_dict(copy.deepcopy(self._state["stream"]))
         rows = iter(data)

@@ -147,7 +147,7 @@ def find_tokenizer(config: RunConfig) -> Tokenizer | None:
 
 def train_tokenizer(config: RunConfig) -> Tokenizer:
     """A tokenizer of the text of the run's first documents."""
-    source = build_source(config.data, split="train", seed=config.seed)
+    source = build_source(config.data, split="train", seed=config.seed, readers=config.train.readers)
     documents = usable(source, TOKENIZER_DOCUMENTS)
     texts = [s.text for document in documents for s in document.segments if isinstance(s, Text)]
     if not any(texts):
