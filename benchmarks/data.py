@@ -260,7 +260,7 @@ def main() -> None:
         inputs, captions, size = make_inputs(case, folder)
         tokenizer = Tokenizer.train([*captions, *PROMPTS], vocabulary=min(case.vocabulary, 2048))
         tokenizer.save(folder / "tokenizer")
-        result: dict[str, Any] = {"bytes_per_picture": size, "cores": torch.get_num_threads()}
+        result: dict[str, Any] = {"bytes_per_picture": size, "threads": torch.get_num_threads()}
         for kind, data in inputs.items():
             config = build_config(case, data, folder / kind)
             config = replace(config, tokenizer=TokenizerConfig(path=str(folder / "tokenizer")))
