@@ -102,7 +102,7 @@ def make_inputs(case: Case, folder: Path) -> tuple[dict[Kind, SourceConfig], lis
     """The same JPEGs as a folder, parquet and tars; their captions, and the mean number of bytes of a JPEG."""
     given = ParquetData(files=case.files, image_column=case.image_column, caption=case.caption, size=TILE)
     source = build_source(given if case.files else ScenesData(size=TILE))
-    found = [document for document in usable(source, 400) if document.images]
+    found = [document for document in usable(source, min(400, case.pictures)) if document.images]
     pieces = [document.images[0].to_pil() for document in found]
     captions = [" ".join(text_of(found[at % len(found)]).split()[:WORDS]) for at in range(case.pictures)]
     jpegs = [jpeg(case, pieces, number) for number in range(case.pictures)]
