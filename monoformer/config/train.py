@@ -101,6 +101,9 @@ class TrainConfig:
     """cuda, mps or cpu; auto takes the first that is there."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     """How processes share the run, and what blocks keep."""
+    readers: int = 2
+    """Threads of every process, for each source, that read and decode pictures. The order of documents is the same for
+    any number; where many processes share a machine, so do their readers."""
     bad_steps: int = 20
     """Steps whose gradient is not finite are left out and written down; after so many the run stops."""
     spike_factor: float = 3.0
@@ -128,7 +131,16 @@ class TrainConfig:
     """Held-out items of each suite in these evaluations."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rows", "bad_steps", "log_every", "checkpoint_every", "keep", "evaluate_count"):
+        for name in (
+            "steps",
+            "rows",
+            "readers",
+            "bad_steps",
+            "log_every",
+            "checkpoint_every",
+            "keep",
+            "evaluate_count",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, but is {getattr(self, name)}")
         for name in ("pass_rows", "warmup", "clip", "spike_factor", "sample_every", "evaluate_every"):

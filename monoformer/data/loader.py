@@ -1,4 +1,4 @@
-"""The global stream of documents -> batches of packed rows, read ahead in one thread, with exact resume.
+"""The global stream of documents -> batches of packed rows, read ahead in threads, with exact resume.
 
 The stream is cut into windows, each packed alone; rows run on across windows and are dealt to ranks in order
 (DESIGN 4, "Order of data"). Documents that cannot be used are left out and counted, those that packing refuses too.
@@ -7,7 +7,6 @@ received, never what was read ahead, and does not depend on ranks or `rows`.
 """
 
 import copy
-import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from monoformer.data.ahead import Ahead
 from monoformer.data.skipped import BadDocument, Tally
 from monoformer.data.source import Source
 from monoformer.document import Document
@@ -45,16 +45,12 @@ class _Position:
     """With this window's."""
 
 
-@dataclass(frozen=True)
-class _Failure:
-    error: BaseException
-
-
 class Loader(Generic[Row, Batch]):
     """An endless iterator of this rank's batches. It owns the source: nobody else may read it meanwhile.
 
     `pack` gets the numbered documents of a window and returns its rows; `collate` makes a batch of `rows` rows. Both
-    run in the background thread unless `prefetch` is 0. All ranks pack the same windows and collate their own rows.
+    run in threads unless `prefetch` is 0: one window and `prefetch` batches are ready before they are asked for. All
+    ranks pack the same windows and collate their own rows.
     A source of which more than the share `skip_limit` is skipped ends the stream with a ValueError.
     """
 
@@ -76,7 +72,8 @@ class Loader(Generic[Row, Batch]):
                 f"a loader needs window >= 1, rows >= 1, prefetch >= 0 and 0 <= rank < world, but has window {window}, "
                 f"rows {rows}, prefetch {prefetch}, rank {rank}, world {world}"
             )
-        self._dealer = _Dealer(source, _Windows(source, pack, window, skip_limit), collate, rows, rank, world)
+        self._windows = _Windows(source, pack, window, skip_limit)
+        self._dealer = _Dealer(collate, rows, rank, world)
         self._prefetch = prefetch
         self._position = _Position(copy.deepcopy(source.state_dict()), 0, 0, Tally(), Tally())
         self._reader: _Reader[Batch] | None = None
@@ -89,7 +86,7 @@ class Loader(Generic[Row, Batch]):
         if self._closed:
             raise ValueError("this loader is closed; make a new one and load its state")
         if self._reader is None:
-            self._reader = _Reader(self._dealer, self._position, prefetch=self._prefetch)
+            self._reader = _Reader(self._windows, self._dealer, self._position, prefetch=self._prefetch)
             weakref.finalize(self, self._reader.stop.set)
         batch, self._position = self._reader.read()
         return batch
@@ -119,7 +116,7 @@ class Loader(Generic[Row, Batch]):
         self._position = position
 
     def close(self) -> None:
-        """Stop reading ahead; waits for the document in progress. The state stays readable."""
+        """Stop reading ahead; waits for what is in progress. The state stays readable."""
         self._closed = True
         self._end_reader()
 
@@ -138,6 +135,24 @@ class Loader(Generic[Row, Batch]):
 
 
 @dataclass(frozen=True)
+class _Window(Generic[Row]):
+    """The rows of a window, and where it begins."""
+
+    rows: list[Row]
+    source: dict[str, Any]
+    document: int
+    """Number of its first document."""
+    tally: Tally
+    """Of the windows before."""
+    seen: Tally
+    """With this window's."""
+
+    def after(self, row: int) -> _Position:
+        """The position after so many of its rows."""
+        return _Position(self.source, self.document, row, self.tally, self.seen)
+
+
+@dataclass(frozen=True)
 class _Windows(Generic[Row]):
     """The stream cut into windows, each packed alone."""
 
@@ -146,7 +161,21 @@ class _Windows(Generic[Row]):
     size: int
     skip_limit: float
 
-    def read(
+    def read(self, start: _Position, stop: threading.Event) -> Iterator[_Window[Row]]:
+        """The windows from the one that a position is in, until told to stop."""
+        self.source.load_state_dict(copy.deepcopy(start.source))
+        documents = iter(self.source)
+        number, tally = start.document, start.tally
+        while not stop.is_set():
+            state = copy.deepcopy(self.source.state_dict())
+            packed = self._pack(documents, number, tally, stop)
+            if packed is None:
+                return
+            rows, seen = packed
+            yield _Window(rows, state, number, tally, seen)
+            number, tally = number + self.size, seen
+
+    def _pack(
         self, documents: Iterator[Document | BadDocument], number: int, tally: Tally, stop: threading.Event
     ) -> tuple[list[Row], Tally] | None:
         """Rows of the window that begins with document `number`, and the tally with it; None: told to stop."""
@@ -173,18 +202,18 @@ class _Windows(Generic[Row]):
 
 @dataclass(frozen=True)
 class _Dealer(Generic[Row, Batch]):
-    """Rows and batches from a position on; holds no position itself."""
+    """Batches of the windows' rows; holds no position itself."""
 
-    source: Source
-    windows: _Windows[Row]
     collate: Callable[[list[Row]], Batch]
     rows: int
     rank: int
     world: int
 
-    def batches(self, start: _Position, stop: threading.Event) -> Iterator[tuple[Batch, _Position]]:
-        """This rank's batches, each with the position after it."""
-        rows = self._row_stream(start, stop)
+    def batches(
+        self, windows: Iterator[_Window[Row]], skip: int, stop: threading.Event
+    ) -> Iterator[tuple[Batch, _Position]]:
+        """This rank's batches, each with the position after it; the first window's first `skip` rows are left out."""
+        rows = self._row_stream(windows, skip)
         own = slice(self.rank * self.rows, (self.rank + 1) * self.rows)
         while True:
             block = list(islice(rows, self.world * self.rows))
@@ -192,85 +221,43 @@ class _Dealer(Generic[Row, Batch]):
                 return
             yield self.collate([row for row, _ in block[own]]), block[-1][1]
 
-    def _row_stream(self, start: _Position, stop: threading.Event) -> Iterator[tuple[Row, _Position]]:
+    def _row_stream(self, windows: Iterator[_Window[Row]], skip: int) -> Iterator[tuple[Row, _Position]]:
         """All ranks' rows in order, each with the position after it."""
-        self.source.load_state_dict(copy.deepcopy(start.source))
-        documents = iter(self.source)
-        number, skip, tally, empty = start.document, start.row, start.tally, 0
-        while empty < MOST_EMPTY_WINDOWS:
-            state = copy.deepcopy(self.source.state_dict())
-            window = self.windows.read(documents, number, tally, stop)
-            if window is None:
-                return
-            rows, seen = window
-            if skip > len(rows):
+        empty = 0
+        for window in windows:
+            if skip > len(window.rows):
                 raise ValueError(
-                    f"the saved state is row {skip} of a window that now has {len(rows)} rows; resume with the data, "
-                    f"window and packing that it was saved with"
+                    f"the saved state is row {skip} of a window that now has {len(window.rows)} rows; resume with the "
+                    f"data, window and packing that it was saved with"
                 )
-            empty = 0 if rows else empty + 1
-            for place in range(skip, len(rows)):
-                yield rows[place], _Position(state, number, place + 1, tally, seen)
-            number, skip, tally = number + self.windows.size, 0, seen
-        raise ValueError(
-            f"packing made no row of {MOST_EMPTY_WINDOWS * self.windows.size} documents in turn; "
-            f"raise sequence.row or give smaller documents"
-        )
+            for place in range(skip, len(window.rows)):
+                yield window.rows[place], window.after(place + 1)
+            skip, empty = 0, 0 if window.rows else empty + 1
+            if empty == MOST_EMPTY_WINDOWS:
+                raise ValueError(
+                    f"packing made no row of {empty} windows in turn; raise sequence.row or give smaller documents"
+                )
 
 
 class _Reader(Generic[Batch]):
-    """One pass over the batches, in a daemon thread where `prefetch` is above 0.
+    """One pass over the batches. Where `prefetch` is above 0, one thread reads and packs a window while the rows of the
+    one before are dealt, and another has `prefetch` batches ready.
 
-    The thread knows the dealer and the queue but not the loader, so a forgotten loader is collected and stops it.
+    The threads do not know the loader, so a forgotten loader is collected and stops them.
     """
 
-    def __init__(self, dealer: _Dealer[Any, Batch], start: _Position, *, prefetch: int) -> None:
+    def __init__(self, windows: _Windows[Any], dealer: _Dealer[Any, Batch], start: _Position, *, prefetch: int) -> None:
         self.stop = threading.Event()
-        self._batches = dealer.batches(start, self.stop)
-        self._failure: _Failure | None = None
-        self._queue: queue.Queue[tuple[Batch, _Position] | _Failure] = queue.Queue(maxsize=prefetch)
-        self._thread: threading.Thread | None = None
-        if prefetch > 0:
-            arguments = (self._batches, self._queue, self.stop)
-            self._thread = threading.Thread(target=_read_ahead, args=arguments, name="loader", daemon=True)
-            self._thread.start()
+        self._windows = Ahead(windows.read(start, self.stop), count=min(prefetch, 1), stop=self.stop)
+        batches = dealer.batches(self._windows, start.row, self.stop)
+        self._batches = Ahead(batches, count=prefetch, stop=self.stop)
 
     def read(self) -> tuple[Batch, _Position]:
-        """The next batch and the position after it; raises what the thread ran into, each time it is asked."""
-        if self._failure is None:
-            item = self._queue.get() if self._thread is not None else _next(self._batches)
-            if not isinstance(item, _Failure):
-                return item
-            self._failure = item
-        raise self._failure.error
+        """The next batch and the position after it; raises what reading ran into, each time it is asked."""
+        return next(self._batches)
 
     def close(self) -> None:
-        """Stop the thread and wait for it: it must not read the source any more."""
+        """Stop the threads and wait for them: they must not read the source any more."""
         self.stop.set()
-        if self._thread is not None:
-            self._thread.join()
-
-
-def _next(batches: Iterator[tuple[Batch, _Position]]) -> tuple[Batch, _Position] | _Failure:
-    try:
-        return next(batches)
-    except BaseException as error:
-        return _Failure(error)
-
-
-def _read_ahead(
-    batches: Iterator[tuple[Batch, _Position]],
-    results: "queue.Queue[tuple[Batch, _Position] | _Failure]",
-    stop: threading.Event,
-) -> None:
-    """The thread: fills the queue until told to stop or until something fails."""
-    while not stop.is_set():
-        item = _next(batches)
-        while not stop.is_set():
-            try:
-                results.put(item, timeout=0.1)
-                break
-            except queue.Full:
-                continue
-        if isinstance(item, _Failure):
-            return
+        self._windows.join()
+        self._batches.join()

@@ -6,6 +6,7 @@ a `BadDocument` that names the picture.
 
 import io
 import math
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,15 +101,17 @@ class PictureCache:
         self._read = read
         self._room = limit
         self._pixels: dict[int, Tensor] = {}
+        self._lock = threading.Lock()
 
     def picture(self, row: int) -> Tensor:
         """uint8 (3, height, width)."""
         pixels = self._pixels.get(row)
         if pixels is None:
             pixels = self._read(row)
-            if pixels.numel() <= self._room:
-                self._room -= pixels.numel()
-                self._pixels[row] = pixels
+            with self._lock:  # sources may have several readers
+                if row not in self._pixels and pixels.numel() <= self._room:
+                    self._room -= pixels.numel()
+                    self._pixels[row] = pixels
         return pixels
 
 

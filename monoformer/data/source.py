@@ -6,13 +6,14 @@ stream has a `BadDocument` in its place.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from monoformer.data.ahead import in_order
 from monoformer.data.skipped import BadDocument
 from monoformer.document import Document
 from monoformer.randomness import generator, uniform
@@ -48,18 +49,25 @@ class Source(Protocol):
 class Indexed:
     """A source made of a pure function of the document's number, which may raise `BadDocument`."""
 
-    def __init__(self, document: Callable[[int], Document], *, name: str = "data", length: int = 0) -> None:
-        """`length`: how many items its documents are made of; 0: without end."""
+    def __init__(
+        self, document: Callable[[int], Document], *, name: str = "data", length: int = 0, readers: int = 1
+    ) -> None:
+        """`length`: how many items its documents are made of; 0: without end. `readers`: threads that make them."""
         self.document = document
         self.length = length
         self._name = name
+        self._readers = readers
         self._index = 0
 
     def __iter__(self) -> Iterator[Document | BadDocument]:
         while True:
-            document = self._read(self._index)
-            self._index += 1
-            yield document
+            start = self._index
+            made = in_order(self._read, count(start), readers=self._readers)
+            for index, document in zip(count(start), made, strict=False):
+                if index != self._index:  # somebody went elsewhere, or reads another iterator of this source
+                    break
+                self._index += 1
+                yield document
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monoformer.config.sources import StreamData
+from monoformer.data.ahead import in_order
 from monoformer.data.captions import CaptionTemplate, texts
 from monoformer.data.chat import read_chat, read_named
 from monoformer.data.images import one_of
@@ -32,8 +33,10 @@ START = {"epoch": 0, "shard": 0, "rows": 0, "stream": None, "place": 0}
 class Stream:
     """An endless stream of the rows of one data set, with a position: a block of rows and the place in it."""
 
-    def __init__(self, config: StreamData, *, split: Split = "train", seed: int = 0, name: str = "stream") -> None:
-        self._config, self._split, self._seed, self._name = config, split, seed, name
+    def __init__(
+        self, config: StreamData, *, split: Split = "train", seed: int = 0, name: str = "stream", readers: int = 1
+    ) -> None:
+        self._config, self._split, self._seed, self._name, self._readers = config, split, seed, name, readers
         self._template = CaptionTemplate(config.caption)
         self._data = open_stream(config)
         self._shards = max(self._data.num_shards, 1)
@@ -83,8 +86,7 @@ class Stream:
 
     def _shard(self, shard: int) -> Iterator[Document | BadDocument]:
         """The rest of a shard, block by block; what breaks its reading is a bad document, and its end."""
-        data = self._data.shard(num_shards=self._shards, index=shard) if self._shards > 1 else self._data
-        data = copy.deepcopy(data)
+        data = self._data.shard(num_shards=self._shards, index=shard)  # a new object, which has a position of its own
         if self._state["stream"] is not None:
             data.load_state_dict(copy.deepcopy(self._state["stream"]))
         rows = iter(data)
@@ -105,15 +107,18 @@ class Stream:
         epoch, first = self._state["epoch"], self._state["rows"]
         wanted = [at for at in range(len(block)) if self._wanted(shard, first + at)]
         shuffled: list[int | None] = [wanted[at] for at in _shuffled(len(wanted), self._seed, epoch, shard, first)]
-        for at in [*shuffled, *([None] if broken else [])][self._state["place"] :]:
-            document: Document | BadDocument
+
+        def read(at: int | None) -> Document | BadDocument:
             try:
                 if at is None:
                     say = f"shard {shard} of {self._name} cannot be read on after row {first + len(block)} ({broken})"
                     raise BadDocument(say, cause="broken shard")
-                document = self._document(block[at], (self._seed, epoch, shard, first + at))
+                return self._document(block[at], (self._seed, epoch, shard, first + at))
             except BadDocument as bad:
-                document = bad
+                return bad
+
+        left = [*shuffled, *([None] if broken else [])][self._state["place"] :]
+        for document in in_order(read, left, readers=self._readers):
             self._state["place"] += 1
             yield document
 

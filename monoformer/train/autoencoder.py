@@ -104,7 +104,7 @@ def build_pictures(config: AutoencoderRun) -> Loader[Picture, list[Picture]]:
         ]
         return pictures, {}
 
-    source = build_source(config.data, split="train", seed=config.seed)
+    source = build_source(config.data, split="train", seed=config.seed, readers=config.train.readers)
     limit = config.train.skip_limit
     return Loader(source, pack, list, window=WINDOW, rows=config.train.rows, skip_limit=limit)
 

@@ -84,7 +84,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
         autoencoder = build_autoencoder(config.autoencoder, device=device, dtype=dtype)
     check_fits(autoencoder, config.model)
     check_caches(config.data, autoencoder, path=config.autoencoder.path)
-    source = build_source(config.data, split="train", seed=config.seed)
+    source = build_source(config.data, split="train", seed=config.seed, readers=config.train.readers)
     tokenizer = started.pretrained.tokenizer if started else build_tokenizer(config, ranks=ranks)
     model, news = build_network(config, started, tokenizer, ranks=ranks, device=device, bf16=bf16)
     config = replace(config, model=model.config)
@@ -150,7 +150,7 @@ def find_tokenizer(config: RunConfig) -> Tokenizer | None:
 
 def train_tokenizer(config: RunConfig) -> Tokenizer:
     """A tokenizer of the text of the run's first documents."""
-    source = build_source(config.data, split="train", seed=config.seed)
+    source = build_source(config.data, split="train", seed=config.seed, readers=config.train.readers)
     documents = usable(source, TOKENIZER_DOCUMENTS)
     texts = [s.text for document in documents for s in document.segments if isinstance(s, Text)]
     if not any(texts):

@@ -13,7 +13,16 @@ from types import FrameType
 from typing import Any
 
 MAY_CHANGE = (
-    *("name", "folder", "generate", "train.steps", "train.device", "train.parallel", "train.pass_rows"),
+    *(
+        "name",
+        "folder",
+        "generate",
+        "train.steps",
+        "train.device",
+        "train.parallel",
+        "train.pass_rows",
+        "train.readers",
+    ),
     *(
         "train.log_every",
         "train.tensorboard",

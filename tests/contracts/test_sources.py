@@ -3,6 +3,7 @@
 import json
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -194,6 +195,21 @@ def test_resumes_at_any_point(config: DataConfig) -> None:
             resumed.load_state_dict(saved)
             assert read(resumed, 5) == expected[number : number + 5]
         assert content(good(next(documents))) == expected[number]
+
+
+def test_several_readers_in_another_thread_give_the_same_stream_and_states(config: DataConfig) -> None:
+    expected = read(build_source(config, split="train", seed=3), 80)
+    reader = build_source(config, split="train", seed=3, readers=3)
+    with ThreadPoolExecutor(1) as elsewhere:  # as in the loader; `datasets` keeps things by thread
+        documents = elsewhere.submit(read, reader, 30).result()
+        saved = json.loads(json.dumps(reader.state_dict()))
+        documents += elsewhere.submit(read, reader, 40).result()
+    assert documents == expected[:70]
+    reader.load_state_dict(saved)
+    assert read(reader, 20) == expected[30:50]
+    resumed = build_source(config, split="train", seed=3)
+    resumed.load_state_dict(saved)
+    assert read(resumed, 20) == expected[30:50]
 
 
 def test_a_state_is_not_changed_by_reading_on(config: DataConfig) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,33 @@ def test_quality_against_steps_goes_on_where_it_stopped(run: Path, tmp_path: Pat
     points = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(points) == 4 * 2 + 1 + 2, "the second time found them all"
     assert (tmp_path / "quality.png").stat().st_size > 10_000
+
+
+def test_the_loader_is_timed_alone_and_with_a_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import datasets
+
+    network = ["--network=32", "--layers=1", "--heads=2", "--kv-heads=1", "--mlp-width=64", "--vocabulary=512"]
+    small = [
+        "--pictures=24",
+        "--documents=8",
+        "--window=4",
+        "--size=32",
+        "--steps=3",
+        "--sequences=2",
+        "--readers",
+        "1",
+    ]
+    monkeypatch.setattr(sys, "argv", ["data.py", *network, *small])
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", datasets.config.HF_DATASETS_CACHE)  # the script sets it
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    runpy.run_path(str(ROOT / "benchmarks" / "data.py"), run_name="__main__")  # in this process: imports take seconds
+    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    for kind in ("folder", "parquet", "webdataset"):
+        assert found[f"{kind}_documents_per_second"]["1"] > 0
+        trained = found[f"{kind}_training"]
+        assert 0 < trained["data_wait"] < 1
+        assert trained["median_step_seconds"] > 0
+    assert found["milliseconds_per_document"].keys() == {"decode", "resize", "tokens", "batch"}
+    assert found["bytes_per_picture"] > 10_000
