@@ -1,5 +1,7 @@
 """Presets of our own that draw in an autoencoder's latents, as both papers do."""
 
+from dataclasses import replace
+
 from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.data import ParquetData, ScenesData, SequenceConfig, TokenizerConfig
 from monoformer.config.diffusion import DDPMConfig, FlowConfig
@@ -76,7 +78,7 @@ def flickr8k() -> RunConfig:
             describe=1.0,
             holdout=200,
         ),
-        sequence=SequenceConfig(row=320, window=1024, noise_draws=2),
-        train=LEARNING,
+        sequence=SequenceConfig(row=356, window=1024, noise_draws=2),
+        train=replace(LEARNING, rows=13),
         generate=GenerateConfig(sampler="euler", steps=40, guidance=3.0),
     )

@@ -122,7 +122,7 @@ def shakespeare() -> RunConfig:
     """Shakespeare by characters, in the size of nanoGPT's run on a CPU: the text path alone beside a known figure.
 
     monoformer train shakespeare --data.files INPUT.txt    (reproduce/shakespeare.sh)
-    One CPU core, about four minutes. 1.53 nats a character of the last tenth (nanoGPT's run of this size: 1.88).
+    Two CPU cores, some minutes. 1.53 nats a character of the last tenth (nanoGPT's run of this size: 1.88).
     """
     base = scenes_quick()
     return replace(
@@ -156,8 +156,8 @@ def cifar10() -> RunConfig:
             draw=1.0,
             describe=0.0,
         ),
-        sequence=SequenceConfig(row=256, window=512),
-        train=replace(base.train, steps=2000, rows=16, checkpoint_every=250),
+        sequence=SequenceConfig(row=231, window=512),
+        train=replace(base.train, steps=2000, rows=18, checkpoint_every=250),
     )
 
 
@@ -237,8 +237,8 @@ def folder() -> RunConfig:
         diffusion=FlowConfig(time_mean=1.0),
         tokenizer=TokenizerConfig(vocabulary=1024),
         data=FolderData(),
-        sequence=SequenceConfig(row=320, window=512, noise_draws=2),
-        train=replace(AT_64, steps=3000),
+        sequence=SequenceConfig(row=282, window=512, noise_draws=2),
+        train=replace(AT_64, steps=3000, rows=16),
         generate=STOCHASTIC,
     )
 
@@ -253,10 +253,11 @@ def finetune() -> RunConfig:
         name="finetune",
         start="MODEL",
         data=FolderData(),
-        sequence=SequenceConfig(row=320, window=256, noise_draws=2),
+        sequence=SequenceConfig(row=282, window=256, noise_draws=2),
         train=replace(
             AT_64,
             steps=300,
+            rows=16,
             warmup=20,
             optimizer=MuonConfig(rate=0.004, adamw_rate=1e-3),
             checkpoint_every=100,
