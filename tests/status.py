@@ -1,7 +1,8 @@
 """Keeps docs/status.md honest: run the proof of every row, and write where and when it passed.
 
-python -m tests.status            all rows
+python -m tests.status            all rows, without the slow tests
 python -m tests.status muon mask  rows whose proof names one of these words
+python -m tests.status --slow     rows whose proof has slow tests, all tests of them
 """
 
 import re
@@ -15,9 +16,8 @@ from monoformer.sweep import commit
 from tests.pages import ROOT, read
 
 PAGE = "docs/status.md"
-ROW = re.compile(
-    r"^\| (?P<feature>[^|]+) \| `(?P<proof>tests/[^`]+)` \| (?P<cpu>[^|]+) \| (?P<cuda>[^|]+) \| (?P<mps>[^|]+) \|$"
-)
+ROW = re.compile(r"^\| (?P<feature>[^|]+) \| `(?P<proof>tests/[^`]+)` \| (?P<here>[^|]+) \| (?P<others>.+) \|$")
+"""The first place is where the tests run: a CPU, or several processes of one with gloo."""
 
 
 @dataclass(eq=False)
@@ -42,18 +42,21 @@ def rows() -> list[dict[str, str]]:
 
 
 def main(words: list[str]) -> None:
-    """Run the proofs, then rewrite the CPU column of those that passed without a skip."""
-    here = commit().removesuffix("-dirty")
+    """Run the proofs, then rewrite the first place of those that passed without a skip."""
+    here, slow = commit().removesuffix("-dirty"), "--slow" in words
+    words = [word for word in words if word != "--slow"]
     proofs = [row["proof"] for row in rows() if not words or any(word in row["proof"] for word in words)]
+    if slow:
+        proofs = [proof for proof in proofs if "mark.slow" in read(proof)]
     outcomes = Outcomes(set(), set())
-    pytest.main(["-p", "no:xdist", "-m", "not slow", *dict.fromkeys(proofs)], plugins=[outcomes])
+    pytest.main(["-p", "no:xdist", *([] if slow else ["-m", "not slow"]), *dict.fromkeys(proofs)], plugins=[outcomes])
     found = f"{datetime.now(UTC):%Y-%m-%d} {here[:7]}"
     proven = outcomes.passed - outcomes.spoiled
     lines = []
     for line in read(PAGE).splitlines():
         match = ROW.match(line)
-        if match and match["proof"].split("::")[0] in proven and match["proof"] in proofs:
-            line = f"| {match['feature']} | `{match['proof']}` | {found} | {match['cuda']} | {match['mps']} |"
+        if match and match["proof"] in proven & {*proofs}:
+            line = f"| {match['feature']} | `{match['proof']}` | {found} | {match['others']} |"
         lines.append(line)
     (ROOT / PAGE).write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(
