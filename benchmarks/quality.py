@@ -1,4 +1,5 @@
-"""How many held-out scenes a model draws exactly right: against the evaluations of its network, and against guidance.
+"""How many held-out scenes a model draws exactly right: against the evaluations of its network, against guidance, and
+with every other setting of drawing; edits with guidance by the picture.
 
 python benchmarks/quality.py --model MODEL --count 128 --out runs/quality
 python benchmarks/quality.py --model MODEL --evaluations 4 8 --guidances 1 2   # fewer points
@@ -8,6 +9,7 @@ ends in one line of JSON with the best of each sampler.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import matplotlib as mpl
 import tyro
 from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 
 from monoformer.card import read_card
 from monoformer.config.generate import GenerateConfig, check_sampler
@@ -33,6 +36,21 @@ SAMPLERS = {
     "dpm++2m": {"sampler": "dpm++2m", "eta": 0.0},
 }
 
+DRAWING: dict[str, Record] = {
+    "quadratic spacing": {"spacing": "quadratic"},
+    "guidance below t = 0.8": {"guidance_interval": (0.0, 0.8)},
+    "guidance above t = 0.2": {"guidance_interval": (0.2, 1.0)},
+    "guidance between them": {"guidance_interval": (0.2, 0.8)},
+    "guidance rescaled by 0.7": {"guidance_rescale": 0.7},
+}
+"""Changes of the model's own settings, for drawing."""
+EDITING: dict[str, Record] = {
+    "own settings": {},
+    "image guidance 1.5": {"image_guidance": 1.5},
+    "image guidance 2": {"image_guidance": 2.0},
+}
+"""Changes of the model's own settings, for edits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -48,24 +66,27 @@ class Case:
     """Evaluations of the network for a picture, guidance not counted twice."""
     guidances: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
     """Scales of guidance, with the model's own sampler and steps."""
+    others: bool = True
+    """The other settings of drawing and editing too."""
     out: Path = Path("runs/quality")
 
 
-def points(case: Case, default: GenerateConfig) -> list[tuple[Record, GenerateConfig]]:
+def points(case: Case, default: GenerateConfig) -> Iterator[tuple[Record, GenerateConfig]]:
     """What is drawn, by name, and its settings."""
-    found: list[tuple[Record, GenerateConfig]] = []
     for name, sampler in SAMPLERS.items():
         for evaluations in case.evaluations:
             steps = (evaluations + 1) // 2 if name == "heun" else evaluations
             asked = 2 * steps - 1 if name == "heun" else steps  # heun asks twice a step, once in the last
             if asked == evaluations or asked not in case.evaluations:
                 settings = replace(default, steps=steps, **sampler)  # type: ignore[arg-type]
-                found.append(({"sampler": name, "evaluations": asked}, settings))
+                yield {"sampler": name, "evaluations": asked}, settings
     unguided = {name: field.default for name, field in GenerateConfig.__dataclass_fields__.items() if "guid" in name}
     for scale in case.guidances:
         changes = {**unguided, "guidance": 1.0} if scale == 1 else {"guidance": scale}
-        found.append(({"guidance": scale}, replace(default, **changes)))  # type: ignore[arg-type]
-    return found
+        yield {"guidance": scale}, replace(default, **changes)  # type: ignore[arg-type]
+    for task, variants in (("draw", DRAWING), ("edit", EDITING)) if case.others else ():
+        for name, changes in variants.items():
+            yield {"task": task, "setting": name}, replace(default, **changes)
 
 
 def measure(case: Case) -> list[Record]:
@@ -76,14 +97,17 @@ def measure(case: Case) -> list[Record]:
     results = case.out / "results.jsonl"
     known = {json.dumps(record["point"]): record for record in read_results(results)}
     made: list[Record] = []
-    for point, settings in track(points(case, pipeline.pretrained.generate), "drawing", console=Console(stderr=True)):
+    asked = list(points(case, pipeline.pretrained.generate))
+    for point, settings in track(asked, "drawing", console=Console(stderr=True)):
         if json.dumps(point) not in known:
             try:
                 check_sampler(settings, pipeline.pretrained.diffusion)
             except ValueError:
                 continue  # of the other kind of diffusion
             pipeline.pretrained = replace(pipeline.pretrained, generate=settings)
-            evaluator = SceneEvaluator(pipeline, data, count=case.count, seed=case.seed, tasks=("draw",))
+            evaluator = SceneEvaluator(
+                pipeline, data, count=case.count, seed=case.seed, tasks=(point.get("task", "draw"),)
+            )
             record = {"point": point, "count": case.count, "seed": case.seed, **dict(evaluator.run())}
             append_result(results, record)
             known[json.dumps(point)] = record
@@ -124,6 +148,13 @@ def main() -> None:
         )
         for name in SAMPLERS
     }
+    table = Table("task", "setting", "exactly right")
+    for record in records:
+        point = record["point"]
+        if "setting" in point:
+            table.add_row(point["task"], point["setting"], f"{record[point['task'] + '_exact']:.1%}")
+    if table.rows:
+        Console(stderr=True).print(table)
     summary = {name: {"draw_exact": found[0], "evaluations": -found[1]} for name, found in best.items() if found}
     Console().print_json(json.dumps({"benchmark": "quality", "best": summary}), indent=None)
 

@@ -43,7 +43,7 @@ def test_quality_against_steps_goes_on_where_it_stopped(run: Path, tmp_path: Pat
     best = json.loads(done.stdout.strip().splitlines()[-1])["best"]
     assert best.keys() == {"euler", "heun", "ddim", "ddim, eta 1", "dpm++2m"}, "those of flow models"
     points = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(points) == 4 * 2 + 1 + 2, "the second time found them all"
+    assert len(points) == 4 * 2 + 1 + 2 + 5 + 3, "the second time found them all"
     assert (tmp_path / "quality.png").stat().st_size > 10_000
 
 
