@@ -113,7 +113,7 @@ def advise_memory(config: RunConfig, machines: Machines, load: Pass, memory: Mem
     capacity = GPUS[machines.gpu].memory * GIB
     if memory.peak <= capacity:
         return
-    for parallel in _sparing(config, machines):
+    for parallel in sparing(config, machines):
         tried = replace(config, train=replace(config.train, parallel=parallel))
         rows, peak = _most_rows(tried, machines, load, capacity)
         if rows:
@@ -124,7 +124,7 @@ def advise_memory(config: RunConfig, machines: Machines, load: Pass, memory: Mem
     yield f"it does not fit on {machines.gpus} {machines.gpu}, whatever is checkpointed; take more GPUs, or larger ones"
 
 
-def _sparing(config: RunConfig, machines: Machines) -> list[ParallelConfig]:
+def sparing(config: RunConfig, machines: Machines) -> list[ParallelConfig]:
     """The run's own way, then those that hold less; what training would refuse is not among them."""
     given, levels = config.train.parallel, list(AGAIN)
     ways = [given]
