@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.table import Table
 from train_step import Case, build_trainer, make_batch, peak_memory
 
+from monoformer.config.parallel import Checkpointing
 from monoformer.device import choose
-from monoformer.train.memory import Checkpointing, checkpoint_blocks, memory_of
+from monoformer.train.memory import memory_of
 from monoformer.train.workload import Pass
 
 SIZES = {
@@ -51,28 +52,27 @@ class Options:
     """One case as JSON: measure it in this process and print the bytes."""
 
 
-def measure(case: Case, checkpointing: Checkpointing, *, heap: bool) -> int:
+def measure(case: Case, *, heap: bool) -> int:
     """Bytes that three steps take at most, beside what the process holds after a step of a tiny network."""
-    step(replace(case, **TINY), checkpointing, count=1, heap=heap)
+    step(replace(case, **TINY), count=1, heap=heap)
     before = peak_memory(choose(case.device))
-    step(case, checkpointing, count=3, heap=heap)
+    step(case, count=3, heap=heap)
     return peak_memory(choose(case.device)) - before
 
 
-def step(case: Case, checkpointing: Checkpointing, *, count: int, heap: bool) -> None:
+def step(case: Case, *, count: int, heap: bool) -> None:
     """So many steps of a new trainer."""
     give_back = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" and not heap else None
     if give_back:
         give_back(-3, 65536)  # M_MMAP_THRESHOLD: larger blocks are mappings of their own
     trainer, batch = build_trainer(case), make_batch(case)
-    checkpoint_blocks(trainer.model.transformer.blocks, checkpointing)
     if give_back:
         give_back(-4, 65536)  # M_MMAP_MAX, which the training loop set to 0
     for _ in range(count):
         trainer.train_step([batch])
 
 
-def predict(case: Case, checkpointing: Checkpointing) -> float:
+def predict(case: Case) -> float:
     """Bytes that the plan says."""
     trainer = build_trainer(case)
     side = case.latent // case.patch
@@ -81,7 +81,7 @@ def predict(case: Case, checkpointing: Checkpointing) -> float:
         grid=(side, side),
     )  # fmt: skip
     on_cpu = trainer.parts.device.type == "cpu"
-    memory = memory_of(trainer.parts.config, load, bf16=trainer.bf16, checkpointing=checkpointing, on_cpu=on_cpu)
+    memory = memory_of(trainer.parts.config, load, bf16=trainer.bf16, on_cpu=on_cpu)
     return memory.peak - memory.runtime
 
 
@@ -89,18 +89,17 @@ def main() -> None:
     """Measure every case in a fresh process and print it beside the plan."""
     options = tyro.cli(Options)
     if options.measure:
-        settings = json.loads(options.measure)
-        print(measure(Case(**settings["case"]), settings["checkpointing"], heap=options.heap))
+        print(measure(Case(**json.loads(options.measure)), heap=options.heap))
         return
     table = Table("size", "checkpointing", "measured MiB", "planned MiB", "off by", title="memory of a training step")
     lines, worst = [], 0.0
     for size in options.sizes:
         for checkpointing in options.checkpointing:
-            case = replace(SIZES[size], precision=options.precision, device=options.device)
-            given = json.dumps({"case": asdict(case), "checkpointing": checkpointing})
-            command = [sys.executable, str(Path(__file__)), "--measure", given, *["--heap"] * options.heap]
+            case = replace(SIZES[size], checkpointing=checkpointing, precision=options.precision, device=options.device)
+            given = ["--measure", json.dumps(asdict(case)), *["--heap"] * options.heap]
+            command = [sys.executable, str(Path(__file__)), *given]
             found = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-            said = predict(case, checkpointing)
+            said = predict(case)
             off = said / found - 1
             worst = max(worst, abs(off))
             lines.append({"size": size, "checkpointing": checkpointing, "measured": found, "planned": round(said)})

@@ -1,8 +1,6 @@
 """A random network of a given shape behind the engine, and the machine's own limits, for the other scripts here."""
 
 import json
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,7 +14,7 @@ from monoformer.autoencoder import Moments
 from monoformer.config.diffusion import DDPMConfig
 from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
-from monoformer.device import choose, has_bf16_units, synchronize
+from monoformer.device import choose, has_bf16_units, host_peak, synchronize
 from monoformer.doctor import matrix_speed
 from monoformer.document import Document, Text
 from monoformer.generate.engine import Engine
@@ -146,7 +144,7 @@ def peak_memory(device: torch.device) -> int:
     """Most bytes held at once: of the GPU's memory where there is one, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return int(host_peak())
 
 
 def ratios(found: dict[str, float], peer: tuple[float, ...], *, names: str) -> dict[str, float]:

@@ -22,13 +22,16 @@ from monoformer.batch import IGNORED, Batch, ImageSlots
 from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.config.diffusion import FlowConfig
 from monoformer.config.model import ModelConfig
+from monoformer.config.parallel import Checkpointing, ParallelConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import AdamWConfig, TrainConfig
 from monoformer.device import choose, matrix_speed, synchronize
 from monoformer.diffusion.objectives import build_objective
 from monoformer.model.monoformer import MonoFormer
 from monoformer.randomness import generator
+from monoformer.train.loop import computes_in_bf16
 from monoformer.train.operations import Operations, seen_in
+from monoformer.train.parallel import ALONE, spread
 from monoformer.train.trainer import Parts, Trainer
 
 
@@ -51,6 +54,8 @@ class Case:
     time: Literal["token", "add", "adaln"] = "add"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 is autocast; auto takes what is faster on the device, as a run does."""
+    checkpointing: Checkpointing = "none"
+    """What blocks compute again in the backward pass."""
     steps: int = 10
     device: str = "auto"
     peer_tokens: float = 0.0
@@ -98,13 +103,17 @@ def build_trainer(case: Case) -> Trainer:
         vocabulary=case.vocabulary, patch=case.patch, channels=4, time=case.time, qk_norm=False,
         image_sizes=((case.latent, case.latent),),
     )  # fmt: skip
-    train = TrainConfig(optimizer=AdamWConfig(), precision=case.precision, schedule="constant", warmup=1)
+    train = TrainConfig(
+        rows=case.sequences, optimizer=AdamWConfig(), precision=case.precision, schedule="constant", warmup=1,
+        parallel=ParallelConfig(checkpointing=case.checkpointing),
+    )  # fmt: skip
     latents = AutoencoderConfig(path="latents at hand")
     config = RunConfig(
         autoencoder=latents, model=model_config, diffusion=FlowConfig(prediction="velocity"), train=train
     )
     model = MonoFormer(model_config)
     model.initialize(generator(0, "weights"))
+    spread(model, train.parallel, ALONE, device=device, bf16=computes_in_bf16(train, device))
     parts = Parts(
         config=config,
         model=model.to(device),

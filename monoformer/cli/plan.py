@@ -1,6 +1,7 @@
 """plan: what a run needs, before any GPU is taken."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
@@ -14,7 +15,9 @@ from monoformer.train.plan import GIB, Plan, make_plan
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan(Machines):
-    """What a run needs: name a preset (or --config FILE), then these and any option of `monoformer train`."""
+    """What a run needs: name a preset (or --config FILE), then these and any option of `monoformer train`; how GPUs
+    share it is --train.parallel.
+    """
 
     mfu: float = SHARE
     """Share of the GPUs' peak that necessary operations reach before checkpointing and waiting."""
@@ -51,7 +54,8 @@ def plan(arguments: list[str]) -> None:
 
 def _table(made: Plan) -> Table:
     machines, pace, saving = made.machines, made.pace, made.saving
-    table = Table(title=f"{made.name} on {machines.gpus} {machines.gpu}", show_header=False, title_justify="left")
+    title = ", ".join([f"{made.name} on {machines.gpus} {machines.gpu}", *_shared(made)])
+    table = Table(title=title, show_header=False, title_justify="left")
     table.add_row("parameters", f"{made.parameters / 1e6:,.1f} million", end_section=True)
     for kind in (
         "weights",
@@ -84,3 +88,14 @@ def _table(made: Plan) -> Table:
     ):
         table.add_row(name, value)
     return table
+
+
+def _shared(made: Plan) -> Iterator[str]:
+    """How the GPUs share the run, where it makes a difference."""
+    parallel = made.parallel
+    if made.machines.gpus > 1:
+        yield parallel.strategy + (f" in {parallel.replicas} copies" if parallel.replicas > 1 else "")
+    if parallel.checkpointing != "none":
+        yield f"{parallel.checkpointing} checkpointing"
+    if parallel.compile:
+        yield "compiled"

@@ -45,7 +45,7 @@ def train(arguments: list[str]) -> None:
         config = built.parts.config
         among = f", {ranks.world} processes" if ranks.world > 1 else ""
         console.print(f"[bold]{config.name}[/bold] in {config.path} on {built.parts.device}{among}: {built.news}")
-        for line in warn_of_memory(config, built.parts.device):
+        for line in warn_of_memory(config, built.parts.device, ranks):
             console.print(f"warning: {line}", style="bold", markup=False, soft_wrap=True)
         finished = run(built)
     if not finished:

@@ -1,7 +1,10 @@
 """How the processes of a run share its work and its memory."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
+
+Checkpointing: TypeAlias = Literal["none", "selective", "full"]
+"""What blocks compute again in the backward pass: nothing; all but matrix products and attention; everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +18,7 @@ class ParallelConfig:
     replicas: int = 1
     """With fsdp: how many copies of the model the processes hold together (HSDP); it divides their number. Parts are
     then gathered among the processes of one copy alone, which should be one machine's. 1: one copy over all."""
-    checkpointing: Literal["none", "selective", "full"] = "none"
+    checkpointing: Checkpointing = "none"
     """What a block computes again in its backward pass instead of keeping it. selective: all but matrix products and
     attention; full: everything but its input."""
     compile: bool = False

@@ -6,13 +6,14 @@ follow (docs/scaling.md does).
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
+from monoformer.config.parallel import Checkpointing
 from monoformer.config.run import RunConfig
 from monoformer.config.spelling import hint
 from monoformer.device import GPUS
 from monoformer.model.monoformer import MonoFormer
-from monoformer.train.memory import Checkpointing, state_bytes
+from monoformer.train.memory import state_bytes
+from monoformer.train.parallel import parts_of, rows_of_pass
 
 MACHINE = 8
 """GPUs of one machine, joined by their own links."""
@@ -32,31 +33,18 @@ GPU_HOURS = 50_000.0
 
 @dataclass(frozen=True, kw_only=True)
 class Machines:
-    """On what a run is trained, and how its processes share it."""
+    """On what a run is trained, one process a GPU; how they share it is `train.parallel`."""
 
     gpus: int = 1
     """GPUs, eight to a machine."""
     gpu: str = "h100"
     """Which one: a short name, such as h100, h200, a100 or rtx4090."""
-    strategy: Literal["ddp", "fsdp"] = "ddp"
-    """ddp: every GPU holds everything; fsdp: its part of weights, gradients, averages and optimizer state."""
-    replicas: int = 1
-    """With fsdp: copies of the model that the GPUs hold together (HSDP); parts are then gathered within one copy."""
-    checkpointing: Checkpointing = "none"
-    """What blocks compute again in the backward pass: none, selective or full."""
 
     def __post_init__(self) -> None:
         if self.gpu not in GPUS:
             raise ValueError(f"no GPU {self.gpu!r} is known; {hint(self.gpu, GPUS, otherwise=', '.join(GPUS))}")
-        if self.gpus < 1 or self.replicas < 1 or self.gpus % self.replicas:
-            raise ValueError(f"replicas must divide gpus, but they are {self.replicas} and {self.gpus}")
-        if self.replicas > 1 and self.strategy != "fsdp":
-            raise ValueError(f"replicas = {self.replicas} has no effect without fsdp; add --strategy fsdp")
-
-    @property
-    def parts(self) -> int:
-        """Among how many GPUs weights and state are divided."""
-        return self.gpus // self.replicas if self.strategy == "fsdp" else 1
+        if self.gpus < 1:
+            raise ValueError(f"gpus must be at least 1, but is {self.gpus}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +76,14 @@ class Saving:
     """Share of the time that is not lost to failures."""
 
 
-def rows_of_pass(config: RunConfig, machines: Machines) -> int:
-    """Rows that one GPU reads at once."""
-    own = math.ceil(config.train.rows / machines.gpus)
-    return min(own, config.train.pass_rows or own)
+def rows_on_each(config: RunConfig, machines: Machines) -> tuple[int, str]:
+    """Rows that one GPU reads at once, and why training would refuse them (empty: it would not)."""
+    train = config.train
+    try:
+        return rows_of_pass(train.rows, train.pass_rows, machines.gpus), ""
+    except ValueError as refused:
+        own = math.ceil(train.rows / machines.gpus)
+        return min(own, train.pass_rows or own), str(refused)
 
 
 def computes_bf16(config: RunConfig) -> bool:
@@ -105,7 +97,7 @@ def find_pace(
     """Times of a step that computes and, beside it, moves weights and gradients."""
     gpu = GPUS[machines.gpu]
     peak = machines.gpus * (gpu.bf16 if computes_bf16(config) else gpu.fp32)
-    compute = operations * AGAIN[machines.checkpointing] / (peak * share)
+    compute = operations * AGAIN[config.train.parallel.checkpointing] / (peak * share)
     transfer = transfer_seconds(model, config, machines)
     step = max(compute, transfer)
     return Pace(
@@ -125,17 +117,17 @@ def transfer_seconds(model: MonoFormer, config: RunConfig, machines: Machines) -
     DDP sums fp32 gradients once a step: every GPU sends and receives them twice. FSDP gathers the blocks' weights
     forward and backward and spreads fp32 gradients in every pass; copies then sum their parts once a step.
     """
-    gpu, parts = GPUS[machines.gpu], machines.parts
+    gpu, parts = GPUS[machines.gpu], parts_of(config.train.parallel, machines.gpus)
     everything = sum(p.numel() for p in model.parameters())
     blocks = sum(p.numel() for p in model.transformer.blocks.parameters())
-    passes = math.ceil(config.train.rows / machines.gpus / rows_of_pass(config, machines))
+    passes = math.ceil(config.train.rows / machines.gpus / rows_on_each(config, machines)[0])
 
     def seconds(sent: float, among: int, *, near: bool) -> float:
         return sent * (among - 1) / among / (gpu.link if near else min(NETWORK, gpu.link))
 
     copies = machines.gpus // parts
     held = everything / parts
-    summed = seconds(8.0 * held, copies, near=parts == 1 and machines.gpus <= MACHINE)
+    summed = seconds(8.0 * held, copies, near=machines.gpus <= MACHINE)
     unit = 2.0 if computes_bf16(config) else 4.0
     moved = passes * (2 * unit * blocks + 4.0 * (everything - blocks) + 4.0 * everything)
     return summed + seconds(moved, parts, near=parts <= MACHINE)

@@ -1,16 +1,17 @@
 """What a training step holds in memory, by kind.
 
 What the backward pass needs is found by running the network on tensors without data, so it follows the code by itself:
-every mode of the network, autocast, checkpointing. Two shallow networks are run, and depth is a straight line between
-them. Knows nothing of speeds. Invariant: no storage is ever allocated.
+every mode of the network, autocast, checkpointing as training does it. Two shallow networks are run, and depth is a
+straight line between them. Knows nothing of speeds. Invariant: no storage is ever allocated.
 """
 
 import functools
+import math
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,19 +21,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from monoformer.config.model import ModelConfig
+from monoformer.config.parallel import Checkpointing, ParallelConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import MuonConfig, TrainConfig
 from monoformer.model.monoformer import MonoFormer, Place
 from monoformer.model.patches import positions_2d
 from monoformer.train.optim import is_hidden_matrix
+from monoformer.train.parallel import is_sharded, parts_of, prepare_block
 from monoformer.train.workload import Pass
 
 DEPTHS = (2, 3)
 """Layers of the networks that are run."""
-
-
-Checkpointing: TypeAlias = Literal["none", "selective", "full"]
-"""What blocks compute again in the backward pass: nothing; all but matrix products and attention; everything."""
 
 RUNTIME = {"cpu": 0.35 * 2**30, "cuda": 1.5 * 2**30}
 """Bytes that a process takes before it has a network: the interpreter and its libraries, or the GPU's context."""
@@ -56,7 +55,7 @@ class Memory:
     """What the optimizer needs while it steps."""
     runtime: float
     accumulates: bool
-    """Whether gradients are held while a forward pass runs: several passes a step, or DDP's buckets."""
+    """Whether gradients are held while a forward pass runs: several passes a step, or DDP's buckets, always there."""
 
     @property
     def peak(self) -> float:
@@ -66,17 +65,14 @@ class Memory:
         return held + max(passing, self.gradients + self.working)
 
 
-def memory_of(
-    config: RunConfig,
-    load: Pass,
-    *,
-    bf16: bool,
-    checkpointing: Checkpointing = "none",
-    on_cpu: bool = False,
-    parts: int = 1,
-    accumulates: bool = False,
-) -> Memory:
-    """Memory of one device that runs passes like `load`; `parts`: GPUs that share weights and state (FSDP)."""
+def memory_of(config: RunConfig, load: Pass, *, bf16: bool, on_cpu: bool = False, processes: int = 1) -> Memory:
+    """Memory of one of the devices, one a process, on which `train.parallel` has passes like `load` run.
+
+    Raises ValueError for copies that the processes cannot hold.
+    """
+    parallel = config.train.parallel
+    sharded, parts = is_sharded(parallel, processes), parts_of(parallel, processes)
+    passes = math.ceil(config.train.rows / processes / load.rows)
     with torch.device("meta"):
         model = MonoFormer(config.model)
     everything = sum(p.numel() for p in model.parameters())
@@ -84,20 +80,20 @@ def memory_of(
     root = everything - config.model.layers * block
     state, working = _optimizer_bytes(model, config.train, on_cpu=on_cpu)
     unit = 2 if bf16 else 4
-    cast = parts == 1
-    peak = activation_bytes(config.model, load, bf16=bf16, checkpointing=checkpointing, dense=on_cpu, cast=cast)
+    how = parallel.checkpointing
+    peak = activation_bytes(config.model, load, bf16=bf16, checkpointing=how, dense=on_cpu, cast=not sharded)
     logits = min(peak, load.labelled * config.model.vocabulary * (10.0 if bf16 else 8.0))
     return Memory(
         weights=4.0 * everything / parts,
         gradients=4.0 * everything / parts,
         optimizer=state / parts,
         average=4.0 * everything / parts,
-        gathered=0.0 if parts == 1 else 8.0 * root + (3.0 * unit + 4.0) * block,
+        gathered=8.0 * root + (3.0 * unit + 4.0) * block if sharded else 0.0,
         activations=peak - logits,
         logits=logits,
         working=working / parts,
         runtime=RUNTIME["cpu" if on_cpu else "cuda"],
-        accumulates=accumulates,
+        accumulates=passes > 1 or (processes > 1 and not sharded),
     )
 
 
@@ -188,7 +184,8 @@ def _peak(config: ModelConfig, *, load: Pass, bf16: bool, checkpointing: Checkpo
         model = MonoFormer(config)
         if bf16 and not cast:
             _hold_in_bf16(model.transformer.blocks)
-        checkpoint_blocks(model.transformer.blocks, checkpointing)
+        for block in model.transformer.blocks:
+            prepare_block(block, ParallelConfig(checkpointing=checkpointing))
         for parameter in model.parameters():
             parameter.register_post_accumulate_grad_hook(_forget_gradient)
         live = Live(model.parameters())
@@ -220,24 +217,6 @@ def run(model: MonoFormer, load: Pass, *, bf16: bool, dense: bool) -> None:
         loss = torch.stack([F.cross_entropy(logits, labels, reduction="none").sum(), *losses]).sum()
     del hidden, logits, drawn, losses
     loss.backward()  # type: ignore[no-untyped-call]
-
-
-def checkpoint_blocks(blocks: Iterable[nn.Module], how: Checkpointing) -> None:
-    """Let blocks compute again in the backward pass what they do not keep: none, selective or full."""
-    from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
-
-    dear = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default,
-            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default)  # fmt: skip
-
-    def keep_dear(context: Any, operation: Any, *arguments: Any, **keywords: Any) -> CheckpointPolicy:
-        return CheckpointPolicy.MUST_SAVE if operation in dear else CheckpointPolicy.PREFER_RECOMPUTE
-
-    chosen: dict[str, Any] = {}
-    if how == "selective":
-        chosen = {"context_fn": functools.partial(create_selective_checkpoint_contexts, keep_dear)}
-    for block in blocks if how != "none" else ():
-        forward = functools.partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False, **chosen)
-        block.forward = forward  # type: ignore[method-assign]
 
 
 def _hold_in_bf16(blocks: nn.Module) -> None:

@@ -48,6 +48,8 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
+    local_world: int = 1
+    """Processes of this machine."""
     numbers: dist.ProcessGroup | None = None
     """For numbers of the host; None where there is one process."""
     files: dist.ProcessGroup | None = None
@@ -130,6 +132,7 @@ def joined() -> Ranks:
     return Ranks(
         rank=dist.get_rank(),
         world=dist.get_world_size(),
+        local_world=int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size())),
         numbers=dist.new_group(backend="gloo", timeout=PATIENCE),
         files=dist.new_group(backend="gloo", timeout=PATIENCE),
     )
@@ -146,6 +149,23 @@ def rows_of_pass(rows: int, pass_rows: int, world: int) -> int:
     return own
 
 
+def is_sharded(config: ParallelConfig, world: int) -> bool:
+    """Whether so many processes hold parts of the network (FSDP2) instead of all of it."""
+    return config.strategy == "fsdp" and world > 1
+
+
+def parts_of(config: ParallelConfig, world: int) -> int:
+    """Among how many of `world` processes one copy of the network is divided; 1: each holds all of it.
+
+    Raises ValueError for copies that the processes cannot hold.
+    """
+    if not is_sharded(config, world):
+        return 1
+    if world % config.replicas:
+        raise ValueError(f"train.parallel.replicas = {config.replicas} does not divide the {world} processes")
+    return world // config.replicas
+
+
 def spread(model: MonoFormer, config: ParallelConfig, ranks: Ranks, *, device: torch.device, bf16: bool) -> None:
     """Checkpoint, compile and shard the network's blocks, in this order; on the meta device before weights are there.
 
@@ -153,12 +173,10 @@ def spread(model: MonoFormer, config: ParallelConfig, ranks: Ranks, *, device: t
     begins and ends in fp32, as it does in one process. Raises ValueError for copies that the processes cannot hold.
     """
     for block in model.transformer.blocks:
-        _prepare(block, config)
-    if config.strategy != "fsdp" or ranks.world == 1:
+        prepare_block(block, config)
+    if not is_sharded(config, ranks.world):
         return
-    copies, parts = config.replicas, ranks.world // config.replicas
-    if copies * parts != ranks.world:
-        raise ValueError(f"train.parallel.replicas = {copies} does not divide the {ranks.world} processes")
+    copies, parts = config.replicas, parts_of(config, ranks.world)
     mesh = (
         init_device_mesh(device.type, (ranks.world,), mesh_dim_names=("parts",))
         if copies == 1
@@ -175,8 +193,8 @@ def spread(model: MonoFormer, config: ParallelConfig, ranks: Ranks, *, device: t
     fully_shard(model, mesh=mesh, mp_policy=whole)  # the root stays gathered, since heads are called beside `forward`
 
 
-def _prepare(block: nn.Module, config: ParallelConfig) -> None:
-    """Replace a block's forward pass, beneath the hooks of sharding."""
+def prepare_block(block: nn.Module, config: ParallelConfig) -> None:
+    """Checkpoint and compile a block's forward pass, beneath the hooks of sharding."""
     forward: Callable[..., Any] = block.forward
     if config.checkpointing != "none":
         selective = functools.partial(create_selective_checkpoint_contexts, _keep_dear)

@@ -1,16 +1,17 @@
 """What a run needs before it is started: memory of each GPU, operations, days, checkpoints; and what to change.
 
 Nothing is loaded and no weight exists: the network is built on the meta device. What cannot be known is said in
-`assumed`. Invariant: a plan refuses nothing but a GPU that it does not know.
+`assumed`. How processes share the run is what the configuration says, as in training (`train.parallel`). Invariant: a
+plan refuses nothing but a GPU that it does not know, and copies that the GPUs cannot hold.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from monoformer.config.parallel import ParallelConfig
 from monoformer.config.run import RunConfig
 from monoformer.device import GPUS, total_memory
 from monoformer.model.monoformer import MonoFormer
@@ -29,10 +30,11 @@ from monoformer.train.machines import (
     find_pace,
     find_saving,
     goodput,
-    rows_of_pass,
+    rows_on_each,
 )
 from monoformer.train.memory import Memory, memory_of
 from monoformer.train.operations import Operations
+from monoformer.train.parallel import ALONE, Ranks, parts_of, rows_of_pass
 from monoformer.train.workload import Pass, compose, resolved, seen_by
 
 GIB = 2**30
@@ -46,6 +48,7 @@ class Plan:
 
     name: str
     machines: Machines
+    parallel: ParallelConfig
     parameters: int
     memory: Memory
     peak: float
@@ -72,7 +75,7 @@ def make_plan(
 ) -> Plan:
     """The plan of a run: `images` to a row (below 0: estimated), hours between failures (0: by the number of GPUs)."""
     config, guessed = resolved(config)
-    rows = rows_of_pass(config, machines)
+    rows, _ = rows_on_each(config, machines)
     load, seen, told = compose(config, rows=rows, images=images)
     with torch.device("meta"):
         model = MonoFormer(config.model)
@@ -84,6 +87,7 @@ def make_plan(
     return Plan(
         name=config.name,
         machines=machines,
+        parallel=config.train.parallel,
         parameters=sum(p.numel() for p in model.parameters()),
         memory=memory,
         peak=memory.peak,
@@ -95,22 +99,13 @@ def make_plan(
         pace=pace,
         saving=saving,
         advice=(*advise_memory(config, machines, load, memory), *advise_pace(config, machines, pace, saving)),
-        assumed=(*guessed, told, *said(machines, share)),
+        assumed=(*guessed, told, *said(config, machines, share)),
     )
 
 
 def memory_on(config: RunConfig, machines: Machines, load: Pass) -> Memory:
-    """Memory of one GPU. DDP holds its buckets of gradients at all times."""
-    passes = math.ceil(config.train.rows / machines.gpus / load.rows)
-    replicated = machines.strategy == "ddp" and machines.gpus > 1
-    return memory_of(
-        config,
-        load,
-        bf16=computes_bf16(config),
-        checkpointing=machines.checkpointing,
-        parts=machines.parts,
-        accumulates=passes > 1 or replicated,
-    )
+    """Memory of one GPU."""
+    return memory_of(config, load, bf16=computes_bf16(config), processes=machines.gpus)
 
 
 def advise_memory(config: RunConfig, machines: Machines, load: Pass, memory: Memory) -> Iterator[str]:
@@ -118,38 +113,52 @@ def advise_memory(config: RunConfig, machines: Machines, load: Pass, memory: Mem
     capacity = GPUS[machines.gpu].memory * GIB
     if memory.peak <= capacity:
         return
-    strategies: list[Literal["ddp", "fsdp"]] = ["ddp", "fsdp"] if machines.gpus > 1 else ["ddp"]
-    levels = list(AGAIN)
-    for strategy in strategies[strategies.index(machines.strategy) :]:
-        for how in levels[levels.index(machines.checkpointing) :]:
-            tried = replace(machines, strategy=strategy, checkpointing=how)
-            rows, peak = _most_rows(config, tried, load, capacity)
-            if rows:
-                options = [f"--strategy {strategy}"] * (strategy != machines.strategy)
-                options += [f"--checkpointing {how}"] * (how != machines.checkpointing)
-                options += [f"--train.pass-rows {rows}"] * (rows != load.rows)
-                yield f"it does not fit; {peak / GIB:.1f} GiB would do with {' '.join(options)}"
-                return
+    for parallel in sparing(config, machines):
+        tried = replace(config, train=replace(config.train, parallel=parallel))
+        rows, peak = _most_rows(tried, machines, load, capacity)
+        if rows:
+            options = _options(config.train.parallel, parallel)
+            options += [f"--train.pass-rows {rows}"] * (rows != load.rows)
+            yield f"it does not fit; {peak / GIB:.1f} GiB would do with {' '.join(options)}"
+            return
     yield f"it does not fit on {machines.gpus} {machines.gpu}, whatever is checkpointed; take more GPUs, or larger ones"
 
 
+def sparing(config: RunConfig, machines: Machines) -> list[ParallelConfig]:
+    """The run's own way, then those that hold less; what training would refuse is not among them."""
+    given, levels = config.train.parallel, list(AGAIN)
+    ways = [given]
+    if machines.gpus > 1 and not config.train.lora.rank:
+        ways.append(replace(given, strategy="fsdp", replicas=1))
+    tried = [replace(way, checkpointing=how) for way in ways for how in levels[levels.index(given.checkpointing) :]]
+    return list(dict.fromkeys(tried))
+
+
+def _options(given: ParallelConfig, other: ParallelConfig) -> list[str]:
+    """What turns one into the other, as options of `train`."""
+    before, after = asdict(given), asdict(other)
+    return [f"--train.parallel.{name} {value}" for name, value in after.items() if value != before[name]]
+
+
 def _most_rows(config: RunConfig, machines: Machines, load: Pass, capacity: float) -> tuple[int, float]:
-    """Rows of a pass, halved until they fit, and the peak then; 0 rows where not even one fits."""
+    """Rows of a pass, of even passes, and the peak then; 0 rows where not even one fits."""
     if memory_on(config, machines, load.times(1 / load.rows)).peak > capacity:
         return 0, 0.0
-    rows = load.rows
+    own, rows = math.ceil(config.train.rows / machines.gpus), load.rows
     while (peak := memory_on(config, machines, load.times(rows / load.rows)).peak) > capacity and rows > 1:
-        rows //= 2
+        rows = max(fewer for fewer in range(1, rows // 2 + 1) if own % fewer == 0)
     return rows, peak
 
 
 def advise_pace(config: RunConfig, machines: Machines, pace: Pace, saving: Saving) -> Iterator[str]:
     """What slows a run down."""
-    if config.train.rows % (machines.gpus * rows_of_pass(config, machines)):
-        yield f"{machines.gpus} GPUs cannot share train.rows = {config.train.rows} evenly; choose a multiple"
+    _, refused = rows_on_each(config, machines)
+    if refused:
+        yield refused
     if pace.transfer_seconds > pace.compute_seconds:
-        within = machines.strategy == "fsdp" and machines.parts > MACHINE
-        change = f"--replicas {machines.gpus // MACHINE} keeps them within a machine" if within else "more rows a step"
+        copies = machines.gpus // math.gcd(machines.gpus, MACHINE)  # of parts that a machine holds
+        spans = parts_of(config.train.parallel, machines.gpus) > MACHINE and copies < machines.gpus
+        change = f"--train.parallel.replicas {copies} keeps them within a machine" if spans else "more rows a step"
         yield f"GPUs wait {pace.step_seconds - pace.compute_seconds:.2f} s a step for the others' weights; {change}"
     if saving.goodput < GOOD:
         steps = max(1, int(600 / pace.step_seconds))
@@ -157,13 +166,14 @@ def advise_pace(config: RunConfig, machines: Machines, pace: Pace, saving: Savin
         yield f"failures cost {1 - saving.goodput:.0%}; with --train.checkpoint-every {steps} {1 - then:.0%}"
 
 
-def warn_of_memory(config: RunConfig, device: torch.device) -> Iterator[str]:
+def warn_of_memory(config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> Iterator[str]:
     """What there is to say before a run starts on a device whose memory will not do; nothing where it will.
 
     A run that a bound from above leaves half of the memory is not looked at, since a plan takes seconds.
     """
-    capacity, model = total_memory(device), config.model
-    rows = config.train.pass_rows or config.train.rows
+    model, on_cpu = config.model, device.type == "cpu"
+    capacity = total_memory(device) / (ranks.local_world if on_cpu else 1)  # each process has a GPU of its own
+    rows = rows_of_pass(config.train.rows, config.train.pass_rows, ranks.world)
     tokens = rows * config.sequence.row
     with torch.device("meta"):
         everything = sum(p.numel() for p in MonoFormer(model).parameters())
@@ -172,23 +182,24 @@ def warn_of_memory(config: RunConfig, device: torch.device) -> Iterator[str]:
     if not capacity or (most < capacity / 2 and model.image_patches == "linear"):
         return
     load, _, _ = compose(config, rows=rows)
-    memory = memory_of(
-        config,
-        load,
-        bf16=computes_in_bf16(config.train, device),
-        on_cpu=device.type == "cpu",
-        accumulates=rows < config.train.rows,
-    )
+    bf16 = computes_in_bf16(config.train, device)
+    memory = memory_of(config, load, bf16=bf16, on_cpu=on_cpu, processes=ranks.world)
     if memory.peak > capacity:
+        each = " for each process" if ranks.world > 1 else ""
         yield (
-            f"a step needs about {memory.peak / GIB:.1f} GiB, and {device} has {capacity / GIB:.1f}; lower "
+            f"a step needs about {memory.peak / GIB:.1f} GiB, and {device} has {capacity / GIB:.1f}{each}; lower "
             f"--train.pass-rows, or see `monoformer plan`"
         )
 
 
-def said(machines: Machines, share: float) -> Iterator[str]:
-    """What is assumed of the machines."""
-    yield f"{share:.0%} of the peak in necessary operations, before checkpointing ({machines.checkpointing})"
+def said(config: RunConfig, machines: Machines, share: float) -> Iterator[str]:
+    """What is assumed of the machines, and what of the run is not looked at."""
+    train = config.train
+    yield f"{share:.0%} of the peak in necessary operations, before checkpointing ({train.parallel.checkpointing})"
+    if train.parallel.compile:
+        yield "blocks as they are without torch.compile, which keeps less"
+    if train.freeze != "none" or train.lora.rank:
+        yield "all weights trained: gradients, averages and optimizer state as without train.freeze and train.lora"
     if machines.gpus > 1:
         yield f"{MACHINE} GPUs a machine, {NETWORK / 1e9:.0f} GB/s from each to other machines, while it computes"
     yield f"{STORAGE / 1e9:.0f} GB/s to storage from each machine, {RESTART / 60:.0f} minutes to restart"

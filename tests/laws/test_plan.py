@@ -10,11 +10,16 @@ import torch
 from torch import Tensor
 
 from monoformer.cli.main import main
-from monoformer.config.train import AdamWConfig, MuonConfig
+from monoformer.cli.training import read_config
+from monoformer.config.parallel import Checkpointing
+from monoformer.config.run import RunConfig
+from monoformer.config.train import AdamWConfig, LoRAConfig, MuonConfig
+from monoformer.device import total_memory
 from monoformer.presets import PRESETS
 from monoformer.train.machines import GPU_HOURS, RESTART, STORAGE, Machines, find_saving, goodput, transfer_seconds
-from monoformer.train.memory import Checkpointing, Live, activation_bytes, checkpoint_blocks, memory_of, state_bytes
-from monoformer.train.plan import make_plan, warn_of_memory
+from monoformer.train.memory import Live, activation_bytes, memory_of, state_bytes
+from monoformer.train.parallel import Ranks, rows_of_pass
+from monoformer.train.plan import GIB, make_plan, sparing, warn_of_memory
 from monoformer.train.trainer import Trainer
 from monoformer.train.workload import Pass, compose, resolved
 from tests import tiny
@@ -23,10 +28,15 @@ FAST, SLOW = ("adaln",), ("token", "unet", "experts", "official")
 LAYERS = 5
 
 
-def trainer(mode: str, folder: Path) -> Trainer:
+def shared(config: RunConfig, **parallel: Any) -> RunConfig:
+    """The same run with other settings of `train.parallel`."""
+    return replace(config, train=replace(config.train, parallel=replace(config.train.parallel, **parallel)))
+
+
+def trainer(mode: str, folder: Path, how: Checkpointing) -> Trainer:
     changes = {"width": 64, "layers": LAYERS, "mlp_width": 96, "image_sizes": ((16, 16),)}
     config = tiny.run_config(folder, model=tiny.model_config(mode, **changes))
-    return tiny.trainer(config)
+    return tiny.trainer(shared(config, checkpointing=how))
 
 
 def batch_of(mode: str) -> Any:
@@ -37,9 +47,8 @@ def batch_of(mode: str) -> Any:
     return tiny.in_rows([own.document(document, n, seed=0) for n in range(2)], rows=2, padding=0)
 
 
-def held(own: Trainer, batch: Any, how: Checkpointing) -> int:
+def held(own: Trainer, batch: Any) -> int:
     """Most bytes that operations of a real pass made and held, gradients aside."""
-    checkpoint_blocks(own.model.transformer.blocks, how)
     for parameter in own.model.parameters():
         parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
     known = [batch.ids, *own.model.parameters()]
@@ -50,16 +59,16 @@ def held(own: Trainer, batch: Any, how: Checkpointing) -> int:
     return live.peak
 
 
-@pytest.mark.parametrize("how", ["none", "full"])
+@pytest.mark.parametrize("how", ["none", pytest.param("selective", marks=pytest.mark.slow), "full"])
 @pytest.mark.parametrize("mode", [*FAST, *(pytest.param(mode, marks=pytest.mark.slow) for mode in SLOW)])
 def test_the_activations_are_those_of_a_real_pass(mode: str, how: Checkpointing, tmp_path: Path) -> None:
-    own, batch = trainer(mode, tmp_path), batch_of(mode)
+    own, batch = trainer(mode, tmp_path, how), batch_of(mode)
     (slots,) = batch.images
     load = Pass(
         rows=2, tokens=batch.ids.shape[1], labelled=batch.labelled, images=len(slots.row), grid=slots.grid
     )  # fmt: skip
     planned = activation_bytes(own.model.config, load, bf16=False, checkpointing=how, dense=True)
-    assert planned == pytest.approx(held(own, batch, how), rel=0.15)
+    assert planned == pytest.approx(held(own, batch), rel=0.15)
 
 
 @pytest.mark.slow  # ten networks
@@ -86,9 +95,13 @@ def test_weights_and_state_are_those_of_a_real_run(optimizer: Any, tmp_path: Pat
     weights = sum(p.numel() * 4 for p in own.model.parameters())
     assert memory.weights == memory.average == memory.gradients == weights
     assert state_bytes(own.config) == sum(bytes_of) + 2 * weights
-    divided = memory_of(own.config, load, bf16=False, parts=4)
+    divided = memory_of(shared(own.config, strategy="fsdp"), load, bf16=False, processes=4)
     assert (divided.weights, divided.optimizer) == (memory.weights / 4, memory.optimizer / 4)
     assert divided.gathered > 0
+    copies = memory_of(shared(own.config, strategy="fsdp", replicas=2), load, bf16=False, processes=4)
+    assert (copies.weights, copies.gathered) == (memory.weights / 2, divided.gathered)
+    alone = memory_of(shared(own.config, strategy="fsdp"), load, bf16=False, on_cpu=True)
+    assert replace(alone, accumulates=memory.accumulates) == memory, "one process holds all in any case"
 
 
 def test_the_peak_is_activations_or_gradients() -> None:
@@ -100,7 +113,13 @@ def test_the_peak_is_activations_or_gradients() -> None:
     passing = memory.activations + memory.logits
     assert passing > memory.gradients + memory.working
     assert memory.peak == pytest.approx(held + passing)
+    accumulating = memory_of(config, load.times(0.5), bf16=False, on_cpu=True)
+    assert (accumulating.accumulates, memory.accumulates) == (True, False), "two passes a step, or one"
     assert replace(memory, accumulates=True).peak == pytest.approx(held + passing + memory.gradients)
+    among = [
+        memory_of(shared(config, strategy=strategy), load, bf16=False, processes=2) for strategy in ("ddp", "fsdp")
+    ]
+    assert [own.accumulates for own in among] == [True, False], "DDP holds its buckets at all times"
     assert replace(memory, activations=0.0, logits=0.0).peak == pytest.approx(held + memory.gradients + memory.working)
 
 
@@ -125,12 +144,12 @@ def test_transfers_and_goodput_can_be_followed() -> None:
     everything = sum(p.numel() for p in model.parameters())
     blocks = sum(p.numel() for p in model.transformer.blocks.parameters())
     assert transfer_seconds(model, config, Machines()) == 0.0
-    eight = transfer_seconds(model, config, Machines(gpus=8))
+    eight = transfer_seconds(model, shared(config, strategy="ddp"), Machines(gpus=8))
     assert eight == pytest.approx(8 * everything * 7 / 8 / 450e9)
     config = replace(config, train=replace(config.train, rows=64))
-    whole = transfer_seconds(model, config, Machines(gpus=16, strategy="fsdp"))
+    whole = transfer_seconds(model, config, Machines(gpus=16))
     assert whole == pytest.approx((4 * blocks + 4 * (everything - blocks) + 4 * everything) * 15 / 16 / 50e9)
-    hybrid = transfer_seconds(model, config, Machines(gpus=16, strategy="fsdp", replicas=2))
+    hybrid = transfer_seconds(model, shared(config, replicas=2), Machines(gpus=16))
     assert hybrid < 0.3 * whole, "weights stay within a machine"
     saving = find_saving(config, Machines(gpus=16), step_seconds=0.1, failure_hours=0.0)
     assert saving.failure_hours == GPU_HOURS / 16
@@ -149,31 +168,58 @@ def test_the_command_prints_a_plan_and_its_json(capsys: pytest.CaptureFixture[st
     assert made["pace"]["days"] == pytest.approx(
         made["pace"]["step_seconds"] * PRESETS["scenes-quick"]().train.steps / 86400
     )
-    main([*small, "--model.layers", "2"])
+    assert made["parallel"]["strategy"] == "ddp"
+    main([*small, "--model.layers", "2", "--gpus", "2", "--train.parallel.strategy", "fsdp"])
     said = capsys.readouterr().out
+    assert "scenes-quick on 2 l4, fsdp" in said
     assert "activations" in said
     assert "fits" in said
     for wrong, answer in (
         (["--gpu", "h10"], "did you mean 'h100'"),
-        (["--replicas", "2"], "replicas must divide gpus"),
+        (["--strategy", "fsdp"], "--train.parallel.strategy"),
     ):
         with pytest.raises(SystemExit):
             main([*small, *wrong])
         assert answer in capsys.readouterr().err
 
 
-@pytest.mark.slow  # its advice tries several settings
-def test_a_run_that_does_not_fit_is_told_what_would() -> None:
-    config = PRESETS["scenes-quick"]()
-    wide = replace(config.model, width=2048, layers=3, heads=16, kv_heads=16, mlp_width=5632, vocabulary=1024)
-    config = replace(config, model=wide, train=replace(config.train, rows=512))
-    made = make_plan(config, Machines(gpu="l4"))
+BIG = ["scenes-quick", "--model.layers=2", "--model.width=4096", "--model.heads=32", "--model.kv-heads=32",
+       "--model.mlp-width=11008", "--model.vocabulary=8192"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("gpus", "arguments", "changed"),
+    [
+        (1, "--train.rows 225 --train.parallel.strategy fsdp", {"--train.pass-rows"}),
+        pytest.param(
+            8, "--train.rows 8 --model.width 8192", {"--train.parallel.strategy"}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            8, "--train.rows 8 --sequence.row 40000 --model.context 40000", {"--train.parallel.checkpointing"},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["rows", "parts", "checkpointing"],
+)  # fmt: skip
+def test_training_accepts_the_advice_and_then_it_fits(gpus: int, arguments: str, changed: set[str]) -> None:
+    machines, command = Machines(gpus=gpus, gpu="l4"), [*BIG, *arguments.split()]
+    made = make_plan(read_config(command), machines)
     assert not made.fits
     (line,) = [line for line in made.advice if "does not fit" in line]
-    assert "--train.pass-rows" in line
-    rows = int(line.split("--train.pass-rows ")[1].split()[0])
-    again = make_plan(replace(config, train=replace(config.train, pass_rows=rows)), Machines(gpu="l4"))
-    assert again.fits
+    options = line.split(" would do with ")[1].split()
+    assert set(options[::2]) == changed
+    assert make_plan(read_config([*command, *options]), machines).fits
+
+
+def test_the_plan_says_what_training_would_refuse() -> None:
+    config = tiny.run_config(Path("unused"), train={"rows": 8, "pass_rows": 4})
+    with pytest.raises(ValueError, match="evenly") as refused:
+        rows_of_pass(8, 4, 4)
+    assert str(refused.value) in make_plan(config, Machines(gpus=4)).advice
+    with pytest.raises(ValueError, match=r"replicas = 3 does not divide the 4 processes"):
+        make_plan(shared(config, strategy="fsdp", replicas=3), Machines(gpus=4))
+    adapted = replace(config, start="model", train=replace(config.train, lora=LoRAConfig(rank=8)))
+    assert all(way.strategy == "ddp" for way in sparing(adapted, Machines(gpus=4))), "train.lora keeps the model whole"
 
 
 def test_training_warns_of_what_does_not_fit_and_only_then() -> None:
@@ -181,6 +227,11 @@ def test_training_warns_of_what_does_not_fit_and_only_then() -> None:
     cpu = torch.device("cpu")
     (line,) = warn_of_memory(replace(huge, train=replace(huge.train, rows=64)), cpu)
     assert "monoformer plan" in line
+    capacity = total_memory(cpu) / GIB
+    assert f"{cpu} has {capacity:.1f}; lower" in line
+    two = replace(huge, train=replace(huge.train, rows=128))
+    (line,) = warn_of_memory(shared(two, strategy="ddp"), cpu, Ranks(world=2, local_world=2))
+    assert f"{cpu} has {capacity / 2:.1f} for each process" in line
     small, _ = resolved(PRESETS["scenes-quick"]())
     assert list(warn_of_memory(small, cpu)) == []
 
@@ -188,6 +239,6 @@ def test_training_warns_of_what_does_not_fit_and_only_then() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_has_a_plan(name: str) -> None:
-    made = make_plan(PRESETS[name](), Machines(gpus=8, strategy="fsdp", checkpointing="full"))
+    made = make_plan(shared(PRESETS[name](), strategy="fsdp", checkpointing="full"), Machines(gpus=8))
     assert made.peak > made.memory.runtime
     assert made.pace.days > 0
