@@ -15,11 +15,12 @@ from typing import Any, TypeAlias
 import torch
 from PIL import Image as PILImage
 
-from monoformer.autoencoder import Autoencoder, build_autoencoder
+from monoformer.autoencoder import Autoencoder
 from monoformer.config.generate import GenerateConfig, changed
 from monoformer.config.spelling import hint
 from monoformer.device import choose, has_bf16_units
 from monoformer.document import Document, Image, Segment, Text
+from monoformer.generate.deferred import Deferred
 from monoformer.generate.editing import Edit
 from monoformer.generate.engine import Engine
 from monoformer.generate.session import Request, Wanted
@@ -44,14 +45,16 @@ class Pipeline:
         deterministic: bool = False,
         card: str = "",
     ) -> None:
-        """`slots` contexts are served at once; more items wait. `autoencoder`, `vision` None: the model's own.
+        """`slots` contexts are served at once; more items wait. `autoencoder`, `vision` None: the model's own, of which
+        the autoencoder is built when the first picture needs it.
 
         `deterministic`: an item has the same bits alone and among others, at the price of padded passes.
         """
         self.pretrained = pretrained
         weight = pretrained.model.tokens.weight
         if autoencoder is None:
-            autoencoder = build_autoencoder(pretrained.autoencoder, device=weight.device, dtype=weight.dtype)
+            shape = pretrained.model.config
+            autoencoder = Deferred(pretrained.autoencoder, shape, device=weight.device, dtype=weight.dtype)
         if vision is None:
             vision = build_vision(pretrained.vision, device=weight.device, dtype=weight.dtype)
         self.engine = Engine(pretrained, autoencoder, vision=vision, slots=slots, deterministic=deterministic)
@@ -108,11 +111,19 @@ class Pipeline:
         if settings.get("image_guidance", 1.0) != 1 and not all(document.images for document in items):
             raise ValueError("image_guidance has no effect without pictures to read; leave it out")
         each = self._settings(settings, len(items))
+        if want == "image" or any(document.images for document in items):
+            self.prepare_pictures()
         requests = [
             Request(document=document, want=want, settings=own, size=size, choices=tuple(choices), edit=edit)
             for document, own, edit in zip(items, each, edits or [None] * len(items), strict=True)
         ]
         return self.engine.run(requests)
+
+    def prepare_pictures(self) -> None:
+        """Build the autoencoder now, not at the first picture. Raises ValueError where it cannot be had."""
+        autoencoder = self.engine.network.autoencoder
+        if isinstance(autoencoder, Deferred):
+            autoencoder.build()
 
     def generate_text(self, prompts: str | Sequence[str], *, choices: Sequence[str] = (), **settings: Any) -> list[str]:
         """Continue plain texts, with the likeliest of `choices` if there are any."""

@@ -124,6 +124,7 @@ def read_lines(path: Path) -> tuple[str, ...]:
 
 def draw_all(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: int, world: int) -> Path | None:
     """Draw this rank's pictures that are missing; where none is missing any more, all as one .npz, and its path."""
+    pipeline.prepare_pictures()
     bulk.folder.mkdir(parents=True, exist_ok=True)
     _check_same(pipeline, bulk, given, rank=rank)
     seed = given.get("seed", pipeline.pretrained.generate.seed)

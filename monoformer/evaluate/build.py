@@ -92,6 +92,8 @@ def build_evaluator(
     )
     if peer and not isinstance(config, SceneScores | ImageScores):
         raise ValueError(f"{config.name}: a peer draws and does nothing else; its suites are scenes and images")
+    if not (peer or isinstance(config, TextScores | TaskScores | ForgettingScores)):
+        pipeline.prepare_pictures()
     match config:
         case SceneScores():
             return build_scenes(config, subject)
@@ -271,10 +273,7 @@ def build_forgetting(config: ForgettingScores, subject: Subject) -> ForgettingEv
             f"--forgetting.tasks.folder FOLDER"
         )
     model, vocabulary = load_before(name, subject.pipeline.pretrained)
-    after_model, network = subject.pipeline.pretrained, subject.pipeline.engine.network
-    shared = network.autoencoder if model.autoencoder == after_model.autoencoder else None  # neither draws anything
-    pipeline = Pipeline(model, autoencoder=shared, slots=2)
-    before = replace(subject, pipeline=pipeline, journal=subject.journal.part("before"))
+    before = replace(subject, pipeline=Pipeline(model, slots=2), journal=subject.journal.part("before"))
     after = replace(subject, journal=subject.journal.part("after"))
     return ForgettingEvaluator(_language(config, before, vocabulary), _language(config, after, 0))
 
