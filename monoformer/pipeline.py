@@ -19,7 +19,8 @@ from monoformer.autoencoder import Autoencoder
 from monoformer.config.generate import GenerateConfig, changed
 from monoformer.config.spelling import hint
 from monoformer.device import choose, has_bf16_units
-from monoformer.document import Document, Image, Segment, Text
+from monoformer.document import Document, Image, Segment, Text, flat, upright
+from monoformer.framing import Method, framed
 from monoformer.generate.deferred import Deferred
 from monoformer.generate.editing import Edit
 from monoformer.generate.engine import Engine
@@ -216,13 +217,17 @@ class Pipeline:
             return str(api.upload_folder(repo_id=name, folder_path=folder))
 
     def context_image(self, picture: Picture) -> Image:
-        """The user's picture, resized to the nearest size that the model knows."""
+        """The user's picture as training prepares one: upright, on white, in the nearest size that the model knows."""
+        return Image.from_pil(self._framed(flat(picture)), role="user")
+
+    def context_mask(self, mask: Picture, picture: Picture, *, method: Method = Method.NEAREST) -> Picture:
+        """A mask that lies over a picture, grey, on the pixels of `context_image(picture)`."""
+        whole = upright(mask).convert("L").resize(upright(picture).size, method)
+        return self._framed(whole, method=method)
+
+    def _framed(self, picture: Picture, *, method: Method = Method.LANCZOS) -> Picture:
         sizes = self.pretrained.model.config.image_sizes
-        width, height = picture.size
-        best = min(sizes, key=lambda s: (abs(s[0] / s[1] - height / width), abs(s[0] * s[1] - height * width)))
-        if (height, width) != best:
-            picture = picture.resize((best[1], best[0]), PILImage.Resampling.LANCZOS)
-        return Image.from_pil(picture, role="user")
+        return framed(picture, sizes, shape=self.pretrained.picture_shape, method=method)
 
     def _pairs(self, pictures: Picture | Sequence[Picture], texts: str | Sequence[str]) -> list[Document]:
         shown, said = _pictures(pictures), _texts(texts)
@@ -237,11 +242,9 @@ class Pipeline:
     def _edits(self, pictures: list[Picture], strength: float, mask: Picture | None) -> list[Edit | None]:
         edits: list[Edit | None] = []
         for picture in pictures:
-            pixels = self.context_image(picture).pixels
-            chosen = None
-            if mask is not None:  # of the picture's size, then of the model's
-                small = mask.convert("L").resize((pixels.shape[2], pixels.shape[1]), PILImage.Resampling.NEAREST)
-                chosen = Image.from_pil(small).pixels[0] > 127
+            pixels, chosen = self.context_image(picture).pixels, None
+            if mask is not None:
+                chosen = Image.from_pil(self.context_mask(mask, picture)).pixels[0] > 127
             edits.append(Edit(pixels=pixels, strength=strength, mask=chosen))
         return edits
 

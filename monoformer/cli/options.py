@@ -12,6 +12,8 @@ import torch
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
+from monoformer.document import upright
+
 T = TypeVar("T")
 
 
@@ -145,7 +147,7 @@ def open_picture(path: Path) -> PILImage.Image:
     try:
         with PILImage.open(path) as picture:
             picture.load()
-            return picture
+            return upright(picture)
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}") from None
     except (UnidentifiedImageError, OSError, PILImage.DecompressionBombError) as error:

@@ -189,7 +189,8 @@ def build_classes(config: ClassScores, subject: Subject) -> ClassEvaluator:
 
 def build_images(config: ImageScores, subject: Subject) -> ImageEvaluator:
     """Prompts and real pictures from files, and what is not given from the run's held-out documents."""
-    model = subject.pipeline.pretrained.model
+    pretrained = subject.pipeline.pretrained
+    size, shape = pretrained.model.config.image_sizes[0], pretrained.picture_shape
     own: list[tuple[Document, Image]] = []
     if not config.reference or not (config.prompts or config.drawn):
         if subject.data is None:
@@ -202,10 +203,10 @@ def build_images(config: ImageScores, subject: Subject) -> ImageEvaluator:
     real = Pictures.listed(list(distinct.values()))
     return ImageEvaluator(
         pipeline=subject.drawer,
-        extractor=load_extractor(config, device=model.tokens.weight.device),
+        extractor=load_extractor(config, device=pretrained.model.tokens.weight.device),
         prompts=[] if config.drawn else prompts,
         drawn=open_drawn(config.drawn) if config.drawn else None,
-        real=open_reference(config.reference, size=model.config.image_sizes[0][0]) if config.reference else real,
+        real=open_reference(config.reference, size=size, shape=shape) if config.reference else real,
         cache=Path(config.cache),
         seed=config.seed,
         neighbours=config.neighbours,
