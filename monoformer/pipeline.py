@@ -221,9 +221,8 @@ class Pipeline:
         return Image.from_pil(self._framed(flat(picture)), role="user")
 
     def context_mask(self, mask: Picture, picture: Picture, *, method: Method = Method.NEAREST) -> Picture:
-        """A mask that lies over a picture, grey, on the pixels of `context_image(picture)`."""
-        whole = upright(mask).convert("L").resize(upright(picture).size, method)
-        return self._framed(whole, method=method)
+        """A mask that lies over a picture, on the pixels of `context_image(picture)`."""
+        return self._framed(upright(mask).resize(upright(picture).size, method), method=method)
 
     def _framed(self, picture: Picture, *, method: Method = Method.LANCZOS) -> Picture:
         sizes = self.pretrained.model.config.image_sizes
@@ -244,7 +243,7 @@ class Pipeline:
         for picture in pictures:
             pixels, chosen = self.context_image(picture).pixels, None
             if mask is not None:
-                chosen = Image.from_pil(self.context_mask(mask, picture)).pixels[0] > 127
+                chosen = Image.from_pil(self.context_mask(upright(mask).convert("L"), picture)).pixels[0] > 127
             edits.append(Edit(pixels=pixels, strength=strength, mask=chosen))
         return edits
 
