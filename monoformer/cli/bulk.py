@@ -161,9 +161,22 @@ def _check_same(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: 
         before = json.loads(path.read_text(encoding="utf-8"))
         wrong = sorted(name for name in described if described[name] != before.get(name))
         if wrong:
-            raise ValueError(f"{bulk.folder} holds pictures of another {', '.join(wrong)}; give another --out")
+            said = "; ".join(difference(name, before.get(name), described[name]) for name in wrong)
+            raise ValueError(f"{bulk.folder} holds pictures of another command: {said}; give another --out")
     else:
         _write_whole(path, (json.dumps(described, indent=2) + "\n").encode(), rank=rank)
+
+
+def difference(name: str, before: Any, now: Any) -> str:
+    """What was another then: of settings each with both values, of what is known by its digest the name alone."""
+    if name in ("model", "prompts"):
+        return f"another {name.removesuffix('s')}" + (" file" if name == "prompts" else "")
+    if isinstance(before, dict) and isinstance(now, dict):
+        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        return ", ".join(
+            f"{key} was {before.get(key, 'not given')} and is {now.get(key, 'not given')}" for key in changed
+        )
+    return f"{name} was {before} and is {now}"
 
 
 def _gather(bulk: Bulk, *, rank: int) -> Path:
