@@ -6,7 +6,7 @@ pixels are then on the meta device, a size that nobody can read by mistake.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -102,6 +102,11 @@ class Document:
     segments: tuple[Segment, ...]
 
     def __post_init__(self) -> None:
+        for segment in self.segments:
+            if not isinstance(segment, Text | Image):
+                raise ValueError(f"the segments of a document are Text(...) and Image(...), but one is {segment!r}")
+            if segment.role not in (None, *get_args(Role)):
+                raise ValueError(f"a role is one of {', '.join(get_args(Role))}, but one is {segment.role!r}")
         roles = [segment.role is not None for segment in self.segments]
         if any(roles) and not all(roles):
             raise ValueError("either every segment of a document has a role or none has, but this one mixes both")

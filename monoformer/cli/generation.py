@@ -7,8 +7,9 @@ from typing import Annotated
 import tyro
 from PIL import Image as PILImage
 
+from monoformer.arguments import open_picture
 from monoformer.cli.bulk import Bulk, Form, draw_all, own_device, ranks, read_lines
-from monoformer.cli.options import Use, check_folder, check_picture_file, open_picture, parse, save_pictures
+from monoformer.cli.options import Use, check_folder, check_picture_file, parse, save_pictures
 from monoformer.document import Document, Image, Segment, Text
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.generate.editing import check_strength

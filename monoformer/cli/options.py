@@ -11,9 +11,6 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
-
-from monoformer.document import upright
 
 T = TypeVar("T")
 
@@ -141,18 +138,6 @@ class Use:
     def dtype(self) -> torch.dtype | None:
         """The precision as a type; None: the device decides."""
         return {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}[self.precision]
-
-
-def open_picture(path: Path) -> PILImage.Image:
-    """A picture file. Raises ValueError, naming the file, when it is missing or no picture."""
-    try:
-        with PILImage.open(path) as picture:
-            picture.load()
-            return upright(picture)
-    except FileNotFoundError:
-        raise ValueError(f"there is no file {path}") from None
-    except (UnidentifiedImageError, OSError, PILImage.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from None
 
 
 def check_picture_file(path: Path, *, option: str = "--out") -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
-from monoformer.cli.options import open_picture
+from monoformer.arguments import open_picture
 from monoformer.config.data import DataConfig, FolderData, MixtureData, ScenesData, TextData
 from monoformer.config.serve import Limits
 from monoformer.config.sources import Shape
