@@ -24,7 +24,6 @@ from monoformer.config.generate import GenerateConfig, check_sampler
 from monoformer.evaluate.material import scenes_of
 from monoformer.evaluate.scenes import SceneEvaluator
 from monoformer.pipeline import Pipeline
-from monoformer.pretrained import find_folder
 from monoformer.sweep import Record, append_result, read_results
 
 SAMPLERS = {
@@ -92,7 +91,7 @@ def points(case: Case, default: GenerateConfig) -> Iterator[tuple[Record, Genera
 def measure(case: Case) -> list[Record]:
     """Draw what is not in the results yet; all points that fit the model."""
     pipeline = Pipeline.from_pretrained(case.model)
-    trained = read_card((find_folder(case.model) / "README.md").read_text(encoding="utf-8"))
+    trained = read_card(pipeline.card)
     data = scenes_of(None if trained is None else trained.data, pipeline, name="quality")
     results = case.out / "results.jsonl"
     known = {json.dumps(record["point"]): record for record in read_results(results)}

@@ -6,11 +6,12 @@ pixels are then on the meta device, a size that nobody can read by mistake.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from PIL import Image as PILImage
+from PIL import ImageOps
 from torch import Tensor
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
@@ -59,12 +60,8 @@ class Image:
 
     @classmethod
     def from_pil(cls, picture: PILImage.Image, *, target: bool = False, role: Role | None = None) -> "Image":
-        """Any PIL picture; transparency is laid on white."""
-        if picture.mode in ("RGBA", "LA", "P", "PA"):
-            picture = picture.convert("RGBA")
-            white = PILImage.new("RGBA", picture.size, "white")
-            picture = PILImage.alpha_composite(white, picture)
-        array = np.array(picture.convert("RGB"))
+        """Any PIL picture, as `flat` shows it."""
+        array = np.array(flat(picture))
         return cls(pixels=torch.from_numpy(array).permute(2, 0, 1).contiguous(), target=target, role=role)
 
     def to_pil(self) -> PILImage.Image:
@@ -72,6 +69,27 @@ class Image:
         if not self.has_pixels:
             raise ValueError("this image comes from a cache of latents, which holds no pixels; read its own source")
         return PILImage.fromarray(self.pixels.permute(1, 2, 0).numpy())
+
+
+def upright(picture: PILImage.Image) -> PILImage.Image:
+    """The picture as the camera was held, 16-bit grey in 8 bits: what everybody else shows of the file."""
+    picture.load()
+    try:
+        turned = ImageOps.exif_transpose(picture)
+    except Exception:  # a broken note of the camera raises anything; the picture itself is whole
+        turned = picture
+    if turned.mode.startswith("I"):  # PIL's own conversion clips at 255, which turns nearly everything white
+        return turned.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    return turned
+
+
+def flat(picture: PILImage.Image) -> PILImage.Image:
+    """The picture upright and RGB, transparency laid on white: palettes and transparency cannot be resized smoothly."""
+    picture = upright(picture)
+    if picture.mode in ("RGBA", "LA", "P", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = PILImage.alpha_composite(PILImage.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
 
 
 Segment: TypeAlias = Text | Image
@@ -84,6 +102,11 @@ class Document:
     segments: tuple[Segment, ...]
 
     def __post_init__(self) -> None:
+        for segment in self.segments:
+            if not isinstance(segment, Text | Image):
+                raise ValueError(f"the segments of a document are Text(...) and Image(...), but one is {segment!r}")
+            if segment.role not in (None, *get_args(Role)):
+                raise ValueError(f"a role is one of {', '.join(get_args(Role))}, but one is {segment.role!r}")
         roles = [segment.role is not None for segment in self.segments]
         if any(roles) and not all(roles):
             raise ValueError("either every segment of a document has a role or none has, but this one mixes both")

@@ -4,31 +4,36 @@
     pipeline.generate_images("a large red circle on a white background")[0].save("circle.png")
 
 Lists in, lists out: every method takes one item or a list and returns a list; item i has seed `seed + i` unless a list
-of seeds is given. What an item makes does not depend on the others (up to the last bits of matrix products).
+of seeds is given. A picture is one of PIL's, the path of a file, or an array (height, width, 3) of uint8. What an item
+makes does not depend on the others (up to the last bits of matrix products).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex
 
 import torch
-from PIL import Image as PILImage
 
-from monoformer.autoencoder import Autoencoder, build_autoencoder
-from monoformer.config.generate import GenerateConfig, changed
-from monoformer.config.spelling import hint
+from monoformer.arguments import (
+    Picture,
+    PictureLike,
+    read_masks,
+    read_pictures,
+    read_settings,
+    read_size,
+    read_texts,
+)
+from monoformer.autoencoder import Autoencoder
 from monoformer.device import choose, has_bf16_units
-from monoformer.document import Document, Image, Segment, Text
+from monoformer.document import Document, Image, Segment, Text, flat, upright
+from monoformer.framing import Method, framed
+from monoformer.generate.deferred import Deferred
 from monoformer.generate.editing import Edit
 from monoformer.generate.engine import Engine
 from monoformer.generate.session import Request, Wanted
 from monoformer.model.packed import can_pack, pack
 from monoformer.pretrained import Pretrained, find_folder, load_pretrained, save_pretrained
 from monoformer.vision import VisionEncoder, build_vision
-
-Size: TypeAlias = tuple[int, int]
-Picture: TypeAlias = PILImage.Image
 
 
 class Pipeline:
@@ -44,14 +49,16 @@ class Pipeline:
         deterministic: bool = False,
         card: str = "",
     ) -> None:
-        """`slots` contexts are served at once; more items wait. `autoencoder`, `vision` None: the model's own.
+        """`slots` contexts are served at once; more items wait. `autoencoder`, `vision` None: the model's own, of which
+        the autoencoder is built when the first picture needs it.
 
         `deterministic`: an item has the same bits alone and among others, at the price of padded passes.
         """
         self.pretrained = pretrained
         weight = pretrained.model.tokens.weight
         if autoencoder is None:
-            autoencoder = build_autoencoder(pretrained.autoencoder, device=weight.device, dtype=weight.dtype)
+            shape = pretrained.model.config
+            autoencoder = Deferred(pretrained.autoencoder, shape, device=weight.device, dtype=weight.dtype)
         if vision is None:
             vision = build_vision(pretrained.vision, device=weight.device, dtype=weight.dtype)
         self.engine = Engine(pretrained, autoencoder, vision=vision, slots=slots, deterministic=deterministic)
@@ -94,39 +101,57 @@ class Pipeline:
         documents: Document | Sequence[Document],
         *,
         want: Wanted = "any",
-        size: Size | None = None,
-        choices: Sequence[str] = (),
+        size: SupportsIndex | Sequence[SupportsIndex] | None = None,
+        choices: str | Sequence[str] = (),
         edits: Sequence[Edit | None] | None = None,
         **settings: Any,
     ) -> list[Document]:
         """Continue interleaved documents: what the model wrote and drew, without the prompt.
 
-        `settings` are fields of `GenerateConfig`; `seed` may be a list. `size` is (height, width) of drawn pictures.
+        `settings` are fields of `GenerateConfig`; `seed` may be a list. `size` is (height, width) of drawn pictures, or
+        the side of square ones.
         With `choices`, for `want` text, the answer is one of them. `edits`: for each item a picture to start from.
         """
         items = [documents] if isinstance(documents, Document) else list(documents)
+        for item in items:
+            if not isinstance(item, Document):
+                raise ValueError(f"documents are Document((Text(...), Image(...), ...)), but one is {item!r}")
         if settings.get("image_guidance", 1.0) != 1 and not all(document.images for document in items):
             raise ValueError("image_guidance has no effect without pictures to read; leave it out")
-        each = self._settings(settings, len(items))
+        each = read_settings(settings, self.pretrained.generate, count=len(items))
+        starts = [None] * len(items) if edits is None else list(edits)
+        if len(starts) != len(items):
+            raise ValueError(f"there are {len(items)} documents but {len(starts)} edits; give one for each, or None")
+        if want == "image" or any(document.images for document in items):
+            self.prepare_pictures()
+        shape, answers = read_size(size), read_texts(choices, name="choices")
         requests = [
-            Request(document=document, want=want, settings=own, size=size, choices=tuple(choices), edit=edit)
-            for document, own, edit in zip(items, each, edits or [None] * len(items), strict=True)
+            Request(document=document, want=want, settings=own, size=shape, choices=answers, edit=edit)
+            for document, own, edit in zip(items, each, starts, strict=True)
         ]
         return self.engine.run(requests)
 
-    def generate_text(self, prompts: str | Sequence[str], *, choices: Sequence[str] = (), **settings: Any) -> list[str]:
+    def prepare_pictures(self) -> None:
+        """Build the autoencoder now, not at the first picture. Raises ValueError where it cannot be had."""
+        autoencoder = self.engine.network.autoencoder
+        if isinstance(autoencoder, Deferred):
+            autoencoder.build()
+
+    def generate_text(
+        self, prompts: str | Sequence[str], *, choices: str | Sequence[str] = (), **settings: Any
+    ) -> list[str]:
         """Continue plain texts, with the likeliest of `choices` if there are any."""
-        documents = [Document((Text(prompt),)) for prompt in _texts(prompts)]
+        documents = [Document((Text(prompt),)) for prompt in read_texts(prompts)]
         return [_text(made) for made in self.generate(documents, want="text", choices=choices, **settings)]
 
     def generate_images(
         self,
         prompts: str | Sequence[str],
         *,
-        size: Size | None = None,
-        picture: Picture | Sequence[Picture] | None = None,
+        size: SupportsIndex | Sequence[SupportsIndex] | None = None,
+        picture: PictureLike | Sequence[PictureLike] | None = None,
         strength: float = 1.0,
-        mask: Picture | None = None,
+        mask: PictureLike | Sequence[PictureLike] | None = None,
         **settings: Any,
     ) -> list[Picture]:
         """Draw a picture for each prompt.
@@ -134,40 +159,44 @@ class Pipeline:
         With `picture` it starts from that, which the model need not know how to edit: `strength` and `mask` as in
         `edit`.
         """
-        documents = [Document((Text(prompt, "user"),)) for prompt in _texts(prompts)]
-        edits = None
+        said, edits = read_texts(prompts), None
         if picture is not None:
-            shown = _pictures(picture)
-            edits = self._edits(shown * len(documents) if len(shown) == 1 else shown, strength, mask)
+            shown = read_pictures(picture)
+            if not shown:
+                raise ValueError("there is no picture in the list; give one, or leave picture out")
+            if len(shown) != 1:
+                said = _matched(shown, said)
+            edits = self._edits(shown * len(said) if len(shown) == 1 else shown, strength, mask)
         elif strength != 1 or mask is not None:
             raise ValueError("strength and mask have no effect without a picture to start from; give picture")
+        documents = [Document((Text(prompt, "user"),)) for prompt in said]
         drawn = self.generate(documents, want="image", size=size, edits=edits, **settings)
         return [_picture(made) for made in drawn]
 
-    def caption(self, pictures: Picture | Sequence[Picture], **settings: Any) -> list[str]:
+    def caption(self, pictures: PictureLike | Sequence[PictureLike], **settings: Any) -> list[str]:
         """Describe pictures in words."""
-        documents = [Document((self.context_image(picture),)) for picture in _pictures(pictures)]
+        documents = [Document((self.context_image(picture),)) for picture in read_pictures(pictures)]
         return [_text(made).strip() for made in self.generate(documents, want="text", **settings)]
 
     def answer(
         self,
-        pictures: Picture | Sequence[Picture],
+        pictures: PictureLike | Sequence[PictureLike],
         questions: str | Sequence[str],
         *,
-        choices: Sequence[str] = (),
+        choices: str | Sequence[str] = (),
         **settings: Any,
     ) -> list[str]:
         """Answer a question about each picture, with the likeliest of `choices` if there are any."""
-        documents = self._pairs(pictures, questions)
+        documents = self._pairs(read_pictures(pictures), questions)
         return [_text(made).strip() for made in self.generate(documents, want="text", choices=choices, **settings)]
 
     def edit(
         self,
-        pictures: Picture | Sequence[Picture],
+        pictures: PictureLike | Sequence[PictureLike],
         instructions: str | Sequence[str],
         *,
         strength: float = 1.0,
-        mask: Picture | None = None,
+        mask: PictureLike | Sequence[PictureLike] | None = None,
         **settings: Any,
     ) -> list[Picture]:
         """Change each picture as its instruction says.
@@ -175,9 +204,10 @@ class Pipeline:
         Below `strength` 1 it is redrawn from the picture noised to that time, so that much of it stays. With a `mask`
         only what is white there is drawn, and every other pixel stays as it is.
         """
-        documents, edits = self._pairs(pictures, instructions), None
+        shown = read_pictures(pictures)
+        documents, edits = self._pairs(shown, instructions), None
         if strength != 1 or mask is not None:
-            edits = self._edits(_pictures(pictures), strength, mask)
+            edits = self._edits(shown, strength, mask)
         return [_picture(made) for made in self.generate(documents, want="image", edits=edits, **settings)]
 
     def chat(self, history: Document | Sequence[Segment], **settings: Any) -> Document:
@@ -205,57 +235,42 @@ class Pipeline:
             return str(api.upload_folder(repo_id=name, folder_path=folder))
 
     def context_image(self, picture: Picture) -> Image:
-        """The user's picture, resized to the nearest size that the model knows."""
+        """The user's picture as training prepares one: upright, on white, in the nearest size that the model knows."""
+        return Image.from_pil(self._framed(flat(picture)), role="user")
+
+    def context_mask(self, mask: Picture, picture: Picture, *, method: Method = Method.NEAREST) -> Picture:
+        """A mask that lies over a picture, on the pixels of `context_image(picture)`."""
+        return self._framed(upright(mask).resize(upright(picture).size, method), method=method)
+
+    def _framed(self, picture: Picture, *, method: Method = Method.LANCZOS) -> Picture:
         sizes = self.pretrained.model.config.image_sizes
-        width, height = picture.size
-        best = min(sizes, key=lambda s: (abs(s[0] / s[1] - height / width), abs(s[0] * s[1] - height * width)))
-        if (height, width) != best:
-            picture = picture.resize((best[1], best[0]), PILImage.Resampling.LANCZOS)
-        return Image.from_pil(picture, role="user")
+        return framed(picture, sizes, shape=self.pretrained.picture_shape, method=method)
 
-    def _pairs(self, pictures: Picture | Sequence[Picture], texts: str | Sequence[str]) -> list[Document]:
-        shown, said = _pictures(pictures), _texts(texts)
-        if len(said) == 1:
-            said = said * len(shown)
-        if len(shown) != len(said):
-            raise ValueError(
-                f"there are {len(shown)} pictures but {len(said)} texts; give one text, or one for each picture"
-            )
-        return [Document((self.context_image(p), Text(t, "user"))) for p, t in zip(shown, said, strict=True)]
+    def _pairs(self, pictures: list[Picture], texts: str | Sequence[str]) -> list[Document]:
+        said = _matched(pictures, read_texts(texts, name="texts"))
+        return [Document((self.context_image(p), Text(t, "user"))) for p, t in zip(pictures, said, strict=True)]
 
-    def _edits(self, pictures: list[Picture], strength: float, mask: Picture | None) -> list[Edit | None]:
+    def _edits(
+        self, pictures: list[Picture], strength: float, masks: PictureLike | Sequence[PictureLike] | None
+    ) -> list[Edit | None]:
         edits: list[Edit | None] = []
-        for picture in pictures:
-            pixels = self.context_image(picture).pixels
-            chosen = None
-            if mask is not None:  # of the picture's size, then of the model's
-                small = mask.convert("L").resize((pixels.shape[2], pixels.shape[1]), PILImage.Resampling.NEAREST)
-                chosen = Image.from_pil(small).pixels[0] > 127
+        for picture, mask in zip(pictures, read_masks(masks, count=len(pictures)), strict=True):
+            pixels, chosen = self.context_image(picture).pixels, None
+            if mask is not None:
+                chosen = Image.from_pil(self.context_mask(upright(mask).convert("L"), picture)).pixels[0] > 127
             edits.append(Edit(pixels=pixels, strength=strength, mask=chosen))
         return edits
 
-    def _settings(self, given: dict[str, Any], count: int) -> list[GenerateConfig]:
-        names = [field.name for field in fields(GenerateConfig)]
-        for name in given:
-            if name not in names:
-                near = hint(name, names, otherwise=f"settings are {', '.join(names)}")
-                raise ValueError(f"there is no generation setting {name!r}; {near}")
-        seed = given.pop("seed", self.pretrained.generate.seed)
-        seeds = [seed + i for i in range(count)] if isinstance(seed, int) else list(seed)
-        if len(seeds) != count:
-            raise ValueError(f"there are {count} items but {len(seeds)} seeds; give one seed, or one for each item")
-        if isinstance(given.get("logit_bias"), Mapping):
-            given["logit_bias"] = tuple(given["logit_bias"].items())
-        settings = changed(self.pretrained.generate, given)
-        return [replace(settings, seed=own) for own in seeds]
 
-
-def _texts(value: str | Sequence[str]) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)
-
-
-def _pictures(value: Picture | Sequence[Picture]) -> list[Picture]:
-    return [value] if isinstance(value, PILImage.Image) else list(value)
+def _matched(pictures: list[Picture], texts: tuple[str, ...]) -> tuple[str, ...]:
+    """A text for each picture: one is that of all."""
+    if len(texts) == 1:
+        texts *= len(pictures)
+    if len(pictures) != len(texts):
+        raise ValueError(
+            f"there are {len(pictures)} pictures but {len(texts)} texts; give one text, or one for each picture"
+        )
+    return texts
 
 
 def _text(made: Document) -> str:

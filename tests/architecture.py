@@ -27,7 +27,7 @@ LEVELS = {
         "card",
         "sweep",
     ],
-    2: ["sequence", "packing", "gallery"],
+    2: ["sequence", "packing", "gallery", "framing", "arguments"],
     3: ["model"],
     4: ["pretrained", "data", "anatomy"],
     5: ["train", "generate"],

@@ -124,6 +124,7 @@ def read_lines(path: Path) -> tuple[str, ...]:
 
 def draw_all(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: int, world: int) -> Path | None:
     """Draw this rank's pictures that are missing; where none is missing any more, all as one .npz, and its path."""
+    pipeline.prepare_pictures()
     bulk.folder.mkdir(parents=True, exist_ok=True)
     _check_same(pipeline, bulk, given, rank=rank)
     seed = given.get("seed", pipeline.pretrained.generate.seed)
@@ -160,9 +161,22 @@ def _check_same(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: 
         before = json.loads(path.read_text(encoding="utf-8"))
         wrong = sorted(name for name in described if described[name] != before.get(name))
         if wrong:
-            raise ValueError(f"{bulk.folder} holds pictures of another {', '.join(wrong)}; give another --out")
+            said = "; ".join(difference(name, before.get(name), described[name]) for name in wrong)
+            raise ValueError(f"{bulk.folder} holds pictures of another command: {said}; give another --out")
     else:
         _write_whole(path, (json.dumps(described, indent=2) + "\n").encode(), rank=rank)
+
+
+def difference(name: str, before: Any, now: Any) -> str:
+    """What was another then: of settings each with both values, of what is known by its digest the name alone."""
+    if name in ("model", "prompts"):
+        return f"another {name.removesuffix('s')}" + (" file" if name == "prompts" else "")
+    if isinstance(before, dict) and isinstance(now, dict):
+        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        return ", ".join(
+            f"{key} was {before.get(key, 'not given')} and is {now.get(key, 'not given')}" for key in changed
+        )
+    return f"{name} was {before} and is {now}"
 
 
 def _gather(bulk: Bulk, *, rank: int) -> Path:

@@ -11,8 +11,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from monoformer.card import read_card, read_examples
-from monoformer.cli.options import parse
-from monoformer.cli.training import run
+from monoformer.cli.options import check_folder, parse
+from monoformer.cli.training import find_preset, run
 from monoformer.config.data import ScenesData, TextData
 from monoformer.config.run import RunConfig
 from monoformer.data.scenes import Scenes, draw
@@ -21,8 +21,6 @@ from monoformer.evaluate.material import scenes_of, sources
 from monoformer.evaluate.scenes import SceneEvaluator, to_picture
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.pipeline import Pipeline
-from monoformer.presets import PRESETS
-from monoformer.pretrained import find_folder
 from monoformer.train.build import build_run
 
 SCORES = {
@@ -94,15 +92,15 @@ def released() -> Path:
 def show_model(model: str, folder: Path) -> None:
     """Leave a gallery of what a model folder can do."""
     console, began = Console(), time.perf_counter()
+    check_folder(folder, option="--folder")
     pipeline = Pipeline.from_pretrained(model)
-    card = (find_folder(model) / "README.md").read_text(encoding="utf-8")
-    trained = read_card(card)
+    trained = read_card(pipeline.card)
     data = scenes_of(None if trained is None else trained.data, pipeline, name="demo")
     sections: list[Section] = []
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("drawing, describing, editing, answering, writing", total=None)
         for section in chain(
-            show_prompts(pipeline, read_examples(card)), show(pipeline, data), show_texts(pipeline, trained)
+            show_prompts(pipeline, read_examples(pipeline.card)), show(pipeline, data), show_texts(pipeline, trained)
         ):
             sections.append(section)
             bar.advance(task)
@@ -118,7 +116,7 @@ def show_model(model: str, folder: Path) -> None:
 
 def train_and_show(options: _Demo) -> None:
     """Train a preset on scenes from nothing; gallery and scores."""
-    config = replace(PRESETS[options.preset](), name="demo", folder=options.folder or "runs/demo-train")
+    config = replace(find_preset(options.preset)(), name="demo", folder=options.folder or "runs/demo-train")
     if options.steps:
         config = replace(config, train=replace(config.train, steps=options.steps))
     console = Console()

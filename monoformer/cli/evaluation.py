@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from monoformer import __version__
 from monoformer.card import read_card, with_scores
 from monoformer.cli.generation import ModelFolder
-from monoformer.cli.options import Use, parse
+from monoformer.cli.options import Use, check_folder, parse
 from monoformer.cli.scoring import fitting_suites, with_given
 from monoformer.config.evaluate import (
     CaptionScores,
@@ -105,6 +105,8 @@ def evaluate(arguments: list[str]) -> None:
     """Score a model: monoformer evaluate MODEL --suite scenes text images captions tasks forgetting"""
     options = parse(_Evaluate, arguments, command="evaluate")
     check_suites(options.suite)
+    if options.out:
+        check_folder(options.out)
     console = Console()
     pipeline = open_pipeline(options)
     trained = find_training(options, pipeline)

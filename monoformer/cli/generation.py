@@ -7,11 +7,15 @@ from typing import Annotated
 import tyro
 from PIL import Image as PILImage
 
+from monoformer.arguments import open_picture
 from monoformer.cli.bulk import Bulk, Form, draw_all, own_device, ranks, read_lines
-from monoformer.cli.options import Use, open_picture, parse, save_pictures
+from monoformer.cli.options import Use, check_folder, check_picture_file, parse, save_pictures
 from monoformer.document import Document, Image, Segment, Text
 from monoformer.gallery import Cell, Section, draw_gallery
+from monoformer.generate.editing import check_strength
+from monoformer.generate.session import picture_size
 from monoformer.pipeline import Pipeline
+from monoformer.pretrained import find_folder, read_folder_config
 
 ModelFolder = Annotated[str, tyro.conf.Positional]
 Prompts = Annotated[tuple[str, ...], tyro.conf.Positional]
@@ -59,14 +63,21 @@ def generate(arguments: list[str]) -> None:
         raise ValueError("give at least one prompt, or a file of them: --prompts FILE")
     if options.form != "png" or options.chunk != 64:
         raise ValueError("--form and --chunk have no effect without --prompts FILE; leave them out")
+    check_picture_file(options.out)
+    picture, mask = _opened(options.picture), _opened(options.mask)
+    if picture is not None:
+        check_strength(options.strength, has_mask=mask is not None)
+    elif mask is not None or options.strength != 1:
+        raise ValueError("--strength and --mask have no effect without a picture to start from; give --picture FILE")
+    check_size(options.model, options.size)
     pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
     prompts = [prompt for prompt in options.prompt for _ in range(max(1, options.num))]
     pictures = pipeline.generate_images(
         prompts,
         size=options.size,
-        picture=_opened(options.picture),
+        picture=picture,
         strength=options.strength,
-        mask=_opened(options.mask),
+        mask=mask,
         **options.sampling.given(),
     )
     for path in save_pictures(pictures, options.out):
@@ -85,6 +96,8 @@ def _generate_many(options: _Generate, file: Path) -> None:
         raise ValueError("--prompts FILE draws from its lines alone; leave prompts, pictures, masks and gallery out")
     if options.chunk < 1 or options.out.suffix:
         raise ValueError(f"--prompts needs a folder as --out and --chunk 1 or more, not {options.out}, {options.chunk}")
+    check_folder(options.out)
+    check_size(options.model, options.size)
     rank, world = ranks()
     lines = read_lines(file)
     bulk = Bulk(
@@ -179,13 +192,16 @@ class _Edit(Use):
 def edit(arguments: list[str]) -> None:
     """Edit a picture: monoformer edit MODEL photo.png "make the red circle blue" --out edited.png"""
     options = parse(_Edit, arguments, command="edit")
-    picture = open_picture(options.picture)
+    check_picture_file(options.out)
+    picture, mask = open_picture(options.picture), _opened(options.mask)
+    if options.strength != 1:
+        check_strength(options.strength, has_mask=mask is not None)
     pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
     edited = pipeline.edit(
         picture,
         options.instruction,
         strength=options.strength,
-        mask=_opened(options.mask),
+        mask=mask,
         **options.sampling.given(),
     )
     print(*save_pictures(edited, options.out))
@@ -204,6 +220,7 @@ class _Chat(Use):
 def chat(arguments: list[str]) -> None:
     """Talk with a model: words and pictures both ways (/image FILE shows it one, /quit ends)"""
     options = parse(_Chat, arguments, command="chat")
+    check_folder(options.out)
     pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
     print("Type a message. /image FILE shows a picture, /new forgets the talk, /quit ends.")
     history: list[Segment] = []
@@ -217,13 +234,23 @@ def chat(arguments: list[str]) -> None:
             return
         if line == "/new":
             history = []
-        elif line.startswith("/image "):
-            history.append(_shown(pipeline, Path(line.removeprefix("/image ").strip())))
-        elif line:
-            history.append(Text(line, "user"))
-            answer = pipeline.chat(history, **options.sampling.given())
-            drawn = _print_answer(answer, options.out, drawn)
-            history += answer.segments
+            continue
+        try:
+            if line.startswith("/image "):
+                history.append(_shown(pipeline, Path(line.removeprefix("/image ").strip())))
+            elif line:
+                asked = [*history, Text(line, "user")]
+                answer = pipeline.chat(asked, **options.sampling.given())
+                history = [*asked, *answer.segments]
+                drawn = _print_answer(answer, options.out, drawn)
+        except (ValueError, RuntimeError, OSError) as error:  # the talk so far stays
+            print(f"that did not work: {error}\n(the talk is as it was before; /new forgets it)")
+
+
+def check_size(model: str, size: tuple[int, int] | None) -> None:
+    """Refuse, before the model is loaded, a height and width that it was not trained to draw. Raises ValueError."""
+    if size is not None:
+        picture_size(Document(()), size, read_folder_config(find_folder(model)).model)
 
 
 def _opened(path: Path | None) -> PILImage.Image | None:

@@ -54,12 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(__version__)
             return
         find(name)(rest)
-    except ValueError as error:
-        print(f"monoformer: error: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"monoformer: error: {_explained(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nmonoformer: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _explained(error: ValueError | OSError) -> str:
+    """The error in one line; of the system's errors the file first."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def find(name: str) -> Command:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 
 T = TypeVar("T")
 
@@ -140,16 +140,22 @@ class Use:
         return {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}[self.precision]
 
 
-def open_picture(path: Path) -> PILImage.Image:
-    """A picture file. Raises ValueError, naming the file, when it is missing or no picture."""
-    try:
-        with PILImage.open(path) as picture:
-            picture.load()
-            return picture
-    except FileNotFoundError:
-        raise ValueError(f"there is no file {path}") from None
-    except (UnidentifiedImageError, OSError, PILImage.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from None
+def check_picture_file(path: Path, *, option: str = "--out") -> None:
+    """Refuse, before anything is drawn, a file that could not be saved as a picture. Raises ValueError."""
+    if path.is_dir():
+        raise ValueError(f"{option} {path} is a folder; name a picture in it, such as {path / 'picture.png'}")
+    if PILImage.registered_extensions().get(path.suffix.lower()) not in PILImage.SAVE:
+        raise ValueError(f"{option} {path} does not end like a picture; end it in .png, .jpg or .webp")
+    check_folder(path.parent, option=option)
+
+
+def check_folder(folder: Path, *, option: str = "--out") -> None:
+    """Refuse a folder that cannot be made, or not be written into. Raises ValueError."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"{option} would be below {there}, which is a file; name another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{option} would be in {there}, which you may not write into; name another place")
 
 
 def save_pictures(pictures: list[PILImage.Image], out: Path) -> list[Path]:

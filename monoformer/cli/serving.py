@@ -66,6 +66,7 @@ def serve(arguments: list[str]) -> None:
         front = options.replicas > 0  # then the engine of this process only says what the model is
         device, slots = ("cpu", 2) if front else (options.device, options.slots)
         pipeline = Pipeline.from_pretrained(options.model, device=device, slots=slots)
+        pipeline.prepare_pictures()  # clients will ask for them
         name = options.name or _name(options.model)
         service = build_service(pipeline, config, name=name, batcher=replicas)
         server = _with_page(service, listening, card=pipeline.card) if options.page else Server(service, listening)

@@ -27,6 +27,7 @@ from monoformer.train.build import Built, build_run
 from monoformer.train.loop import Sample
 from monoformer.train.parallel import processes
 from monoformer.train.plan import warn_of_memory
+from monoformer.train.sizes import picture_sizes
 from monoformer.train.trainer import Trainer, empty_copy
 
 SAMPLES = 12
@@ -54,7 +55,8 @@ def train(arguments: list[str]) -> None:
         )
         return
     made = config.model_path
-    console.print(f"done: {made}\n  monoformer generate {made} PROMPT --out picture.png\n  monoformer chat {made}")
+    draws = f"\n  monoformer generate {made} PROMPT --out picture.png\n  monoformer chat {made}"
+    console.print(f"done: {made}" + (draws if picture_sizes(config.data) else f"\n  monoformer write {made} PROMPT"))
 
 
 def run(built: Built) -> bool:

@@ -5,20 +5,19 @@ a `BadDocument` that names the picture.
 """
 
 import io
-import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from PIL import Image as PILImage
-from PIL import ImageOps
 from torch import Tensor
 
 from monoformer.config.data import PicturesConfig
 from monoformer.config.sources import Shape, Sizes
 from monoformer.data.skipped import BadDocument
-from monoformer.document import Image
+from monoformer.document import Image, flat
+from monoformer.framing import framed
 
 CACHE_BYTES = 512 * 2**20
 """Most memory for decoded pictures: 43,690 of 64 x 64."""
@@ -26,25 +25,24 @@ CACHE_BYTES = 512 * 2**20
 
 def read_as(config: PicturesConfig, content: Path | bytes, *, name: str) -> Tensor:
     """A picture as a source's configuration asks for it: uint8 (3, height, width)."""
-    return read_picture(content, size=config.size, shape=config.shape, buckets=config.buckets, name=name)
-
-
-def read_picture(
-    content: Path | bytes, *, name: str, size: int = 0, shape: Shape = "crop", buckets: Sizes = ()
-) -> Tensor:
-    """A picture as uint8 (3, height, width): upright, on white, `size` on both sides or one of `buckets`."""
-    sizes = buckets if shape == "bucket" else ((size, size),)
+    size, buckets = config.size, config.buckets
+    sizes = buckets if config.shape == "bucket" else ((size, size),)
     if not sizes or min(map(min, sizes)) < 1:
-        raise ValueError(f"data.shape is {shape!r}, but data.size is {size} and data.buckets {buckets}; give a size")
+        raise ValueError(
+            f"data.shape is {config.shape!r}, but data.size is {size} and data.buckets {buckets}; give a size"
+        )
+    return read_picture(content, sizes=sizes, shape=config.shape, name=name)
+
+
+def read_picture(content: Path | bytes, *, sizes: Sizes, shape: Shape = "crop", name: str) -> Tensor:
+    """A picture as uint8 (3, height, width): upright, on white, `framed` in one of the sizes."""
     wanted = 2 * max(map(max, sizes))
     try:
         with PILImage.open(content if isinstance(content, Path) else io.BytesIO(content)) as picture:
             check_pixels(picture, name)
             # JPEG decodes at a fraction of its size where that leaves twice what we need: 4x faster for photographs.
             picture.draft("RGB", (wanted, wanted))
-            upright = ImageOps.exif_transpose(picture)
-            assert upright is not None
-            flat = _flatten(upright)
+            shown = flat(picture)
     except BadDocument:
         raise
     except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
@@ -55,18 +53,7 @@ def read_picture(
     except Exception as error:  # a damaged file makes its decoder raise anything
         say = f"the picture {name} cannot be read ({error}); repair it or remove it"
         raise BadDocument(say, cause="broken picture") from error
-    height, width = nearest_size(flat.height, flat.width, sizes)
-    if shape == "resize":
-        fitted = flat.resize((width, height), PILImage.Resampling.LANCZOS)
-    else:
-        fitted = ImageOps.fit(flat, (width, height), method=PILImage.Resampling.LANCZOS)
-    return Image.from_pil(fitted).pixels
-
-
-def nearest_size(height: int, width: int, sizes: Sizes) -> tuple[int, int]:
-    """The size whose ratio of sides is nearest (by its logarithm); of equals the largest."""
-    ratio = math.log(height / width)
-    return min(sizes, key=lambda size: (round(abs(math.log(size[0] / size[1]) - ratio), 6), -size[0] * size[1], size))
+    return Image.from_pil(framed(shown, sizes, shape=shape)).pixels
 
 
 def check_pixels(picture: PILImage.Image, name: str) -> None:
@@ -78,16 +65,6 @@ def check_pixels(picture: PILImage.Image, name: str) -> None:
             f"the picture {name} is too large to decode safely ({say}); shrink it or remove it",
             cause="picture too large",
         )
-
-
-def _flatten(picture: PILImage.Image) -> PILImage.Image:
-    """RGB on white: palettes and transparency cannot be resized smoothly."""
-    if picture.mode.startswith("I"):
-        # 16-bit grey: PIL's own conversion clips at 255, which turns nearly everything white.
-        picture = picture.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    if "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    return picture.convert("RGB") if picture.mode == "RGB" else Image.from_pil(picture).to_pil()
 
 
 class PictureCache:

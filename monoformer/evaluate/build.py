@@ -92,6 +92,8 @@ def build_evaluator(
     )
     if peer and not isinstance(config, SceneScores | ImageScores):
         raise ValueError(f"{config.name}: a peer draws and does nothing else; its suites are scenes and images")
+    if not (peer or isinstance(config, TextScores | TaskScores | ForgettingScores)):
+        pipeline.prepare_pictures()
     match config:
         case SceneScores():
             return build_scenes(config, subject)
@@ -187,7 +189,8 @@ def build_classes(config: ClassScores, subject: Subject) -> ClassEvaluator:
 
 def build_images(config: ImageScores, subject: Subject) -> ImageEvaluator:
     """Prompts and real pictures from files, and what is not given from the run's held-out documents."""
-    model = subject.pipeline.pretrained.model
+    pretrained = subject.pipeline.pretrained
+    size, shape = pretrained.model.config.image_sizes[0], pretrained.picture_shape
     own: list[tuple[Document, Image]] = []
     if not config.reference or not (config.prompts or config.drawn):
         if subject.data is None:
@@ -200,10 +203,10 @@ def build_images(config: ImageScores, subject: Subject) -> ImageEvaluator:
     real = Pictures.listed(list(distinct.values()))
     return ImageEvaluator(
         pipeline=subject.drawer,
-        extractor=load_extractor(config, device=model.tokens.weight.device),
+        extractor=load_extractor(config, device=pretrained.model.tokens.weight.device),
         prompts=[] if config.drawn else prompts,
         drawn=open_drawn(config.drawn) if config.drawn else None,
-        real=open_reference(config.reference, size=model.config.image_sizes[0][0]) if config.reference else real,
+        real=open_reference(config.reference, size=size, shape=shape) if config.reference else real,
         cache=Path(config.cache),
         seed=config.seed,
         neighbours=config.neighbours,
@@ -271,10 +274,7 @@ def build_forgetting(config: ForgettingScores, subject: Subject) -> ForgettingEv
             f"--forgetting.tasks.folder FOLDER"
         )
     model, vocabulary = load_before(name, subject.pipeline.pretrained)
-    after_model, network = subject.pipeline.pretrained, subject.pipeline.engine.network
-    shared = network.autoencoder if model.autoencoder == after_model.autoencoder else None  # neither draws anything
-    pipeline = Pipeline(model, autoencoder=shared, slots=2)
-    before = replace(subject, pipeline=pipeline, journal=subject.journal.part("before"))
+    before = replace(subject, pipeline=Pipeline(model, slots=2), journal=subject.journal.part("before"))
     after = replace(subject, journal=subject.journal.part("after"))
     return ForgettingEvaluator(_language(config, before, vocabulary), _language(config, after, 0))
 

@@ -6,6 +6,7 @@ weights and by the pictures' own bytes, so neither can change unnoticed.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from monoformer.config.sources import Shape
 from monoformer.data.images import picture_files
 from monoformer.data.pictures import read_picture
 from monoformer.evaluate.digests import digest_chunks
@@ -52,11 +54,14 @@ class Reference:
     """(N, F); None where only the statistics are known."""
 
 
-def open_reference(path: str, *, size: int) -> Pictures | Statistics:
-    """The pictures of a folder, square with `size` pixels, or those or the statistics in an .npz of ADM's form."""
+def open_reference(path: str, *, size: tuple[int, int], shape: Shape = "crop") -> Pictures | Statistics:
+    """The pictures of a folder in the model's (height, width) and shape, or what an .npz of ADM's form holds: pictures
+    or statistics.
+    """
     if Path(path).is_dir():
         files = picture_files(Path(path))
-        return Pictures(count=len(files), picture=lambda i: read_picture(files[i], size=size, name=str(files[i])))
+        read = partial(read_picture, sizes=(size,), shape=shape)
+        return Pictures(count=len(files), picture=lambda i: read(files[i], name=str(files[i])))
     arrays = read_arrays(path)
     if "arr_0" in arrays:
         return open_drawn(path)

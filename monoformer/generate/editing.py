@@ -29,11 +29,8 @@ class Edit:
 
     def __post_init__(self) -> None:
         Image(pixels=self.pixels)  # says what is wrong with them
-        if not 0 < self.strength <= 1:
-            raise ValueError(f"the strength of an edit must be above 0 and at most 1, but is {self.strength}")
+        check_strength(self.strength, has_mask=self.mask is not None)
         if self.mask is None:
-            if self.strength == 1:
-                raise ValueError("an edit of strength 1 without a mask ignores its picture; lower it, or give a mask")
             return
         size = tuple(self.pixels.shape[1:])
         if self.mask.dtype != torch.bool or tuple(self.mask.shape) != size:
@@ -52,6 +49,14 @@ class Edit:
     def finish(self, pixels: Tensor) -> Tensor:
         """The drawn uint8 pixels (3, H, W), with the picture's own outside the mask."""
         return pixels if self.mask is None else torch.where(self.mask, pixels, self.pixels)
+
+
+def check_strength(strength: float, *, has_mask: bool) -> None:
+    """Refuse a strength that is none, or that leaves nothing of the picture. Raises ValueError."""
+    if not 0 < strength <= 1:
+        raise ValueError(f"the strength of an edit must be above 0 and at most 1, but is {strength}")
+    if strength == 1 and not has_mask:
+        raise ValueError("an edit of strength 1 without a mask ignores its picture; lower it, or give a mask")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Knows nothing of passes or caches beyond their names. Invariant: `made` is what 
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -50,6 +50,8 @@ class Request:
     """Tell those of the prompt's tokens as well, in an event of their own."""
 
     def __post_init__(self) -> None:
+        if self.want not in get_args(Wanted):
+            raise ValueError(f"want must be one of {', '.join(get_args(Wanted))}, but is {self.want!r}")
         if self.edit is not None and self.want != "image":
             raise ValueError(f"an edit draws one picture, but {self.want!r} is wanted; want image")
         if self.edit is not None and self.size not in (None, self.edit.size):

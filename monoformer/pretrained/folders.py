@@ -20,6 +20,7 @@ from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig,
 from monoformer.config.generate import CHOOSING, GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import from_json, to_json
+from monoformer.config.sources import Shape
 from monoformer.config.vision import VisionConfig
 from monoformer.model.monoformer import MonoFormer
 from monoformer.pretrained.recipe import Recipe
@@ -45,6 +46,8 @@ class FolderConfig:
     """What stands between its pictures and latents; `autoencoder` as a path is the folder's own copy."""
     vision: VisionConfig = field(default_factory=VisionConfig)
     """What reads its context images; `vision` as a path is the folder's own copy."""
+    picture_shape: Shape = "crop"
+    """How pictures that are read get one of the model's sizes: as in training."""
 
     def __post_init__(self) -> None:
         check_variance(self.diffusion, learned=self.model.learned_variance)
@@ -60,6 +63,7 @@ class Pretrained:
     generate: GenerateConfig
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
+    picture_shape: Shape = "crop"
 
     def sequencer(self, config: SequenceConfig | None = None) -> Sequencer:
         """What lays documents out for this model."""
@@ -96,6 +100,7 @@ def save_pretrained(
             generate=pretrained.generate,
             autoencoder=keep_autoencoder(pretrained.autoencoder, temporary),
             vision=keep_vision(pretrained.vision, temporary),
+            picture_shape=pretrained.picture_shape,
         )
         text = json.dumps({**described, **to_json(config)}, indent=2)
         (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
@@ -131,6 +136,7 @@ def read_pretrained(folder: str | Path) -> tuple[Pretrained, Recipe]:
         generate=config.generate,
         autoencoder=kept_autoencoder(config.autoencoder, folder),
         vision=kept_vision(config.vision, folder),
+        picture_shape=config.picture_shape,
     )
     return pretrained, recipe
 

@@ -87,6 +87,8 @@ def load_official(
     """
     folder = Path(folder)
     fields = read_description(folder)
+    if fields.get("model_type") == "monoformer":
+        raise ValueError(f"{folder} is a model folder already; use it as it is: monoformer generate {folder} PROMPT")
     model = load_network(folder, fields=fields, device=device, dtype=dtype)
     config = model.config
     own_tokenizer, tokenizer_from = _find_tokenizer(folder, tokenizer, fields=fields, rows=config.vocabulary)

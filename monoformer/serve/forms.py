@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from monoformer.document import Image
 from monoformer.generate.editing import Edit
+from monoformer.pipeline import Pipeline
 from monoformer.serve.errors import ApiError, invalid, refusals
 from monoformer.serve.pictures import decode
 from monoformer.serve.schemas import EditQuestion
@@ -79,7 +80,9 @@ async def picture_of(file: UploadFile | str, service: Service, *, parameter: str
     return await asyncio.to_thread(partial(decode, data, limits=service.limits, parameter=parameter))
 
 
-def start_of(shown: Image, *, picture: PILImage.Image, mask: PILImage.Image | None, strength: float) -> Edit | None:
+def start_of(
+    shown: Image, *, picture: PILImage.Image, mask: PILImage.Image | None, strength: float, pipeline: Pipeline
+) -> Edit | None:
     """What the edit begins with: nothing of the picture, unless a mask or a strength says what stays of it."""
     if mask is None and strength == 1:
         return None
@@ -90,8 +93,7 @@ def start_of(shown: Image, *, picture: PILImage.Image, mask: PILImage.Image | No
             raise ApiError(f"the mask is {sizes[0]}, but the picture {sizes[1]}; make them alike", parameter="mask")
         if "A" not in mask.getbands() and "transparency" not in mask.info:
             raise ApiError("the mask needs transparency, where the picture is to be drawn anew", parameter="mask")
-        alpha = mask.convert("RGBA").getchannel("A")
-        height, width = shown.pixels.shape[1:]
-        drawn = torch.from_numpy(np.array(alpha.resize((width, height), PILImage.Resampling.NEAREST)) == 0)
+        alpha = pipeline.context_mask(mask.convert("RGBA").getchannel("A"), picture)
+        drawn = torch.from_numpy(np.array(alpha) == 0)
     with refusals():
         return Edit(pixels=shown.pixels, strength=strength, mask=drawn)

@@ -80,7 +80,9 @@ def add_images(routes: Any, service: Service) -> None:
         """
         question, pictures, mask = await read_edit(request, service)
         shown = await asyncio.to_thread(lambda: [service.pipeline.context_image(picture) for picture in pictures])
-        start = start_of(shown[0], picture=pictures[0], mask=mask, strength=question.strength)
+        start = start_of(
+            shown[0], picture=pictures[0], mask=mask, strength=question.strength, pipeline=service.pipeline
+        )
         document = Document((*shown, Text(question.prompt, "user")))
         return await answer(question, request, service, document, task="image_edit", start=start)
 

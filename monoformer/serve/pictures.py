@@ -12,7 +12,7 @@ from typing import Literal
 from PIL import Image as PILImage
 
 from monoformer.config.serve import Limits
-from monoformer.document import Image
+from monoformer.document import Image, upright
 from monoformer.serve.errors import ApiError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -28,7 +28,7 @@ def decode(data: bytes, *, limits: Limits, parameter: str) -> PILImage.Image:
             if opened.width * opened.height > limits.pixels:
                 raise PILImage.DecompressionBombError
             opened.load()
-            return opened.copy()
+            return upright(opened)
     except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:  # PIL's own limit is larger
         raise ApiError(
             f"the picture has more than the {limits.pixels} pixels that are accepted",

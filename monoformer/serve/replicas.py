@@ -33,7 +33,9 @@ class Replica:
     def __init__(self, model: str, *, device: str, slots: int, capacity: int) -> None:
         from monoformer.pipeline import Pipeline
 
-        self.batcher = Batcher(Pipeline.from_pretrained(model, device=device, slots=slots).engine, capacity=capacity)
+        pipeline = Pipeline.from_pretrained(model, device=device, slots=slots)
+        pipeline.prepare_pictures()
+        self.batcher = Batcher(pipeline.engine, capacity=capacity)
 
     async def serve(self, requests: Sequence[Request]) -> AsyncIterator[tuple[list[Event], dict[int, bytes]]]:
         """Events as they come, with the tokens that they name; the first item is empty: the requests are accepted."""

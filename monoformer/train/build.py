@@ -32,7 +32,7 @@ from monoformer.train.freeze import freeze_text, new_rows
 from monoformer.train.loop import computes_in_bf16
 from monoformer.train.lora import add_adapters, merged
 from monoformer.train.parallel import ALONE, Ranks, rows_of_pass
-from monoformer.train.sizes import check_sizes, sized
+from monoformer.train.sizes import check_sizes, picture_shape, sized
 from monoformer.train.start import Start, check_new, fill_parts, new_start, read_start
 from monoformer.train.trainer import Parts
 from monoformer.vision import build_vision, fitted
@@ -95,6 +95,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
         generate=config.generate,
         autoencoder=config.autoencoder,
         vision=config.vision,
+        picture_shape=picture_shape(config.data, before=started.pretrained.picture_shape if started else "crop"),
     )
     parts = Parts(
         config=config,

@@ -11,13 +11,15 @@ from monoformer.config.data import (
     FolderData,
     MixtureData,
     ParquetData,
+    PicturesConfig,
     ScenesData,
     SourceConfig,
     TextData,
+    single_sources,
 )
 from monoformer.config.model import ModelConfig
 from monoformer.config.run import RunConfig
-from monoformer.config.sources import CacheData, ChatData, InterleavedData, StreamData
+from monoformer.config.sources import CacheData, ChatData, InterleavedData, Shape, StreamData
 from monoformer.data.cache import read_record
 
 
@@ -55,6 +57,17 @@ def picture_sizes(data: DataConfig) -> set[tuple[int, int]]:
             return {size for source in sources for size in picture_sizes(source)}
         case _:
             assert_never(data)
+
+
+def picture_shape(data: DataConfig, *, before: Shape) -> Shape:
+    """How most of the data's pictures get their size; as `before` where no source of theirs says it."""
+    weights = data.weights if isinstance(data, MixtureData) else (1.0,)
+    total: dict[Shape, float] = {}
+    for source, weight in zip(single_sources(data), weights, strict=True):
+        own = read_record(source.root).encoding.source if isinstance(source, CacheData) else source
+        if isinstance(own, PicturesConfig):
+            total[own.shape] = total.get(own.shape, 0.0) + weight
+    return max(total, key=lambda shape: total[shape], default=before)
 
 
 def check_sizes(config: RunConfig) -> None:

@@ -17,10 +17,11 @@ from monoformer.data.build import build_source
 from monoformer.data.chat import Chats
 from monoformer.data.images import FolderPictures
 from monoformer.data.interleaved import Interleaved
-from monoformer.data.pictures import nearest_size, read_picture
+from monoformer.data.pictures import read_as
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import usable
 from monoformer.document import Document, Image
+from monoformer.framing import nearest_size
 from monoformer.train.build import build_loader
 from monoformer.train.sizes import check_sizes, sized
 from tests import tiny
@@ -223,12 +224,14 @@ def test_a_picture_is_cropped_stretched_or_takes_the_nearest_shape(tmp_path: Pat
     wide.save(path)
     buckets = ((16, 16), (8, 24), (24, 8), (4, 12))
     shapes: dict[str, Any] = {"crop": (3, 16, 16), "resize": (3, 16, 16), "bucket": (3, 8, 24)}
-    found = {s: read_picture(path, name="", size=16, shape=s, buckets=buckets if s == "bucket" else ()) for s in shapes}  # type: ignore[arg-type]
+    configs = [FolderData(size=16, shape=s, buckets=buckets if s == "bucket" else ()) for s in shapes]  # type: ignore[arg-type]
+    found = {config.shape: read_as(config, path, name="") for config in configs}
     assert {shape: tuple(pixels.shape) for shape, pixels in found.items()} == shapes
     reds = {shape: float((pixels[0] > 128).float().mean()) for shape, pixels in found.items()}
     assert reds["crop"] < 0.1
     assert [reds["resize"], reds["bucket"]] == pytest.approx([2 / 3, 2 / 3], abs=0.05)
     assert [nearest_size(*size, buckets) for size in ((100, 100), (90, 60), (20, 70))] == [(16, 16), (16, 16), (8, 24)]
+    assert nearest_size(8, 8, ((16, 16), (8, 8))) == (8, 8), "its own size, not the largest of that ratio"
     with pytest.raises(ValueError, match=r"set data\.shape to bucket"):
         FolderData(buckets=((8, 8),))
 

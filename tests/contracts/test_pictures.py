@@ -126,12 +126,12 @@ def test_what_lacks_a_caption_or_a_picture_is_one_bad_document_not_a_bad_folder(
 def test_pictures_are_upright_on_white_cropped_and_smooth(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     save(path, (255, 0, 0, 0))
-    assert read_picture(path, size=16, name="").float().mean() == 255, "transparent is white"
+    assert read_picture(path, sizes=((16, 16),), name="").float().mean() == 255, "transparent is white"
     wide = PILImage.new("RGB", (60, 20), "red")
     wide.paste("blue", (20, 0, 40, 20))
     wide.save(path)
-    assert read_picture(path, size=20, name="")[:, 10, 10].tolist() == [0, 0, 255]
-    assert read_picture(path, size=20, name="")[2].float().mean() == 255, (
+    assert read_picture(path, sizes=((20, 20),), name="")[:, 10, 10].tolist() == [0, 0, 255]
+    assert read_picture(path, sizes=((20, 20),), name="")[2].float().mean() == 255, (
         "the centre of a wide picture is its blue square"
     )
     tags = PILImage.Exif()
@@ -139,22 +139,22 @@ def test_pictures_are_upright_on_white_cropped_and_smooth(tmp_path: Path) -> Non
     turned = PILImage.new("RGB", (32, 32), "white")
     turned.paste("black", (0, 0, 16, 32))
     turned.save(tmp_path / "turned.jpg", exif=tags, quality=95)
-    pixels = read_picture(tmp_path / "turned.jpg", size=32, name="").float()
+    pixels = read_picture(tmp_path / "turned.jpg", sizes=((32, 32),), name="").float()
     assert pixels[:, :12].mean() < 10
     assert pixels[:, 20:].mean() > 245
     checks = PILImage.new("L", (64, 64))
     checks.putdata([255 * ((x + y) % 2) for y in range(64) for x in range(64)])
     checks.convert("P").save(path)
-    assert abs(read_picture(path, size=16, name="").float()[:, 4:12, 4:12].mean() - 127.5) < 3, (
+    assert abs(read_picture(path, sizes=((16, 16),), name="").float()[:, 4:12, 4:12].mean() - 127.5) < 3, (
         "antialiased, palette too"
     )
     PILImage.new("I;16", (20, 20), 32768).save(path)
-    assert read_picture(path, size=16, name="")[0, 0, 0] == 128, "16-bit grey is scaled, not clipped"
+    assert read_picture(path, sizes=((16, 16),), name="")[0, 0, 0] == 128, "16-bit grey is scaled, not clipped"
 
 
 def test_the_cache_is_bounded_and_reads_once_what_it_holds(tmp_path: Path) -> None:
     path, read = save(tmp_path / "a.png"), []
-    cache = PictureCache(lambda row: read.append(row) or read_picture(path, size=16, name=""), limit=2 * 768)
+    cache = PictureCache(lambda row: read.append(row) or read_picture(path, sizes=((16, 16),), name=""), limit=2 * 768)
     for row in (0, 1, 2, 0, 1, 2):
         assert cache.picture(row).shape == (3, 16, 16)
     assert read == [0, 1, 2, 2]

@@ -63,7 +63,7 @@ def test_two_ranks_are_one_and_a_killed_run_goes_on(
     single, sixth = (np.array(load(path)).astype(int) for path in (tmp_path / "single.png", one / "00000006.png"))
     assert abs(single - sixth).max() <= 1, "prompt 6 % 3, seed 5 + 6"
     error = fails(capsys, "generate", str(run / "model"), f"--prompts={prompts}", "--num=7", f"--out={one}")
-    assert "holds pictures of another chunk, given" in error
+    assert "chunk was 2 and is 64; seed was 5 and is not given" in error
     assert "a folder as --out" in fails(capsys, "generate", str(run / "model"), f"--prompts={prompts}")
     assert "no effect without --prompts" in fails(capsys, "generate", str(run / "model"), "a", "--form=webdataset")
 

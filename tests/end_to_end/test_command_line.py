@@ -94,10 +94,47 @@ def test_caption_edit_and_write(run: Path, pictures: Path, tmp_path: Path, capsy
 def test_chat_in_the_terminal(
     run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = iter([f"/image {pictures / '0.png'}", "what shape is the red thing?", "/new", "a blue ring", "/quit"])
+    mistakes = [f"/image {tmp_path / 'none.png'}", "a red circle " * 200]
+    lines = iter(
+        [f"/image {pictures / '0.png'}", *mistakes, "what shape is the red thing?", "/new", "a blue ring", "/quit"]
+    )
     monkeypatch.setattr("builtins.input", lambda _: next(lines))
     main(["chat", str(run / "model"), f"--out={tmp_path}"])
-    assert "Type a message" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Type a message" in said
+    assert said.count("that did not work") == said.count("/new forgets it") == 2
+    assert "there is no file" in said
+    assert "too many for the model's context" in said
+
+
+def test_what_cannot_be_written_or_read_is_a_one_line_error_before_the_model_is_loaded(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    (tmp_path / "file").write_text("")
+    model, picture = str(run / "model"), str(pictures / "0.png")
+    monkeypatch.setattr("monoformer.pipeline.Pipeline.from_pretrained", forbidden)
+    for out, said in ((tmp_path, "is a folder"), (tmp_path / "file" / "a.png", "is a file"), ("a.pgn", ".png")):
+        assert said in fails(capsys, "generate", model, "a", f"--out={out}")
+        assert said in fails(capsys, "edit", model, picture, "a", f"--out={out}")
+    for given, said in (
+        (["generate", model, "a", "--size", "40", "40"], "not trained to draw 40x40"),
+        (["generate", model, "--prompts", picture, f"--out={tmp_path / 'x'}", "--size", "40", "40"], "40x40"),
+        (["generate", model, "--prompts", picture, f"--out={tmp_path / 'file' / 'x'}"], "is a file"),
+        (["generate", model, "a", "--strength=0.5"], "give --picture FILE"),
+        (["generate", model, "a", f"--picture={picture}"], "ignores its picture"),
+        (["edit", model, picture, "a", "--strength=2"], "at most 1"),
+        (["edit", model, picture, "a", f"--mask={tmp_path / 'none.png'}"], "there is no file"),
+        (["chat", model, f"--out={tmp_path / 'file' / 'x'}"], "is a file"),
+        (["demo", f"--model={model}", f"--folder={tmp_path / 'file'}"], "is a file"),
+        (["demo", "--train", "--preset=scenez"], "did you mean 'scenes'?"),
+        (["convert", model, str(tmp_path / "x")], "is a model folder already"),
+        (["convert", str(tmp_path / "file"), str(tmp_path / "x")], str(tmp_path / "file")),
+        (["train", "--config", str(tmp_path)], f"{tmp_path}: Is a directory"),
+    ):
+        assert said in fails(capsys, *given)
 
 
 def test_finetune_starts_from_a_model_and_keeps_its_tokenizer(
@@ -187,5 +224,9 @@ def test_demo_shows_a_model_and_the_prompts_of_its_card(
     (model / "README.md").write_text(card)
     main(["demo", f"--model={model}", f"--folder={tmp_path / 'demo'}"])
     assert f"monoformer chat {model}" in capsys.readouterr().out.replace("\n", " ")
-    with PILImage.open(tmp_path / "demo" / "gallery.png") as gallery:
-        assert gallery.height > 1000
+    gallery = tmp_path / "demo" / "gallery.png"
+    tall = load(gallery).height
+    assert tall > 1000
+    (model / "README.md").unlink()
+    main(["demo", f"--model={model}", f"--folder={tmp_path / 'demo'}"])
+    assert 800 < load(gallery).height < tall, "without a card there are no prompts of its own"

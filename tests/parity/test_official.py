@@ -190,8 +190,21 @@ def test_a_converted_folder_draws_pictures_with_an_autoencoder(
     capsys.readouterr()
     command(["convert", str(bare), str(tmp_path / "bare")])
     assert "--autoencoder NAME" in capsys.readouterr().out
-    said = fails(capsys, "generate", tmp_path / "bare", "5 17")
-    assert "give its own autoencoder" in said
+    assert "names no autoencoder" in fails(capsys, "generate", tmp_path / "bare", "5 17")
+
+
+def test_a_converted_folder_writes_without_its_autoencoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Reference().write(tmp_path / "official", recorded=False)
+    out = tmp_path / "ours"
+    command(["convert", str(folder), str(out)])
+    (out / "config.json").write_text((out / "config.json").read_text().replace("stabilityai/sd-vae-ft-mse", "./gone"))
+    capsys.readouterr()
+    command(["write", str(out), "5 17 23", "--device=cpu", "--sampling.max-tokens=3"])
+    assert capsys.readouterr().out.startswith("5 17 23")
+    for given in (["generate", out, "5 17"], ["serve", out, "--port=0"], ["evaluate", out, "--suite=scenes"]):
+        said = fails(capsys, *given)
+        assert "'./gone'" in said
+        assert "monoformer convert CHECKPOINT OUT --autoencoder FOLDER" in said
 
 
 def test_the_type_of_the_numbers_is_kept(tmp_path: Path) -> None:

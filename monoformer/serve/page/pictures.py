@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from PIL import ImageChops, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from monoformer.document import Image
+from monoformer.document import Image, upright
 
 KEY = "monoformer"
 """The text chunk of a PNG file that holds the settings, as JSON."""
@@ -50,7 +50,7 @@ def open_picture(path: str | Path) -> PILImage.Image:
                     f"million; send a smaller one"
                 )
             picture.load()
-            return picture
+            return upright(picture)
     except (UnidentifiedImageError, OSError, SyntaxError, PILImage.DecompressionBombError) as error:
         raise ValueError("the file cannot be read as a picture; send a PNG, JPEG or WebP file") from error
 

@@ -60,8 +60,7 @@ def wish_edit(
     if not text.strip():
         raise ValueError("say what is to change")
     _check_steps(settings)
-    before = read_picture(desk, picture)
-    mask = _mask(painted(layers), before)
+    before, mask = read_picture(desk, picture), _mask(desk, painted(layers), picture)
     words = Text(text.strip(), "user")
     if describes and mask is None and strength == 1:
         raise ValueError("a description alone ignores the picture; paint what may change, or lower the strength")
@@ -102,10 +101,9 @@ def _check_steps(settings: dict[str, Any]) -> None:
         raise ValueError(f"between 1 and {MOST_STEPS} steps can be taken, but {settings['steps']} are asked for")
 
 
-def _mask(mask: PILImage.Image | None, image: Image) -> Any:
-    """The painted mask on the pixels of a picture, bool (H, W)."""
+def _mask(desk: Desk, mask: PILImage.Image | None, picture: PILImage.Image) -> Any:
+    """The mask that was painted over a picture, on its pixels as the model reads it, bool (H, W)."""
     if mask is None:
         return None
-    height, width = image.pixels.shape[1:]
-    small = mask.convert("L").resize((width, height), PILImage.Resampling.BOX)
+    small = desk.pipeline.context_mask(mask, shrunk(picture, desk.sizes), method=PILImage.Resampling.BOX)
     return Image.from_pil(small).pixels[0] > 63  # a quarter of a pixel painted is a pixel painted

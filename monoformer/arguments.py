@@ -1,0 +1,143 @@
+"""What the pipeline's callers may give, in the one form that it works with.
+
+Knows nothing of models. Invariant: what cannot be meant is a ValueError that says what to give.
+"""
+
+import operator
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, SupportsIndex, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
+
+from monoformer.config.generate import GenerateConfig, changed
+from monoformer.config.run import from_json
+from monoformer.config.spelling import hint
+from monoformer.document import upright
+
+Picture: TypeAlias = PILImage.Image
+PictureLike: TypeAlias = Picture | str | Path | NDArray[Any]
+"""A PIL picture, the path of one, or an array (height, width, 3) of uint8."""
+
+
+def read_texts(given: str | Sequence[str], *, name: str = "prompts") -> tuple[str, ...]:
+    """One text or several."""
+    texts = (given,) if isinstance(given, str) else _each(given, f"{name} must be a text or a list of texts")
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"{name} must be texts, but one is {text!r}")
+    return texts
+
+
+def read_pictures(given: PictureLike | Sequence[PictureLike]) -> list[Picture]:
+    """One picture or several; an array of four dimensions is several."""
+    is_one = isinstance(given, Picture | str | Path) or (isinstance(given, np.ndarray) and given.ndim < 4)
+    return [_picture(one) for one in ((given,) if is_one else _each(given, "pictures must be a picture or a list"))]
+
+
+def read_masks(given: PictureLike | Sequence[PictureLike] | None, *, count: int) -> Sequence[Picture | None]:
+    """A mask for each of `count` pictures: one is that of all; an array may be (height, width), of bool or uint8."""
+    if given is None:
+        return [None] * count
+    is_one = isinstance(given, Picture | str | Path) or (isinstance(given, np.ndarray) and given.ndim < 3)
+    masks = [_mask(one) for one in ((given,) if is_one else _each(given, "mask must be a picture or a list of them"))]
+    if len(masks) not in (1, count):
+        raise ValueError(f"there are {count} pictures but {len(masks)} masks; give one mask, or one for each picture")
+    return masks * count if len(masks) == 1 else masks
+
+
+def read_size(given: SupportsIndex | Sequence[SupportsIndex] | None) -> tuple[int, int] | None:
+    """Height and width; one number is a square."""
+    if given is None:
+        return None
+    try:
+        height, width = given if isinstance(given, Iterable) else (given, given)
+        return operator.index(height), operator.index(width)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"size must be a height and a width in pixels, such as (64, 64), or a square's side, but is {given!r}"
+        ) from None
+
+
+def read_settings(given: Mapping[str, Any], defaults: GenerateConfig, *, count: int) -> list[GenerateConfig]:
+    """The settings of each of `count` items: the defaults with what is given, and seeds that follow each other."""
+    kinds = typing.get_type_hints(GenerateConfig)
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in kinds:
+            near = hint(name, kinds, otherwise=f"settings are {', '.join(kinds)}")
+            raise ValueError(f"there is no generation setting {name!r}; {near}")
+        if value is None:
+            raise ValueError(f"{name} is None; leave it out for the model's own")
+        if name != "seed":
+            found[name] = from_json(kinds[name], _plain(name, value), where=f"generate.{name}")
+    seeds = _seeds(given.get("seed", defaults.seed), count)
+    settings = changed(defaults, found)
+    return [replace(settings, seed=seed) for seed in seeds]
+
+
+def open_picture(path: Path) -> Picture:
+    """A picture file, upright. Raises ValueError, naming the file, when it is missing or no picture."""
+    try:
+        with PILImage.open(path) as picture:
+            picture.load()
+            return upright(picture)
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {path}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, PILImage.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from None
+
+
+def _each(given: Any, wanted: str) -> tuple[Any, ...]:
+    if not isinstance(given, Iterable):
+        raise ValueError(f"{wanted}, but is {given!r}")
+    return tuple(given)
+
+
+def _picture(given: Any) -> Picture:
+    if isinstance(given, Picture):
+        return given
+    if isinstance(given, str | Path):
+        return open_picture(Path(given))
+    if isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim == 3 and given.shape[2] == 3:
+        return PILImage.fromarray(given)
+    said = f"an array of {given.dtype} {given.shape}" if isinstance(given, np.ndarray) else repr(given)
+    raise ValueError(
+        f"a picture must be one of PIL's, the path of a file, or an array (height, width, 3) of uint8, but is {said}"
+    )
+
+
+def _mask(given: Any) -> Picture:
+    if isinstance(given, np.ndarray) and given.ndim == 2 and given.dtype in (np.uint8, np.bool_):
+        return PILImage.fromarray(given.astype(np.uint8) * (255 if given.dtype == np.bool_ else 1))
+    return _picture(given)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """As in a configuration's JSON form: numbers of Python, and tuples."""
+    if name == "stop" and isinstance(value, str):
+        return (value,)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        value = value.items()
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return tuple(_plain("", part) for part in value)
+    return value
+
+
+def _seeds(given: Any, count: int) -> list[int]:
+    try:
+        if not isinstance(given, Iterable):
+            return [operator.index(given) + place for place in range(count)]
+        seeds = [operator.index(seed) for seed in given]
+    except TypeError:
+        raise ValueError(f"seed must be a whole number, or a list of them, but is {given!r}") from None
+    if len(seeds) != count:
+        raise ValueError(f"there are {count} items but {len(seeds)} seeds; give one seed, or one for each item")
+    return seeds
