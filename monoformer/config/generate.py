@@ -3,7 +3,7 @@
 import math
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, SamplerName, Spacing
@@ -113,6 +113,18 @@ CHOOSING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 def changed(settings: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfig:
     """The settings with those that one call gives; one that asks for the likeliest token leaves `CHOOSING` out."""
     return replace(settings, **{**(CHOOSING if given.get("temperature") == 0 else {}), **given})
+
+
+def kept(settings: GenerateConfig, own: GenerateConfig) -> GenerateConfig:
+    """A model's settings, but for those of a run that goes on from it which are not a field's default.
+
+    A sampler of the run's own brings its `eta`, which means nothing to another one.
+    """
+    given = {field.name: getattr(own, field.name) for field in fields(own)}
+    given = {name: value for name, value in given.items() if value != getattr(GenerateConfig(), name)}
+    if "sampler" in given:
+        given["eta"] = own.eta
+    return changed(settings, given)
 
 
 def check_sampler(generate: GenerateConfig, diffusion: DiffusionConfig) -> None:

@@ -55,7 +55,8 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     """The training loop."""
     generate: GenerateConfig = field(default_factory=GenerateConfig)
-    """Defaults of writing and drawing, saved with the model."""
+    """Defaults of writing and drawing, saved with the model. In a run from a model folder, those that are left as
+    they are here are that model's own (`finetune` leaves them all)."""
 
     def __post_init__(self) -> None:
         if self.sequence.row > self.model.context:

@@ -262,7 +262,6 @@ def finetune() -> RunConfig:
             checkpoint_every=100,
             sample_every=100,
         ),
-        generate=STOCHASTIC,
     )
 
 

@@ -32,7 +32,7 @@ from monoformer.train.loop import computes_in_bf16
 from monoformer.train.lora import add_adapters, merged
 from monoformer.train.parallel import ALONE, Ranks, rows_of_pass
 from monoformer.train.sizes import check_sizes, sized
-from monoformer.train.start import Start, check_new, fill_parts, new_start, read_start
+from monoformer.train.start import Start, check_new, fill_parts, new_start, read_start, taking
 from monoformer.train.trainer import Parts
 from monoformer.vision import build_vision, fitted
 
@@ -66,11 +66,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
     check_named(config.data)
     started = read_start(config) if config.start else None
     if started:
-        kept = started.pretrained
-        own = config.autoencoder if config.autoencoder.path else kept.autoencoder
-        eyes = config.vision if config.vision.path else kept.vision
-        shape, diffusion = started.model.config, kept.diffusion
-        config = replace(config, model=shape, diffusion=diffusion, autoencoder=own, vision=eyes)
+        config = taking(config, started.pretrained)
     config = replace(config, data=sized(config.data, config.model))
     check_sizes(config)
     bf16 = computes_in_bf16(config.train, device)

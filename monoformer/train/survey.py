@@ -26,6 +26,7 @@ from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.build import find_tokenizer, lay_out, train_tokenizer
 from monoformer.train.sizes import check_sizes, sized
+from monoformer.train.start import taking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,5 +167,5 @@ def _started(config: RunConfig) -> tuple[RunConfig, Tokenizer | None]:
     folder = find_folder(config.start)
     if read_description(folder).get("model_type") == "monoformer":
         ours = load_pretrained(folder)
-        return replace(config, model=ours.model.config, diffusion=ours.diffusion), ours.tokenizer
+        return taking(config, ours), ours.tokenizer
     return config, Tokenizer.from_folder(config.tokenizer.path or str(folder))

@@ -18,7 +18,7 @@ from monoformer.config.data import (
     TokenizerConfig,
 )
 from monoformer.config.diffusion import DDPMConfig, FlowConfig
-from monoformer.config.generate import GenerateConfig
+from monoformer.config.generate import GenerateConfig, kept
 from monoformer.config.model import LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
 from monoformer.config.run import RunConfig, from_json, load_config, save_config, to_json
 from monoformer.config.sources import ChatData, InterleavedData, StreamData
@@ -235,6 +235,14 @@ def test_a_run_that_contradicts_itself_is_refused() -> None:
             RunConfig(model=ModelConfig(learned_variance=True), diffusion=diffusion, generate=DDIM)
     with pytest.raises(ValueError, match=r"chain of 100 levels cannot be sampled"):
         RunConfig(diffusion=DDPMConfig(steps=100), generate=replace(DDIM, steps=200))
+
+
+def test_a_run_keeps_its_model_s_settings_but_for_those_it_names() -> None:
+    model = GenerateConfig(sampler="ddim", eta=1.0, steps=40, guidance=3.0, stop=("x",), temperature=0.7, top_k=5)
+    assert kept(model, GenerateConfig()) == model
+    assert kept(model, GenerateConfig(guidance=2.0, seed=3)) == replace(model, guidance=2.0, seed=3)
+    assert kept(model, GenerateConfig(sampler="heun")) == replace(model, sampler="heun", eta=0.0)
+    assert kept(kept(model, DDIM), DDIM) == kept(model, DDIM)
 
 
 def test_fields_are_keyword_only_frozen_and_documented() -> None:
