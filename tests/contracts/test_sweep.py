@@ -26,7 +26,7 @@ def study(*runs: SweepRun, **fields: object) -> SweepConfig:
     return SweepConfig(**{"title": "t", "preset": "scenes-quick", "runs": runs, **fields})  # type: ignore[arg-type]
 
 
-TWO = study(SweepRun(name="a"), SweepRun(name="b", overrides="--from @a --train.steps=7"), seeds=(0, 1))
+TWO = study(SweepRun(name="a"), SweepRun(name="b", overrides="--from @a --train.steps=70"), seeds=(0, 1))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -50,13 +50,13 @@ def test_jobs_come_in_order_and_start_from_the_same_seed() -> None:
         assert second.config.start == str(first.config.model_path)
         assert second.needs == (first.config.model_path,)
         assert second.config.seed == first.seed
-    assert made[2].config.train.steps == 7
+    assert made[2].config.train.steps == 70
     assert made[0].arguments == ("scenes-quick", "--seed=0")
 
 
 def test_an_option_given_twice_has_its_last_value() -> None:
-    (job,) = jobs(study(SweepRun(name="a", overrides="--train.steps 5"), overrides="--train.steps 3 --train.rows 4"))
-    assert (job.config.train.steps, job.config.train.rows) == (5, 4)
+    (job,) = jobs(study(SweepRun(name="a", overrides="--train.steps 50"), overrides="--train.steps 30 --train.rows 4"))
+    assert (job.config.train.steps, job.config.train.rows) == (50, 4)
 
 
 def test_a_single_seed_serves_all() -> None:
