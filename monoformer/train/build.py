@@ -5,6 +5,7 @@ A run's tokenizer is trained once and kept in the run's folder, so that resuming
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from monoformer.data.build import build_source
 from monoformer.data.cache import check_caches
 from monoformer.data.loader import Loader, Numbered
 from monoformer.data.skipped import BadDocument
-from monoformer.data.source import Source, usable
+from monoformer.data.source import Source
 from monoformer.device import choose
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Text
@@ -142,10 +143,16 @@ def find_tokenizer(config: RunConfig) -> Tokenizer | None:
 
 
 def train_tokenizer(config: RunConfig) -> Tokenizer:
-    """A tokenizer of the text of the run's first documents."""
-    source = build_source(config.data, split="train", seed=config.seed)
-    documents = usable(source, TOKENIZER_DOCUMENTS)
-    texts = [s.text for document in documents for s in document.segments if isinstance(s, Text)]
+    """A tokenizer of the text of the run's first documents. Raises ValueError, with a cause, where there is none."""
+    texts: list[str] = []
+    bad: list[BadDocument] = []
+    for document in islice(build_source(config.data, split="train", seed=config.seed), TOKENIZER_DOCUMENTS):
+        if isinstance(document, BadDocument):
+            bad.append(document)
+        else:
+            texts += [segment.text for segment in document.segments if isinstance(segment, Text)]
+    if len(bad) == TOKENIZER_DOCUMENTS:
+        raise ValueError(f"no document of the data can be used: {bad[0].cause} ({bad[0]})")
     if not any(texts):
         raise ValueError("the data holds no text to train a tokenizer on; give --tokenizer.path")
     return Tokenizer.train(texts, vocabulary=config.tokenizer.vocabulary)

@@ -105,7 +105,8 @@ def check_data(config: RunConfig, *, count: int) -> tuple[list[Survey], Packing,
     surveys = [survey(source, sequencer, config, count=count) for source in sources]
     lengths = mixed_lengths(surveys, config)
     if not lengths:
-        raise ValueError("no document of the data can be used; see what was skipped")
+        found = [f"{cause} ({examples[0]})" for one in surveys for _, cause, _, examples in one.tally.entries()]
+        raise ValueError(f"no document of the data can be used: {found[0]}")
     row, tokens = config.sequence.row, config.train.rows * config.sequence.row
     nearby = range(max(*lengths, row * 5 // 6), min(config.model.context, row * 6 // 5) + 1)
     best = min(nearby, key=lambda length: (padding(lengths, length), length), default=row)
