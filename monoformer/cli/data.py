@@ -10,6 +10,7 @@ from rich.table import Table
 from monoformer.cli.options import take, whole_number
 from monoformer.cli.training import read_config
 from monoformer.config.data import check_named
+from monoformer.config.run import check_start
 from monoformer.document import Document, Image
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.train.survey import Packing, Survey, check_data
@@ -32,6 +33,7 @@ def data(arguments: list[str]) -> None:
     rest, given = take(arguments[1:], documents="200", out="data-check.png")
     count = whole_number("documents", given["documents"], least=1)
     config, out = read_config(rest), Path(given["out"])
+    check_start(config)
     check_named(config.data)
     surveys, now, best = check_data(config, count=count)
     console = Console()

@@ -104,6 +104,17 @@ class RunConfig:
         return self.path / "model"
 
 
+OPEN = ("MODEL", "LANGUAGE_MODEL")
+"""What stands in presets for the model that they go on from, which only the user can name."""
+
+
+def check_start(config: RunConfig) -> None:
+    """Refuse a run whose model to start from nobody named."""
+    if config.start in OPEN and not Path(config.start).exists():
+        what = config.start.lower().replace("_", " ")
+        raise ValueError(f"this run goes on from a {what}, but none is named; give --from {config.start}")
+
+
 def to_json(value: Any) -> Any:
     """Plain JSON data of a configuration (dataclasses, tuples, numbers, strings)."""
     if dataclasses.is_dataclass(value):

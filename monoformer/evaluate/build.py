@@ -203,7 +203,7 @@ def build_images(config: ImageScores, subject: Subject) -> ImageEvaluator:
         extractor=load_extractor(config, device=model.tokens.weight.device),
         prompts=[] if config.drawn else prompts,
         drawn=open_drawn(config.drawn) if config.drawn else None,
-        real=open_reference(config.reference, size=model.config.image_sizes[0][0]) if config.reference else real,
+        real=open_reference(config.reference, size=model.config.image_sizes[0]) if config.reference else real,
         cache=Path(config.cache),
         seed=config.seed,
         neighbours=config.neighbours,

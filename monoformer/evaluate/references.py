@@ -52,11 +52,15 @@ class Reference:
     """(N, F); None where only the statistics are known."""
 
 
-def open_reference(path: str, *, size: int) -> Pictures | Statistics:
-    """The pictures of a folder, square with `size` pixels, or those or the statistics in an .npz of ADM's form."""
+def open_reference(path: str, *, size: tuple[int, int]) -> Pictures | Statistics:
+    """The pictures of a folder, cut to this height and width, or those or the statistics in an .npz of ADM's form."""
     if Path(path).is_dir():
         files = picture_files(Path(path))
-        return Pictures(count=len(files), picture=lambda i: read_picture(files[i], size=size, name=str(files[i])))
+
+        def picture(number: int) -> Tensor:
+            return read_picture(files[number], shape="bucket", buckets=(size,), name=str(files[number]))
+
+        return Pictures(count=len(files), picture=picture)
     arrays = read_arrays(path)
     if "arr_0" in arrays:
         return open_drawn(path)

@@ -13,7 +13,7 @@ from torch import Tensor
 from monoformer.autoencoder import Autoencoder, build_autoencoder, check_fits
 from monoformer.batch import Batch, Layout
 from monoformer.config.data import check_named
-from monoformer.config.run import RunConfig
+from monoformer.config.run import RunConfig, check_start
 from monoformer.data.build import build_source
 from monoformer.data.cache import check_caches
 from monoformer.data.loader import Loader, Numbered
@@ -28,6 +28,7 @@ from monoformer.pretrained import Pretrained, build_sequencer
 from monoformer.pretrained.weights import written_whole
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
+from monoformer.train.checkpoint import last_step
 from monoformer.train.freeze import freeze_text, new_rows
 from monoformer.train.loop import computes_in_bf16
 from monoformer.train.lora import add_adapters, merged
@@ -48,7 +49,7 @@ class Built:
     parts: Parts
     pretrained: Pretrained
     news: str
-    """What was newly initialised when the run started from a model."""
+    """What is new in the network, or from which step the run goes on."""
 
     def plain(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All weights of the network as it trains -> those of the plain one, adapters merged."""
@@ -64,6 +65,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
     `autoencoder` stands in for the one that `config.autoencoder.path` names, which is then only a name.
     """
     device = choose(config.train.device)
+    check_start(config)
     check_named(config.data)
     started = read_start(config) if config.start else None
     if started:
@@ -101,7 +103,8 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
         vision=vision,
         ranks=ranks,
     )
-    return Built(parts=parts, pretrained=pretrained, news=news)
+    step = last_step(config.path)
+    return Built(parts=parts, pretrained=pretrained, news=f"goes on from step {step}" if step else news)
 
 
 def build_network(

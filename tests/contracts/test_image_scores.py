@@ -114,11 +114,14 @@ def test_references_of_every_form_agree_and_are_remembered(script: str, tmp_path
     (kept,) = cache.iterdir()
     assert kept.name.startswith("means-")
     stamp = kept.stat().st_mtime_ns
-    folder = load_reference(open_reference(str(tmp_path), size=32), extractor, cache=cache)
-    arrays = load_reference(open_reference(save(tmp_path / "real.npz", pixels), size=32), extractor, cache=cache)
+    folder = load_reference(open_reference(str(tmp_path), size=(32, 32)), extractor, cache=cache)
+    arrays = load_reference(open_reference(save(tmp_path / "real.npz", pixels), size=(32, 32)), extractor, cache=cache)
     assert [*cache.iterdir()] == [kept]
     assert kept.stat().st_mtime_ns == stamp, "the same pictures are read by the extractor once"
-    known = load_reference(open_reference(str(kept), size=32), extractor, cache=cache)
+    low = open_reference(str(tmp_path), size=(16, 32))
+    assert isinstance(low, Pictures)
+    assert low.picture(0).shape == (3, 16, 32)
+    known = load_reference(open_reference(str(kept), size=(32, 32)), extractor, cache=cache)
     for other in (folder, arrays, known):
         torch.testing.assert_close(other.statistics.covariance, listed.statistics.covariance)
     assert known.features is None
@@ -174,11 +177,11 @@ def test_what_cannot_be_used_is_refused(script: str, tmp_path: Path, pipeline: P
         load_extractor(ImageScores(weights=script), device=CPU)
     np.savez(tmp_path / "bad.npz", x=np.zeros(3))
     with pytest.raises(ValueError, match="must hold arr_0, or mu and sigma"):
-        open_reference(str(tmp_path / "bad.npz"), size=32)
+        open_reference(str(tmp_path / "bad.npz"), size=(32, 32))
     with pytest.raises(ValueError, match="must hold pictures as arr_0"):
         open_drawn(str(tmp_path / "bad.npz"))
     with pytest.raises(ValueError, match="neither a folder of pictures nor"):
-        open_reference(str(tmp_path / "none.npz"), size=32)
+        open_reference(str(tmp_path / "none.npz"), size=(32, 32))
     with pytest.raises(ValueError, match="is not known; name prompts and a reference"):
         build_evaluator(scores(script, tmp_path), pipeline, data=None)
     (tmp_path / "text.txt").write_text("words " * 40)
