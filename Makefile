@@ -17,7 +17,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 CODE := monoformer tests $(wildcard examples benchmarks reproduce)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-train test test-full check format site bench clean
+.PHONY: help install demo demo-train test test-full test-suites check format site bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -33,8 +33,11 @@ demo-train: .venv/.installed ## train a small model from nothing for about five 
 test: .venv/.installed-dev ## the fast tests (under ten minutes on two cores)
 	@$(RUN) -m pytest -m "not slow" $(PYTEST_OPTIONS)
 
-test-full: .venv/.installed-dev ## all tests, the long ones too
+test-full: .venv/.installed-suites ## all tests, the long ones and those against lm_eval and pycocoevalcap too
 	@$(RUN) -m pytest $(PYTEST_OPTIONS)
+
+test-suites: .venv/.installed-suites ## the tests against lm_eval and pycocoevalcap alone
+	@$(RUN) -m pytest tests/parity/test_harness.py tests/contracts/test_language_scores.py $(PYTEST_OPTIONS)
 
 check: .venv/.installed-dev ## format, lint, types, architecture, every link of the documentation
 	@$(RUN) -m ruff format --check $(CODE)
@@ -71,4 +74,10 @@ clean: ## remove .venv and everything that tools leave behind; runs/ stays
 .venv/.installed-dev: .venv/.installed
 	@echo "Installing the tools for tests and checks ..."
 	@$(PIP) -e '.[dev]'
+	@touch $@
+
+# The extra `evaluate` but for torch-fidelity, which needs a torchvision that does not load beside a CPU build of torch.
+.venv/.installed-suites: .venv/.installed-dev
+	@echo "Installing lm_eval and pycocoevalcap ..."
+	@$(PIP) 'lm_eval[hf]>=0.4.9' 'pycocoevalcap>=1.2'
 	@touch $@

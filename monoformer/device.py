@@ -1,5 +1,8 @@
 """Which device to compute on, and what it can do. Knows nothing of models; nothing else asks what the machine has."""
 
+import contextlib
+import ctypes
+import gc
 import os
 import re
 import sys
@@ -157,6 +160,15 @@ def host_peak() -> float:
 
         return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     return 0.0
+
+
+def forget_host_peak() -> None:
+    """Begin `host_peak` anew with what is held now, freed memory given back first; where the system can (Linux)."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def total_memory(device: torch.device) -> float:

@@ -29,6 +29,10 @@ Record: TypeAlias = dict[str, Any]
 """One line of the results."""
 
 
+PEAKS = {"host_peak_gib": "GiB at most", "device_peak_gib": "GiB at most on the device"}
+"""Peaks of memory in a run's metrics and results, and what the table calls them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One run of one seed."""
@@ -131,7 +135,8 @@ def latest(jobs: Iterable[Job], records: Iterable[Record]) -> dict[str, Record]:
 
 
 def totals(lines: Sequence[Mapping[str, float]], *, tokens: int) -> dict[str, float]:
-    """What a run's metrics add up to: steps, documents, tokens, seconds; its losses over the last tenth of the steps.
+    """What a run's metrics add up to: steps, documents, tokens, seconds; its losses over the last tenth of the steps;
+    its peaks of memory, where the metrics have them.
 
     `tokens` is the size of a step, padding included.
     """
@@ -148,7 +153,9 @@ def totals(lines: Sequence[Mapping[str, float]], *, tokens: int) -> dict[str, fl
             if steps > 0.9 * last:
                 values.append((count, line[name]))
     means = {name: sum(n * value for n, value in values) / sum(n for n, _ in values) for name, values in losses.items()}
-    return {"steps": steps, "documents": round(documents), "tokens": round(seen), "seconds": round(seconds, 1), **means}
+    peaks = {name: max(line[name] for line in lines) for name in PEAKS if all(name in line for line in lines)}
+    counts = {"steps": steps, "documents": round(documents), "tokens": round(seen), "seconds": round(seconds, 1)}
+    return {**counts, **means, **peaks}
 
 
 def write_table(sweep: SweepConfig, jobs: Sequence[Job], records: Iterable[Record]) -> str:
@@ -176,8 +183,11 @@ def write_table(sweep: SweepConfig, jobs: Sequence[Job], records: Iterable[Recor
 def figures(record: Record) -> dict[str, float]:
     """What the table shows of a finished run."""
     losses = {name: record[name] for name in ("text_loss", "image_loss")}
+    memory = {"MB of weights": record["weight_bytes"] / 1e6} if "weight_bytes" in record else {}  # older ones have none
+    memory |= {said: record[name] for name, said in PEAKS.items() if name in record}
     return {
         "M parameters": record["parameters"] / 1e6,
+        **memory,
         "M tokens": record["tokens"] / 1e6,
         "minutes": record["seconds"] / 60,
         **losses,

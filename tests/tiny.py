@@ -227,15 +227,16 @@ def run_config(folder: Path, *, mode: str = "adaln", train: dict[str, Any] | Non
     settings: dict[str, Any] = {
         "steps": 6, "rows": 4, "pass_rows": 2, "warmup": 2, "schedule": "constant", "log_every": 1,
         "checkpoint_every": 100, "precision": "fp32", "device": "cpu", "optimizer": AdamWConfig(rate=1e-2),
-        "tensorboard": False,
+        "tensorboard": False, **(train or {}),
     }  # fmt: skip
+    settings["warmup"] = min(settings["warmup"], settings["steps"])
     parts: dict[str, Any] = {
         "name": "tiny",
         "folder": str(folder),
         "model": model_config(mode),
         "tokenizer": TokenizerConfig(vocabulary=300),
         "sequence": SequenceConfig(row=96, window=12),
-        "train": TrainConfig(**{**settings, **(train or {})}),
+        "train": TrainConfig(**settings),
     }
     parts |= changes
     return RunConfig(**{"vision": VisionConfig(path="tiny" if parts["model"].vision_width else ""), **parts})

@@ -11,6 +11,7 @@ from rich.table import Table
 from monoformer.cli.options import take, whole_number
 from monoformer.cli.training import read_config
 from monoformer.config.data import check_named
+from monoformer.config.run import check_start
 from monoformer.document import Document, Image
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.train.replay import read_bad_step
@@ -44,6 +45,7 @@ def _check(arguments: list[str]) -> None:
     rest, given = take(arguments, documents="200", out="data-check.png")
     count = whole_number("documents", given["documents"], least=1)
     config, out = read_config(rest), Path(given["out"])
+    check_start(config)
     check_named(config.data)
     surveys, now, best = check_data(config, count=count)
     console = Console()

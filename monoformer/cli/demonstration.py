@@ -118,7 +118,8 @@ def train_and_show(options: _Demo) -> None:
     """Train a preset on scenes from nothing; gallery and scores."""
     config = replace(find_preset(options.preset)(), name="demo", folder=options.folder or "runs/demo-train")
     if options.steps:
-        config = replace(config, train=replace(config.train, steps=options.steps))
+        warmup = min(config.train.warmup, options.steps)
+        config = replace(config, train=replace(config.train, steps=options.steps, warmup=warmup))
     console = Console()
     built = build_run(config)
     config = built.parts.config

@@ -15,7 +15,7 @@ from monoformer import __version__
 from monoformer.cli.options import parse
 from monoformer.cli.training import read_config, run
 from monoformer.config.sweep import load_sweep
-from monoformer.device import choose
+from monoformer.device import choose, forget_host_peak
 from monoformer.doctor import describe_device
 from monoformer.evaluate.build import build_evaluator
 from monoformer.pipeline import Pipeline
@@ -98,6 +98,7 @@ def _train(job: Job, where: str, console: Console) -> bool:
     for model in job.needs:
         if not (model / "config.json").is_file():
             raise ValueError(f"it starts from {model}, but that run has not finished")
+    forget_host_peak()  # of the jobs before, in the same process
     built = build_run(job.config)
     console.print(f"{where}: {built.news}")
     if not run(built):
@@ -117,5 +118,10 @@ def _measure(job: Job) -> Record:
             if name in scores:
                 raise ValueError(f"two scores of run {job.run.name!r} give {name!r}; leave one of them out")
             scores[name] = value
-    parameters = sum(parameter.numel() for parameter in pipeline.pretrained.model.parameters())
-    return {"parameters": parameters, **totals(lines, tokens=train.rows * job.config.sequence.row), "scores": scores}
+    weights = list(pipeline.pretrained.model.parameters())
+    return {
+        "parameters": sum(weight.numel() for weight in weights),
+        "weight_bytes": 4 * sum(weight.numel() for weight in weights),  # as they are trained, in fp32
+        **totals(lines, tokens=train.rows * job.config.sequence.row),
+        "scores": scores,
+    }

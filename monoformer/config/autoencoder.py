@@ -1,5 +1,6 @@
 """What stands between pictures and latents, and how a small autoencoder of one's own is trained."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -67,8 +68,9 @@ class AutoencoderRun:
             raise ValueError(f"groups must divide every width, but {self.groups} does not divide all of {self.widths}")
         if self.channels < 1:
             raise ValueError(f"channels must be at least 1, but is {self.channels}")
-        if min(self.kl_weight, self.perceptual_weight) < 0:
-            raise ValueError("kl_weight and perceptual_weight must be 0 or more")
+        for name in ("kl_weight", "perceptual_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, but is {getattr(self, name)}")
         if not self.perceptual and self.perceptual_weight != 1.0:
             raise ValueError("perceptual_weight does nothing without perceptual; name a module, or leave it as it is")
         if not isinstance(self.train.optimizer, AdamWConfig):

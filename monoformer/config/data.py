@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from monoformer.config.bounds import check_numbers, check_weights
 from monoformer.config.sources import CacheData, ChatData, InterleavedData, Shape, Sizes, StreamData, check_shape
 
 
@@ -37,13 +38,9 @@ class ScenesData:
     def __post_init__(self) -> None:
         if not 1 <= self.objects[0] <= self.objects[1] <= 3:
             raise ValueError(f"data.objects must satisfy 1 <= fewest <= most <= 3, but is {self.objects}")
-        if self.size < 16:
-            raise ValueError(f"data.size must be at least 16 pixels, but is {self.size}")
-        weights = (self.draw, self.describe, self.edit, self.question, self.story, self.caption)
-        if min(weights) < 0 or sum(weights) == 0:
-            raise ValueError("data.draw, describe, edit, question, story and caption must be 0 or more, and not all 0")
-        if self.documents < 0:
-            raise ValueError(f"data.documents must be 0 (without end) or more, but is {self.documents}")
+        check_numbers(self, "size", room="data", least=16)
+        check_weights(self, "draw", "describe", "edit", "question", "story", "caption", room="data")
+        check_numbers(self, "documents", room="data", least=0)
         fewest, most = self.objects
         if self.left_out_objects and not (fewest <= self.left_out_objects <= most and fewest < most):
             raise ValueError(
@@ -85,8 +82,7 @@ class FolderData:
         for prompt in (self.prompt, *self.prompts):
             if prompt.count("{}") != 1:
                 raise ValueError(f"data.prompt must hold {{}} once, where the caption goes, but is {prompt!r}")
-        if min(self.draw, self.describe) < 0 or self.draw + self.describe == 0:
-            raise ValueError("data.draw and data.describe must be 0 or more, and not both 0")
+        check_weights(self, "draw", "describe", room="data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +126,8 @@ class ParquetData:
             )
         if self.instruction.count("{}") != 1:
             raise ValueError(f"data.instruction must hold {{}} once, but is {self.instruction!r}")
-        if min(self.draw, self.describe, self.edit) < 0 or self.draw + self.describe + self.edit == 0:
-            raise ValueError("data.draw, data.describe and data.edit must be 0 or more, and not all 0")
+        check_weights(self, "draw", "describe", "edit", room="data")
+        check_numbers(self, "holdout", "holdout_pairs", room="data", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +142,8 @@ class TextData:
     """Share of the documents kept for `split = test`."""
 
     def __post_init__(self) -> None:
-        if self.characters < 1 or not 0 <= self.holdout < 1:
-            raise ValueError("data.characters must be at least 1 and data.holdout in [0, 1)")
+        check_numbers(self, "characters", room="data", least=1)
+        check_numbers(self, "holdout", room="data", least=0, below=1)
 
 
 SourceConfig: TypeAlias = (
@@ -172,8 +168,7 @@ class MixtureData:
                 f"data.sources and data.weights must be as long as each other and not empty, "
                 f"but have {len(self.sources)} and {len(self.weights)} entries"
             )
-        if min(self.weights) <= 0:
-            raise ValueError(f"data.weights must all be above 0, but are {self.weights}")
+        check_numbers(self, "weights", room="data", above=0)
 
 
 DataConfig: TypeAlias = SourceConfig | MixtureData
@@ -238,17 +233,14 @@ class SequenceConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.drop_text <= 1 or not 0 <= 3 * self.drop_context <= 1:
             raise ValueError("sequence.drop_text must be in [0, 1] and sequence.drop_context in [0, 1/3]")
-        if not 0 <= self.noise_limit <= 1:
-            raise ValueError(f"sequence.noise_limit must be in [0, 1], but is {self.noise_limit}")
+        check_numbers(self, "noise_limit", room="sequence", least=0, most=1)
         if self.noise_limit and self.context != "noised":
             raise ValueError(
                 f"sequence.noise_limit = {self.noise_limit} is for captions that read the noised picture, but with "
                 f"sequence.context = {self.context!r} they read a clean copy; use context noised, or noise_limit 0"
             )
-        if self.row < 2 or self.window < 1:
-            raise ValueError("sequence.row must be at least 2 and sequence.window at least 1")
-        if self.noise_draws < 1:
-            raise ValueError(f"sequence.noise_draws must be at least 1, but is {self.noise_draws}")
+        check_numbers(self, "row", room="sequence", least=2)
+        check_numbers(self, "window", "noise_draws", room="sequence", least=1)
         if self.noise_draws > 1 and self.context == "noised":
             raise ValueError(
                 f"sequence.noise_draws is {self.noise_draws}, but with sequence.context = noised later text would see "

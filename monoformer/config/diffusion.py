@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from monoformer.config.bounds import check_numbers
+
 SamplerName: TypeAlias = Literal["euler", "heun", "ddim", "ddpm", "dpm++2m"]
 """Ways to take the noise away; `monoformer.config.generate.check_sampler` says which goes with which path."""
 
@@ -28,10 +30,9 @@ class FlowConfig:
     noise, smaller ones at times nearer the clean image (SD3, equation 23). 0: never shifted."""
 
     def __post_init__(self) -> None:
-        if self.time_deviation <= 0:
-            raise ValueError(f"diffusion.time_deviation must be above 0, but is {self.time_deviation}")
-        if self.shift_base < 0:
-            raise ValueError(f"diffusion.shift_base must be 0 or more, but is {self.shift_base}")
+        check_numbers(self, "time_mean", room="diffusion")
+        check_numbers(self, "time_deviation", room="diffusion", above=0)
+        check_numbers(self, "shift_base", room="diffusion", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,7 @@ class DDPMConfig:
     `model.learned_variance` (improved DDPM, arXiv 2102.09672)."""
 
     def __post_init__(self) -> None:
-        if self.steps < 2:
-            raise ValueError(f"diffusion.steps must be at least 2, but is {self.steps}")
+        check_numbers(self, "steps", room="diffusion", least=2)
         if self.betas == "linear" and self.steps <= 20:  # 2e-2 * 1000 / steps is the last beta; at 1 nothing is left
             raise ValueError(f"diffusion.steps must be above 20 with linear betas, but is {self.steps}")
 

@@ -3,9 +3,10 @@
 import math
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from monoformer.config.bounds import check_numbers
 from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, SamplerName, Spacing
 
 
@@ -56,29 +57,23 @@ class GenerateConfig:
     """Seed of the first item; item i of a list uses seed + i."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"generate.steps must be at least 1, but is {self.steps}")
+        check_numbers(self, "steps", room="generate", least=1)
+        amounts = ("guidance", "image_guidance", "guided_channels", "max_tokens", "temperature", "top_k")
+        check_numbers(self, *amounts, room="generate", least=0)
+        check_numbers(self, "eta", "guidance_rescale", "min_p", room="generate", least=0, most=1)
+        check_numbers(self, "top_p", room="generate", above=0, most=1)
+        check_numbers(self, "repetition_penalty", room="generate", above=0)
         for name, kind in (("sampler", SamplerName), ("spacing", Spacing)):  # calls may pass any word
             if getattr(self, name) not in typing.get_args(kind):
                 known = ", ".join(typing.get_args(kind))
                 raise ValueError(f"generate.{name} must be one of {known}, but is {getattr(self, name)!r}")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"generate.eta must be in [0, 1], but is {self.eta}")
         self._check_guidance()
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("generate.temperature and top_k must be 0 or more, and top_p in (0, 1]")
-        if self.max_tokens < 0:
-            raise ValueError(f"generate.max_tokens must be 0 or more, but is {self.max_tokens}")
         self._check_words()
 
     def _check_guidance(self) -> None:
-        (low, high), rescale = self.guidance_interval, self.guidance_rescale
+        low, high = self.guidance_interval
         if not 0 <= low < high <= 1:
             raise ValueError(f"generate.guidance_interval must rise within 0 and 1, but is {self.guidance_interval}")
-        if not 0 <= rescale <= 1:
-            raise ValueError(f"generate.guidance_rescale must be in [0, 1], but is {rescale}")
-        if self.guided_channels < 0:
-            raise ValueError(f"generate.guided_channels must be 0 or more, but is {self.guided_channels}")
         for name, default in GUIDING.items():
             if self.guidance == self.image_guidance == 1 and getattr(self, name) != default:
                 raise ValueError(
@@ -86,16 +81,12 @@ class GenerateConfig:
                 )
 
     def _check_words(self) -> None:
-        if not 0 <= self.min_p <= 1:
-            raise ValueError(f"generate.min_p must be in [0, 1], but is {self.min_p}")
         for name, default in CHOOSING.items():
             if self.temperature == 0 and getattr(self, name) != default:
                 raise ValueError(
                     f"generate.{name} = {getattr(self, name)} has no effect at temperature 0, which takes the "
                     f"likeliest token; set a temperature above 0, or leave {name} out"
                 )
-        if not 0 < self.repetition_penalty < math.inf:
-            raise ValueError(f"generate.repetition_penalty must be above 0, but is {self.repetition_penalty}")
         tokens = [token for token, _ in self.logit_bias]
         if len(set(tokens)) < len(tokens) or min(tokens, default=0) < 0:
             raise ValueError(f"generate.logit_bias must name each token once, by its id, but names {tokens}")
@@ -120,6 +111,18 @@ def changed(settings: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfi
     if all(given.get(name, getattr(settings, name)) == 1 for name in ("guidance", "image_guidance")):
         left_out |= GUIDING
     return replace(settings, **{**left_out, **given})
+
+
+def kept(settings: GenerateConfig, own: GenerateConfig) -> GenerateConfig:
+    """A model's settings, but for those of a run that goes on from it which are not a field's default.
+
+    A sampler of the run's own brings its `eta`, which means nothing to another one.
+    """
+    given = {field.name: getattr(own, field.name) for field in fields(own)}
+    given = {name: value for name, value in given.items() if value != getattr(GenerateConfig(), name)}
+    if "sampler" in given:
+        given["eta"] = own.eta
+    return changed(settings, given)
 
 
 def check_sampler(generate: GenerateConfig, diffusion: DiffusionConfig) -> None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from monoformer.config.bounds import check_numbers
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoScaling:
@@ -17,7 +19,7 @@ class LinearScaling:
     """What the frequencies are divided by."""
 
     def __post_init__(self) -> None:
-        _check_factor(self.factor)
+        check_numbers(self, "factor", room="rope_scaling", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class Llama3Scaling:
     """Context in tokens before the scaling."""
 
     def __post_init__(self) -> None:
-        _check_factor(self.factor)
+        check_numbers(self, "factor", room="rope_scaling", least=1)
         if not 0 < self.low < self.high or self.original_context < 1:
             raise ValueError(
                 f"rope_scaling needs 0 < low < high and original_context of 1 or more, but has "
@@ -60,12 +62,12 @@ class YarnScaling:
     """Whether the ramp's ends are rounded to whole numbers."""
 
     def __post_init__(self) -> None:
-        _check_factor(self.factor)
-        if not 0 < self.beta_slow < self.beta_fast or self.original_context < 1 or self.attention_factor <= 0:
+        check_numbers(self, "factor", room="rope_scaling", least=1)
+        check_numbers(self, "attention_factor", room="rope_scaling", above=0)
+        if not 0 < self.beta_slow < self.beta_fast or self.original_context < 1:
             raise ValueError(
-                f"rope_scaling needs 0 < beta_slow < beta_fast, original_context of 1 or more and attention_factor "
-                f"above 0, but has {self.beta_slow}, {self.beta_fast}, {self.original_context} and "
-                f"{self.attention_factor}"
+                f"rope_scaling needs 0 < beta_slow < beta_fast and original_context of 1 or more, but has "
+                f"{self.beta_slow}, {self.beta_fast} and {self.original_context}"
             )
 
 
@@ -143,9 +145,9 @@ class ModelConfig:
     """Heights and widths in pixels that the model is trained to draw; the first is the default."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "heads", "kv_heads", "layers", "mlp_width", "context", "patch", "channels", "down"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be at least 1, but is {getattr(self, name)}")
+        sizes = ("width", "heads", "kv_heads", "layers", "mlp_width", "context", "patch", "channels", "down")
+        check_numbers(self, *sizes, room="model", least=1)
+        check_numbers(self, "rope_theta", "norm_epsilon", room="model", above=0)
         if self.key_width < 0 or self.key_width % 2:
             raise ValueError(f"model.key_width must be even, or 0 for width / heads, but is {self.key_width}")
         if not self.key_width and (self.width % self.heads or (self.width // self.heads) % 2):
@@ -171,13 +173,24 @@ class ModelConfig:
             )
         if self.image_positions != "none" and self.width % 4:
             raise ValueError(f"model.width must be divisible by 4 for 2-D positions, but is {self.width}")
+        self._check_image_sizes()
+
+    def _check_image_sizes(self) -> None:
         if not self.image_sizes:
             raise ValueError("model.image_sizes is empty; give at least one height and width, such as 64 64")
+        if len(set(self.image_sizes)) < len(self.image_sizes):
+            raise ValueError(f"model.image_sizes must name each size once, but is {self.image_sizes}")
         for height, width in self.image_sizes:
             if min(height, width) < 1 or height % self.cell or width % self.cell:
                 raise ValueError(
                     f"model.image_sizes holds {height}x{width}, which does not divide into patches of {self.cell} "
                     f"pixels; choose multiples of {self.cell}"
+                )
+            tokens = (height // self.cell) * (width // self.cell) + 2 + self.has_time_token  # boi, eoi
+            if tokens > self.context:
+                raise ValueError(
+                    f"model.image_sizes holds {height}x{width}, {tokens} tokens, more than model.context = "
+                    f"{self.context}; raise --model.context or --model.patch"
                 )
 
     def _check_patches(self) -> None:
@@ -211,8 +224,3 @@ class ModelConfig:
     def predicted_channels(self) -> int:
         """Channels of what the image head returns: those of the latent, twice as many with learned variance."""
         return 2 * self.channels if self.learned_variance else self.channels
-
-
-def _check_factor(factor: float) -> None:
-    if factor < 1:
-        raise ValueError(f"rope_scaling.factor must be at least 1, but is {factor}")

@@ -55,7 +55,8 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     """The training loop."""
     generate: GenerateConfig = field(default_factory=GenerateConfig)
-    """Defaults of writing and drawing, saved with the model."""
+    """Defaults of writing and drawing, saved with the model. In a run from a model folder, those that are left as
+    they are here are that model's own (`finetune` leaves them all)."""
 
     def __post_init__(self) -> None:
         if self.sequence.row > self.model.context:
@@ -101,6 +102,17 @@ class RunConfig:
     def model_path(self) -> Path:
         """Where the run leaves its finished model."""
         return self.path / "model"
+
+
+OPEN = ("MODEL", "LANGUAGE_MODEL")
+"""What stands in presets for the model that they go on from, which only the user can name."""
+
+
+def check_start(config: RunConfig) -> None:
+    """Refuse a run whose model to start from nobody named."""
+    if config.start in OPEN and not Path(config.start).exists():
+        what = config.start.lower().replace("_", " ")
+        raise ValueError(f"this run goes on from a {what}, but none is named; give --from {config.start}")
 
 
 def to_json(value: Any) -> Any:

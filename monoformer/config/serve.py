@@ -4,6 +4,8 @@ import ipaddress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from monoformer.config.bounds import check_numbers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -29,9 +31,7 @@ class Limits:
     """Text tokens of an answer."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value <= 0:
-                raise ValueError(f"limits.{name} must be above 0, but is {value}")
+        check_numbers(self, *vars(self), room="limits", above=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
             raise ValueError(f"the port must be in 0 .. 65535, but is {self.port}")
-        if self.capacity < 1 or self.drain_seconds < 0:
+        if self.capacity < 1 or not self.drain_seconds >= 0:
             raise ValueError("the capacity must be at least 1 request, and the seconds to drain at least 0")
         if any(len(key) < 8 or not key.isascii() or not key.isprintable() or " " in key for key in self.api_key):
             raise ValueError("an API key must have at least 8 characters, all of them ASCII and none a space")

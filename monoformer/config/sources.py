@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from monoformer.config.bounds import check_numbers, check_weights
+
 Shape: TypeAlias = Literal["crop", "resize", "bucket"]
 """How a picture gets its size: crop resizes the shorter side and cuts the centre out, resize stretches it to a square,
 bucket takes the nearest in shape of several sizes, so that pictures of any shape stay nearly whole."""
@@ -35,8 +37,8 @@ class ChatData:
 
     def __post_init__(self) -> None:
         check_shape(self.shape, self.buckets, self.size)
-        if self.characters < 0 or not 0 <= self.holdout < 1:
-            raise ValueError("data.characters must be 0 or more and data.holdout in [0, 1)")
+        check_numbers(self, "characters", room="data", least=0)
+        check_numbers(self, "holdout", room="data", least=0, below=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +66,7 @@ class InterleavedData:
 
     def __post_init__(self) -> None:
         check_shape(self.shape, self.buckets, self.size)
-        if not 0 <= self.holdout < 1:
-            raise ValueError(f"data.holdout must be in [0, 1), but is {self.holdout}")
+        check_numbers(self, "holdout", room="data", least=0, below=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +112,11 @@ class StreamData:
         check_shape(self.shape, self.buckets, self.size)
         if self.path and self.files:
             raise ValueError(f"data.path is {self.path!r} and data.files are given too; give one of them")
-        if min(self.draw, self.describe) < 0 or self.draw + self.describe == 0:
-            raise ValueError("data.draw and data.describe must be 0 or more, and not both 0")
+        check_weights(self, "draw", "describe", room="data")
         if self.characters < 0 or (self.characters and not self.chat):
             raise ValueError(f"data.characters = {self.characters} cuts conversations; set data.chat, or leave it at 0")
-        if self.block < 1 or not 0 <= self.holdout < 1:
-            raise ValueError("data.block must be at least 1 and data.holdout in [0, 1)")
+        check_numbers(self, "block", room="data", least=1)
+        check_numbers(self, "holdout", room="data", least=0, below=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from monoformer.config.bounds import check_numbers, check_weights
 from monoformer.config.parallel import ParallelConfig
 
 
@@ -16,6 +17,10 @@ class AdamWConfig:
     """Decay of the first and second moment."""
     weight_decay: float = 0.0
     """Decoupled weight decay, on matrices only."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "rate", "weight_decay", room="train.optimizer", least=0)
+        check_numbers(self, "betas", room="train.optimizer", least=0, below=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,10 @@ class MuonConfig:
     """AdamW's betas."""
     weight_decay: float = 0.0
     """Decoupled weight decay, on matrices only."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "rate", "adamw_rate", "weight_decay", room="train.optimizer", least=0)
+        check_numbers(self, "momentum", "betas", room="train.optimizer", least=0, below=1)
 
 
 OptimizerConfig: TypeAlias = AdamWConfig | MuonConfig
@@ -131,25 +140,17 @@ class TrainConfig:
     """Held-out items of each suite in these evaluations."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "rows",
-            "readers",
-            "bad_steps",
-            "log_every",
-            "checkpoint_every",
-            "keep",
-            "evaluate_count",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name} must be at least 1, but is {getattr(self, name)}")
-        for name in ("pass_rows", "warmup", "clip", "spike_factor", "sample_every", "evaluate_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"train.{name} must be 0 or more, but is {getattr(self, name)}")
-        if not 0 <= self.skip_limit <= 1:
-            raise ValueError(f"train.skip_limit is a share from 0 to 1, but is {self.skip_limit}")
-        if not 0 < self.decay <= 1:
-            raise ValueError(f"train.decay must be in (0, 1], but is {self.decay}")
+        counts = ("steps", "rows", "readers", "bad_steps", "log_every", "checkpoint_every", "keep", "evaluate_count")
+        check_numbers(self, *counts, room="train", least=1)
+        amounts = ("pass_rows", "warmup", "final_rate", "clip", "spike_factor", "sample_every", "evaluate_every")
+        check_numbers(self, *amounts, room="train", least=0)
+        check_numbers(self, "skip_limit", room="train", least=0, most=1)
+        check_numbers(self, "decay", room="train", above=0, most=1)
+        check_weights(self, "text_weight", "image_weight", room="train")
+        if self.warmup > self.steps:
+            raise ValueError(
+                f"train.warmup = {self.warmup} would not end within train.steps = {self.steps}; lower train.warmup"
+            )
         if self.pass_rows and self.rows % self.pass_rows:
             raise ValueError(
                 f"train.pass_rows must divide train.rows, but {self.pass_rows} does not divide {self.rows}"

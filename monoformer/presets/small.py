@@ -263,7 +263,6 @@ def finetune() -> RunConfig:
             checkpoint_every=100,
             sample_every=100,
         ),
-        generate=STOCHASTIC,
     )
 
 

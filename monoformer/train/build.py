@@ -5,6 +5,7 @@ A run's tokenizer is trained once and kept in the run's folder, so that resuming
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -13,12 +14,12 @@ from torch import Tensor
 from monoformer.autoencoder import Autoencoder, build_autoencoder, check_fits
 from monoformer.batch import Batch, Layout
 from monoformer.config.data import check_named
-from monoformer.config.run import RunConfig
+from monoformer.config.run import RunConfig, check_start
 from monoformer.data.build import build_source
 from monoformer.data.cache import check_caches
 from monoformer.data.loader import Loader, Numbered
 from monoformer.data.skipped import BadDocument
-from monoformer.data.source import Source, usable
+from monoformer.data.source import Source
 from monoformer.device import choose
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Text
@@ -28,12 +29,13 @@ from monoformer.pretrained import Pretrained, build_sequencer
 from monoformer.pretrained.weights import written_whole
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
+from monoformer.train.checkpoint import last_step
 from monoformer.train.freeze import freeze_text, new_rows
 from monoformer.train.loop import computes_in_bf16
 from monoformer.train.lora import add_adapters, merged
 from monoformer.train.parallel import ALONE, Ranks, rows_of_pass
 from monoformer.train.sizes import check_sizes, picture_shape, sized
-from monoformer.train.start import Start, check_new, fill_parts, new_start, read_start
+from monoformer.train.start import Start, check_new, fill_parts, new_start, read_start, taking
 from monoformer.train.trainer import Parts
 from monoformer.vision import build_vision, fitted
 
@@ -50,7 +52,7 @@ class Built:
     parts: Parts
     pretrained: Pretrained
     news: str
-    """What was newly initialised when the run started from a model."""
+    """What is new in the network, or from which step the run goes on."""
 
     def plain(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All weights of the network as it trains -> those of the plain one, adapters merged."""
@@ -66,14 +68,11 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
     `autoencoder` stands in for the one that `config.autoencoder.path` names, which is then only a name.
     """
     device = choose(config.train.device)
+    check_start(config)
     check_named(config.data)
     started = read_start(config) if config.start else None
     if started:
-        kept = started.pretrained
-        own = config.autoencoder if config.autoencoder.path else kept.autoencoder
-        eyes = config.vision if config.vision.path else kept.vision
-        shape, diffusion = started.model.config, kept.diffusion
-        config = replace(config, model=shape, diffusion=diffusion, autoencoder=own, vision=eyes)
+        config = taking(config, started.pretrained)
     config = replace(config, data=sized(config.data, config.model))
     check_sizes(config)
     bf16 = computes_in_bf16(config.train, device)
@@ -108,7 +107,8 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
         vision=vision,
         ranks=ranks,
     )
-    return Built(parts=parts, pretrained=pretrained, news=news)
+    step = last_step(config.path)
+    return Built(parts=parts, pretrained=pretrained, news=f"goes on from step {step}" if step else news)
 
 
 def build_network(
@@ -150,10 +150,17 @@ def find_tokenizer(config: RunConfig) -> Tokenizer | None:
 
 
 def train_tokenizer(config: RunConfig) -> Tokenizer:
-    """A tokenizer of the text of the run's first documents."""
+    """A tokenizer of the text of the run's first documents. Raises ValueError, with a cause, where there is none."""
+    texts: list[str] = []
+    bad: list[BadDocument] = []
     source = build_source(config.data, split="train", seed=config.seed, readers=config.train.readers)
-    documents = usable(source, TOKENIZER_DOCUMENTS)
-    texts = [s.text for document in documents for s in document.segments if isinstance(s, Text)]
+    for document in islice(source, TOKENIZER_DOCUMENTS):
+        if isinstance(document, BadDocument):
+            bad.append(document)
+        else:
+            texts += [segment.text for segment in document.segments if isinstance(segment, Text)]
+    if len(bad) == TOKENIZER_DOCUMENTS:
+        raise ValueError(f"no document of the data can be used: {bad[0].cause} ({bad[0]})")
     if not any(texts):
         raise ValueError("the data holds no text to train a tokenizer on; give --tokenizer.path")
     return Tokenizer.train(texts, vocabulary=config.tokenizer.vocabulary)

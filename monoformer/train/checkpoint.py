@@ -159,6 +159,12 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def last_step(folder: Path) -> int:
+    """The step that a run in this folder goes on from; 0 where it begins."""
+    found = checkpoints(folder / "checkpoints")
+    return int(found[-1].name.removeprefix("step-")) if found else 0
+
+
 def _tensors(state: TrainState) -> dict[str, Any]:
     optimizers = {
         f"optimizer-{number}": get_optimizer_state_dict(state.model, optimizer)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from monoformer.config.generate import kept
 from monoformer.config.model import ModelConfig
 from monoformer.config.parallel import ParallelConfig
 from monoformer.config.run import RunConfig
@@ -35,6 +36,18 @@ class Start:
         """The same with a new projection of a vision encoder's features."""
         news = f"{self.news}; the projection of the vision encoder's features is new"
         return replace(self, recipe=self.recipe.with_vision(config), news=news)
+
+
+def taking(config: RunConfig, start: Pretrained) -> RunConfig:
+    """The run with what it takes from a model: all of its recipe that the run does not name itself."""
+    return replace(
+        config,
+        model=start.model.config,
+        diffusion=start.diffusion,
+        autoencoder=config.autoencoder if config.autoencoder.path else start.autoencoder,
+        vision=config.vision if config.vision.path else start.vision,
+        generate=kept(start.generate, config.generate),
+    )
 
 
 def read_start(config: RunConfig) -> Start:

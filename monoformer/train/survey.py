@@ -26,6 +26,7 @@ from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.build import find_tokenizer, lay_out, train_tokenizer
 from monoformer.train.sizes import check_sizes, sized
+from monoformer.train.start import taking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,8 @@ def check_data(config: RunConfig, *, count: int) -> tuple[list[Survey], Packing,
     surveys = [survey(source, sequencer, config, count=count) for source in sources]
     lengths = mixed_lengths(surveys, config)
     if not lengths:
-        raise ValueError("no document of the data can be used; see what was skipped")
+        found = [f"{cause} ({examples[0]})" for one in surveys for _, cause, _, examples in one.tally.entries()]
+        raise ValueError(f"no document of the data can be used: {found[0]}")
     row, tokens = config.sequence.row, config.train.rows * config.sequence.row
     nearby = range(max(*lengths, row * 5 // 6), min(config.model.context, row * 6 // 5) + 1)
     best = min(nearby, key=lambda length: (padding(lengths, length), length), default=row)
@@ -166,5 +168,5 @@ def started(config: RunConfig) -> tuple[RunConfig, Tokenizer | None]:
     folder = find_folder(config.start)
     if read_description(folder).get("model_type") == "monoformer":
         ours = load_pretrained(folder)
-        return replace(config, model=ours.model.config, diffusion=ours.diffusion), ours.tokenizer
+        return taking(config, ours), ours.tokenizer
     return config, Tokenizer.from_folder(config.tokenizer.path or str(folder))

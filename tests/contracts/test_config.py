@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from monoformer.config.data import (
     TokenizerConfig,
 )
 from monoformer.config.diffusion import DDPMConfig, FlowConfig
-from monoformer.config.generate import GenerateConfig, check_sampler
+from monoformer.config.generate import GenerateConfig, check_sampler, kept
 from monoformer.config.generate import changed as called
 from monoformer.config.model import LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
 from monoformer.config.run import RunConfig, from_json, load_config, save_config, to_json
+from monoformer.config.serve import Limits
 from monoformer.config.sources import ChatData, InterleavedData, StreamData
 from monoformer.config.train import AdamWConfig, MuonConfig, TrainConfig
 
+NAN = math.nan
 DDIM = GenerateConfig(sampler="ddim", stop=("a", "b"), seed=3)
 DATA = [
     ScenesData(size=32, objects=(1, 2)),
@@ -199,6 +202,34 @@ def test_a_file_that_is_no_configuration(text: str | None, message: str, tmp_pat
         (TrainConfig, {"decay": 0.0}, "decay"),
         (TrainConfig, {"warmup": -1}, "warmup"),
         (TrainConfig, {"clip": -1.0}, "clip"),
+        (TrainConfig, {"clip": NAN}, r"train\.clip must be 0 or more, but is nan"),
+        (TrainConfig, {"warmup": 11, "steps": 10}, r"warmup = 11 would not end within train\.steps = 10"),
+        (TrainConfig, {"text_weight": -1.0}, r"text_weight must be 0 or more"),
+        (TrainConfig, {"text_weight": 0.0, "image_weight": 0.0}, r"train\.image_weight are all 0"),
+        (TrainConfig, {"image_weight": math.inf}, "image_weight must be 0 or more, but is inf"),
+        (TrainConfig, {"final_rate": -0.1}, "final_rate"),
+        (AdamWConfig, {"rate": -1.0}, r"train\.optimizer\.rate must be 0 or more, but is -1"),
+        (AdamWConfig, {"betas": (0.9, 1.0)}, r"betas must be in \[0, 1\), but is \(0\.9, 1\.0\)"),
+        (AdamWConfig, {"weight_decay": -0.1}, "weight_decay"),
+        (MuonConfig, {"rate": NAN}, "rate must be 0 or more, but is nan"),
+        (MuonConfig, {"adamw_rate": -1.0}, "adamw_rate"),
+        (MuonConfig, {"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
+        (MuonConfig, {"betas": (-0.1, 0.9)}, "betas"),
+        (GenerateConfig, {"guidance": NAN}, r"generate\.guidance must be 0 or more, but is nan"),
+        (GenerateConfig, {"guidance": -3.0}, "guidance"),
+        (GenerateConfig, {"image_guidance": -0.5}, "image_guidance"),
+        (GenerateConfig, {"temperature": NAN}, "temperature must be 0 or more, but is nan"),
+        (FlowConfig, {"time_deviation": NAN}, "time_deviation must be above 0, but is nan"),
+        (FlowConfig, {"time_mean": math.inf}, "time_mean must be a finite number"),
+        (ModelConfig, {"rope_theta": 0.0}, "rope_theta must be above 0"),
+        (ModelConfig, {"norm_epsilon": -1.0}, "norm_epsilon must be above 0"),
+        (ModelConfig, {"image_sizes": ((64, 64), (64, 64))}, "name each size once"),
+        (ModelConfig, {"image_sizes": ((512, 512),), "context": 64}, "512x512, 4098 tokens, more than .*= 64"),
+        (ModelConfig, {"time": "token", "context": 66}, "64x64, 67 tokens"),
+        (YarnScaling, {"attention_factor": NAN}, "attention_factor must be above 0"),
+        (ScenesData, {"draw": NAN}, r"data\.draw must be 0 or more, but is nan"),
+        (ParquetData, {"holdout": -1}, r"data\.holdout must be 0 or more"),
+        (Limits, {"body_seconds": NAN}, r"limits\.body_seconds must be above 0"),
         (ScenesData, {"objects": (2, 1)}, "objects"),
         (FolderData, {"prompt": "no place"}, "hold {} once"),
         (ParquetData, {"edit": 1.0}, "edit_group"),
@@ -210,9 +241,10 @@ def test_a_file_that_is_no_configuration(text: str | None, message: str, tmp_pat
         (StreamData, {"characters": 5}, "set data.chat"),
         (StreamData, {"block": 0}, "block"),
         (FolderData, {"size": -1}, "positive"),
-        (TrainConfig, {"skip_limit": 1.5}, "from 0 to 1"),
+        (TrainConfig, {"skip_limit": 1.5}, r"skip_limit must be in \[0, 1\]"),
         (MixtureData, {"sources": (ScenesData(),), "weights": ()}, "as long as each other"),
         (MixtureData, {"sources": (ScenesData(),), "weights": (0.0,)}, "above 0"),
+        (MixtureData, {"sources": (ScenesData(),), "weights": (NAN,)}, "above 0"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else None,
 )
@@ -251,6 +283,14 @@ def test_a_call_leaves_out_what_it_did_not_give_and_what_has_no_effect() -> None
         called(folder, {"guidance": 1.0, "negative": "red"})
     with pytest.raises(ValueError, match="has no effect on euler"):
         check_sampler(called(folder, {"sampler": "euler", "eta": 1.0}), FlowConfig())
+
+
+def test_a_run_keeps_its_model_s_settings_but_for_those_it_names() -> None:
+    model = GenerateConfig(sampler="ddim", eta=1.0, steps=40, guidance=3.0, stop=("x",), temperature=0.7, top_k=5)
+    assert kept(model, GenerateConfig()) == model
+    assert kept(model, GenerateConfig(guidance=2.0, seed=3)) == replace(model, guidance=2.0, seed=3)
+    assert kept(model, GenerateConfig(sampler="heun")) == replace(model, sampler="heun", eta=0.0)
+    assert kept(kept(model, DDIM), DDIM) == kept(model, DDIM)
 
 
 def test_fields_are_keyword_only_frozen_and_documented() -> None:

@@ -16,6 +16,7 @@ from monoformer.config.data import MixtureData, check_named
 from monoformer.data.build import build_source
 from monoformer.document import Document
 from monoformer.train.survey import padding, spread
+from tests import tiny
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
@@ -113,6 +114,19 @@ def test_the_check_ends_with_what_is_wrong(tmp_path: Path, capsys: pytest.Captur
     assert "skipped: broken picture" in " ".join(said.out.replace("│", " ").split())
     assert re.search(r"error: \d+ of 90 documents of the source .* cannot be used.*--train\.skip-limit", said.err)
     main([*command, "--train.skip-limit", "0.5"])
+
+
+def test_a_folder_of_torn_pictures_is_said_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny.tokenizer().save(tmp_path / "words")
+    (tmp_path / "own" / "cats").mkdir(parents=True)
+    (tmp_path / "own" / "cats" / "tom.png").write_bytes(b"torn")
+    folder = ["folder", "--data.root", str(tmp_path / "own"), "--folder", str(tmp_path / "run")]
+    named = [*folder, "--tokenizer.path", str(tmp_path / "words")]
+    for command in (["train", *folder], ["data", "check", *folder], ["data", "check", *named, "--documents=3"]):
+        with pytest.raises(SystemExit):
+            main(command)
+        said = capsys.readouterr().err
+        assert re.search(r"no document of the data can be used: broken picture \(.*tom\.png", said), said
 
 
 @pytest.mark.parametrize(

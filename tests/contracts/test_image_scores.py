@@ -118,6 +118,9 @@ def test_references_of_every_form_agree_and_are_remembered(script: str, tmp_path
     arrays = load_reference(open_reference(save(tmp_path / "real.npz", pixels), size=(32, 32)), extractor, cache=cache)
     assert [*cache.iterdir()] == [kept]
     assert kept.stat().st_mtime_ns == stamp, "the same pictures are read by the extractor once"
+    low = open_reference(str(tmp_path), size=(16, 32))
+    assert isinstance(low, Pictures)
+    assert low.picture(0).shape == (3, 16, 32)
     known = load_reference(open_reference(str(kept), size=(32, 32)), extractor, cache=cache)
     for other in (folder, arrays, known):
         torch.testing.assert_close(other.statistics.covariance, listed.statistics.covariance)

@@ -12,7 +12,7 @@ from monoformer.config.sweep import SweepConfig, SweepRun, load_sweep
 from monoformer.data.scenes import Scenes
 from monoformer.data.scenes.source import Edit, Story
 from monoformer.document import Image
-from monoformer.sweep import Job, append_result, latest, plan, read_results, totals, write_table
+from monoformer.sweep import Job, append_result, figures, latest, plan, read_results, totals, write_table
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "reproduce").glob("*.toml"))
@@ -26,7 +26,7 @@ def study(*runs: SweepRun, **fields: object) -> SweepConfig:
     return SweepConfig(**{"title": "t", "preset": "scenes-quick", "runs": runs, **fields})  # type: ignore[arg-type]
 
 
-TWO = study(SweepRun(name="a"), SweepRun(name="b", overrides="--from @a --train.steps=7"), seeds=(0, 1))
+TWO = study(SweepRun(name="a"), SweepRun(name="b", overrides="--from @a --train.steps=70"), seeds=(0, 1))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -36,11 +36,14 @@ def test_every_study_is_well_formed(file: Path) -> None:
     assert len({job.config.folder for job in made}) == len(made)
     table = (ROOT / "reproduce" / "README.md").read_text(encoding="utf-8")
     assert f"| {file.name} |" in table
+    starts = {model for job in made for model in job.needs}
+    tokens = {j.config.train.rows * j.config.sequence.row for j in made if j.config.model_path not in starts}
+    assert len(tokens) == 1 or "tokens a step differ" in file.read_text(encoding="utf-8"), tokens
     assert f"| {len(made)} |" in next(line for line in table.splitlines() if line.startswith(f"| {file.name} |"))
 
 
 def test_there_are_studies() -> None:
-    assert len(FILES) == 9
+    assert len(FILES) == 10
 
 
 def test_jobs_come_in_order_and_start_from_the_same_seed() -> None:
@@ -50,13 +53,13 @@ def test_jobs_come_in_order_and_start_from_the_same_seed() -> None:
         assert second.config.start == str(first.config.model_path)
         assert second.needs == (first.config.model_path,)
         assert second.config.seed == first.seed
-    assert made[2].config.train.steps == 7
+    assert made[2].config.train.steps == 70
     assert made[0].arguments == ("scenes-quick", "--seed=0")
 
 
 def test_an_option_given_twice_has_its_last_value() -> None:
-    (job,) = jobs(study(SweepRun(name="a", overrides="--train.steps 5"), overrides="--train.steps 3 --train.rows 4"))
-    assert (job.config.train.steps, job.config.train.rows) == (5, 4)
+    (job,) = jobs(study(SweepRun(name="a", overrides="--train.steps 50"), overrides="--train.steps 30 --train.rows 4"))
+    assert (job.config.train.steps, job.config.train.rows) == (50, 4)
 
 
 def test_a_single_seed_serves_all() -> None:
@@ -153,6 +156,8 @@ def test_the_table_has_a_row_a_variant_with_mean_and_spread() -> None:
         {"digest": "of an older preset"},
         record(a, scores={"draw_exact": 0.6}),  # the last one counts
     ]
+    measured = record(a, weight_bytes=4 * 10**6, host_peak_gib=1.5)
+    assert {"MB of weights": 4.0, "GiB at most": 1.5}.items() <= figures(measured).items()
     table = write_table(TWO, [a, b, c, d], records).splitlines()
     assert table[2].startswith(
         "| variant | seeds | M parameters | M tokens | minutes | text_loss | image_loss | draw_exact"
@@ -181,11 +186,13 @@ def test_slopes_are_fitted_for_each_seed() -> None:
 def test_totals_add_up_unequal_intervals() -> None:
     line = {"seconds": 2.0, "documents": 3.0, "padding": 0.5, "text_loss": 1.0, "image_loss": 2.0}
     lines = [{**line, "step": 10}, {**line, "step": 20, "text_loss": 5.0}, {**line, "step": 21, "text_loss": 2.0}]
+    for line, peak in zip(lines, (1.0, 3.0, 2.0), strict=True):
+        line["host_peak_gib"] = peak
     lines.insert(1, {"step": 10, "scores": {"draw_exact": 0.5}})  # type: ignore[dict-item]
     lines.append({"step": 21, "scores": {"draw_exact": 0.5}})  # type: ignore[dict-item]
     assert totals(lines, tokens=100) == {
         "steps": 21, "documents": 63, "tokens": 1050, "seconds": 42.0,
-        "text_loss": pytest.approx(52 / 11), "image_loss": 2.0,
+        "text_loss": pytest.approx(52 / 11), "image_loss": 2.0, "host_peak_gib": 3.0,
     }  # fmt: skip
 
 

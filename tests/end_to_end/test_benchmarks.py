@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from monoformer.config.diffusion import DDPMConfig
+from monoformer.config.run import load_config
+from monoformer.config.train import AdamWConfig
+from tests.end_to_end.conftest import SMALL
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -75,3 +80,25 @@ def test_the_loader_is_timed_alone_and_with_a_step(
         assert trained["median_step_seconds"] > 0
     assert found["milliseconds_per_document"].keys() == {"decode", "resize", "tokens", "batch"}
     assert found["bytes_per_picture"] > 10_000
+
+
+def test_time_to_quality_trains_both_recipes_in_turn_and_goes_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--count=1", "--every=2", "--limit=0.0001", "--official-sampling=2", f"--out={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["time_to_quality", *small, *SMALL, f"--tokenizer.path={run / 'model'}"])
+    printed = []
+    for _ in range(2):
+        runpy.run_path(str(ROOT / "benchmarks" / "time_to_quality.py"), run_name="__main__")
+        printed.append(json.loads(capsys.readouterr().out.strip().splitlines()[-1]))
+    assert printed[0] == printed[1], "the second time found all"
+    found = printed[0]["recipes"]
+    assert {name: recipe["step"] for name, recipe in found.items()} == {"ours": 2, "official": 2}
+    assert all(recipe["operations"] > 1e6 and recipe["minutes"] > 0 for recipe in found.values())
+    assert (tmp_path / "time-to-quality.png").stat().st_size > 10_000
+    official = load_config(tmp_path / "official" / "config.json")
+    assert official.train.optimizer == AdamWConfig(rate=1e-4, betas=(0.9, 0.999))
+    assert (official.train.schedule, official.model.time) == ("constant", "projected_token")
+    assert official.diffusion == DDPMConfig(variance="learned")
+    ours = load_config(tmp_path / "ours" / "config.json")
+    assert (official.data, official.model.width) == (ours.data, ours.model.width)

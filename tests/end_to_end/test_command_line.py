@@ -142,8 +142,12 @@ def test_finetune_starts_from_a_model_and_keeps_its_tokenizer(
 ) -> None:
     folder = tmp_path / "tuned"
     small = ["--train.steps=2", "--train.rows=2", "--train.warmup=1", "--sequence.window=8", "--train.sample-every=0"]
-    main(["train", "finetune", "--from", str(run / "model"), f"--data.root={pictures}", f"--folder={folder}", *small])
+    named = [f"--data.root={pictures}", f"--folder={folder}", *small]
+    assert "goes on from a model, but none is named; give --from MODEL" in fails(capsys, "train", "finetune", *named)
+    main(["train", "finetune", "--from", str(run / "model"), *named])
     assert "none new" in capsys.readouterr().out
+    main(["train", "finetune", "--from", str(run / "model"), *named])
+    assert "goes on from step 2" in capsys.readouterr().out
     for name in ("tokenizer.json", "chat_template.jinja"):
         assert (folder / "model" / name).read_text() == (run / "model" / name).read_text()
 

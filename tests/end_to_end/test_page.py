@@ -153,7 +153,7 @@ def test_a_person_talks(page: Any) -> None:
     page.wait_for_selector("#chat .bot img[src*='file=']")
     page.get_by_label("in words").check()
     page.wait_for_function("document.querySelector('#chat-message textarea')?.disabled === false")
-    box.fill("what color is the circle?")
+    box.fill("what colour is the circle?")
     box.press("Enter")
     page.wait_for_function("document.querySelectorAll('#chat .bot').length > 1")
 

@@ -1,8 +1,10 @@
 """What the pages tell a user to type is understood, and what a tiny model can do of it is done."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,13 @@ import tyro
 from PIL import Image as PILImage
 
 from monoformer.cli.main import COMMANDS, main
-from monoformer.config.run import save_config
+from monoformer.cli.training import read_config
+from monoformer.config.data import ScenesData
+from monoformer.config.run import RunConfig, from_json, save_config
+from monoformer.data.scenes import Scenes
+from monoformer.data.scenes.questions import answer
 from monoformer.presets import PRESETS
+from monoformer.pretrained.folders import read_folder_config
 from tests.pages import PAGES, ROOT, blocks, commands, inline_commands, lines, read
 
 TRANSLATED = (("README.md", "README.zh-CN.md"), ("docs/quickstart.md", "docs/quickstart.zh-CN.md"))
@@ -105,6 +112,29 @@ def test_the_blocks_that_use_a_model_run(
     for path in pictures:
         with PILImage.open(path) as picture:
             assert min(picture.size) >= 32
+
+
+def test_the_released_model_s_command_is_that_of_its_configuration() -> None:
+    card = read("models/monoformer-mini/README.md")
+    (command,) = [words for words in inline_commands(card) if words[0] == "train"]
+    for page in ("README.md", "README.zh-CN.md"):
+        assert command in inline_commands(read(page)), page
+    config = read_config(command[1:])
+    trained = from_json(RunConfig, json.loads(blocks(card, "json")[0]))
+    folder = read_folder_config(ROOT / "models" / "monoformer-mini")
+    assert replace(config.model, vocabulary=folder.model.vocabulary) == folder.model == trained.model
+    assert (config.diffusion, config.generate) == (folder.diffusion, folder.generate)
+    for room in ("diffusion", "tokenizer", "data", "sequence", "seed"):
+        assert getattr(config, room) == getattr(trained, room), room
+    watched = {"checkpoint_every": 0, "keep": 0, "sample_every": 0}
+    assert {**vars(config.train), **watched} == {**vars(trained.train), **watched}
+
+
+@pytest.mark.parametrize("page", [*USED, "README.zh-CN.md", "docs/quickstart.zh-CN.md", "examples/monoformer.ipynb"])
+def test_questions_to_the_released_model_are_of_the_forms_it_was_trained_on(page: str) -> None:
+    scenes = [Scenes(ScenesData(size=64, objects=(2, 3))).drawing(number).scene for number in range(100)]
+    for question in re.findall(r'"((?:what|where|how many|is) [a-z ]+\?)\\?"', read(page)):
+        assert any(answer(question, scene) for scene in scenes), question
 
 
 @pytest.mark.parametrize(("english", "chinese"), TRANSLATED)

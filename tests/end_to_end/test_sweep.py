@@ -91,7 +91,7 @@ def test_one_line_of_results_a_run(finished: Path) -> None:
     assert list(words["scores"]) == [f"words_{measure}" for measure in measures]
     assert list(pictures["scores"]) == ["draw_exact", "draw_colour", "draw_colour_and_shape", *words["scores"]]
     assert pictures["steps"] == 4
-    for key in ("documents", "tokens", "seconds", "parameters", "text_loss", "image_loss"):
+    for key in ("documents", "tokens", "seconds", "parameters", "weight_bytes", "host_peak_gib", "text_loss"):
         assert pictures[key] > 0, key
     for key in ("commit", "version", "device", "finished", "arguments", "digest", "seed"):
         assert key in pictures, key

@@ -166,7 +166,14 @@ def test_freezing_is_refused_where_it_makes_no_sense() -> None:
 def start(tmp_path: Path, **changes: Any) -> RunConfig:
     """A run on tiny scenes that starts from a model folder whose network has no experts."""
     save_pretrained(tmp_path / "text", tiny.pretrained("adaln", image_sizes=((16, 16),)))
-    settings: dict[str, Any] = {"steps": 2, "rows": 2, "precision": "fp32", "device": "cpu", "freeze": "text"}
+    settings: dict[str, Any] = {
+        "steps": 2,
+        "warmup": 1,
+        "rows": 2,
+        "precision": "fp32",
+        "device": "cpu",
+        "freeze": "text",
+    }
     return RunConfig(
         folder=str(tmp_path / "run"),
         start=str(tmp_path / "text"),

@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 import torch
 
+from monoformer.config.data import ScenesData, SequenceConfig
 from monoformer.config.diffusion import DDPMConfig, FlowConfig
+from monoformer.config.generate import GenerateConfig
 from monoformer.config.run import save_config
 from monoformer.document import Document, Text
+from monoformer.presets import PRESETS
 from monoformer.pretrained import Pretrained, find_folder, load_pretrained, save_pretrained
+from monoformer.train.build import build_run
 from tests import tiny
 
 
@@ -150,6 +154,20 @@ def test_a_pickle_is_never_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="only safetensors"):
         load_pretrained(tmp_path / "model")
     assert not (tmp_path / "sprung").exists()
+
+
+def test_finetuning_keeps_how_the_model_draws(tmp_path: Path) -> None:
+    made = tiny.pretrained("token", diffusion=DDPMConfig(variance="learned"), image_sizes=((16, 16),))
+    made = replace(made, generate=GenerateConfig(sampler="ddpm", steps=30, guidance=3.5, stop=("x",)))
+    save_pretrained(tmp_path / "model", made)
+    config = replace(
+        PRESETS["finetune"](), start=str(tmp_path / "model"), folder=str(tmp_path / "run"), data=ScenesData(size=16),
+        sequence=SequenceConfig(row=96, window=8),
+    )  # fmt: skip
+    built = build_run(config)
+    assert built.pretrained.generate == built.parts.config.generate == made.generate
+    own = replace(config, generate=GenerateConfig(guidance=2.0, max_tokens=9))
+    assert build_run(own).pretrained.generate == replace(made.generate, guidance=2.0, max_tokens=9)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])

@@ -1,5 +1,6 @@
 """Watching a run: losses by source and level, what a step must compute, TensorBoard and Weights & Biases, curves."""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from monoformer.batch import IGNORED, Batch
 from monoformer.config.diffusion import FlowConfig
 from monoformer.config.run import RunConfig
 from monoformer.data.source import Indexed, Mixture
-from monoformer.device import GPUS, find_gpu
+from monoformer.device import GPUS, find_gpu, forget_host_peak, host_peak
 from monoformer.diffusion.objectives import build_objective
 from monoformer.model.attention import dense_mask
 from monoformer.model.monoformer import Place
@@ -180,6 +181,17 @@ def test_a_line_says_what_is_to_be_watched(run: RunConfig) -> None:
         assert 0.05 < line["host_peak_gib"] < 100
         parts = line["image_loss_by_level"].values()
         assert min(parts) <= line["image_loss_by_source"]["mixed"] <= max(parts)
+
+
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="the system does not let peaks be forgotten"
+)
+def test_a_peak_of_before_can_be_forgotten() -> None:
+    held = bytearray(200 * 2**20)
+    before = host_peak()
+    del held
+    forget_host_peak()
+    assert host_peak() < before - 100 * 2**20
 
 
 def test_tensorboard_has_the_lines_and_the_pictures(run: RunConfig) -> None:
