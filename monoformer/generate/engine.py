@@ -26,7 +26,7 @@ from monoformer.generate.admission import nulls, open_session, picture_tokens
 from monoformer.generate.artist import Artist
 from monoformer.generate.buckets import Buckets
 from monoformer.generate.image import Preview
-from monoformer.generate.passes import Context, Network, attempt, guarded, read
+from monoformer.generate.passes import Context, Network, attempt, explained, guarded, read
 from monoformer.generate.prefill import Reading
 from monoformer.generate.reader import Reader
 from monoformer.generate.session import Event, Reason, Request, Session
@@ -161,7 +161,7 @@ class Engine:
         for session, (context, layout), state in zip(sessions, written, found, strict=True):
             session.token = None
             if isinstance(state, Exception):
-                self._end(session, "error", error=str(state))
+                self._end(session, "error", error=explained(state))
             else:
                 self.reader.note(context, layout)
                 states.append((session, state))
@@ -172,8 +172,8 @@ class Engine:
         self.reader.step([reading for session in self.active for reading in session.readings])
         ready: list[tuple[Session, Tensor]] = []
         for session in [s for s in self.active if s.readings]:
-            error = next((reading.error for reading in session.readings if reading.error), "")
-            if error:
+            error = next((reading.error for reading in session.readings if reading.error is not None), None)
+            if error is not None:
                 self._end(session, "error", error=error)
             elif all(reading.is_done for reading in session.readings):
                 first = session.readings[0]
@@ -184,7 +184,7 @@ class Engine:
                     session.opens = False
                     drawing = guarded(self.artist.start, session, contexts)
                     if isinstance(drawing, Exception):
-                        self._end(session, "error", error=str(drawing))
+                        self._end(session, "error", error=explained(drawing))
                     else:
                         session.drawing = drawing
                 else:
@@ -233,7 +233,7 @@ class Engine:
         """Give one of the answers that the request allows."""
         found = guarded(self.writer.answer, session, hidden)
         if found is None or isinstance(found, Exception):
-            return self._end(session, "error", error=BROKEN if found is None else str(found))
+            return self._end(session, "error", error=BROKEN if found is None else explained(found))
         session.made.append(Text(found[0], session.role))
         self._events.append(Event(session=session.number, kind="text", text=found[0], likelihoods=found[1]))
         return self._end(session, "stop", flush=False)
@@ -253,7 +253,7 @@ class Engine:
         """One evaluation of every picture in progress; what is done is handed over."""
         for session, found in self.artist.advance(sessions):
             if isinstance(found, Exception):
-                self._end(session, "error", error=str(found))
+                self._end(session, "error", error=explained(found))
                 continue
             drawing, request = session.drawing, session.request
             assert drawing is not None
@@ -269,7 +269,7 @@ class Engine:
         """Hand the picture over; unless it was all, it is read clean, as training read it, and writing goes on."""
         image = guarded(Preview(latent, self.network.autoencoder, session.request.edit).image)
         if isinstance(image, Exception) or not bool(latent.isfinite().all()):
-            return self._end(session, "error", error=str(image) if isinstance(image, Exception) else BROKEN)
+            return self._end(session, "error", error=explained(image) if isinstance(image, Exception) else BROKEN)
         image = replace(image, role=session.role)
         session.made.append(image)
         session.drawing, session.pictures = None, session.pictures + 1

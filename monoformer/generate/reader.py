@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from monoformer.batch import Layout
-from monoformer.generate.passes import Context, Network, attempt, read_states
+from monoformer.generate.passes import Context, Network, attempt, explained, read_states
 from monoformer.generate.prefill import Reading, plan, predicted_text
 from monoformer.generate.slots import WORTH, Slots, common, keys_of
 from monoformer.generate.text import score_tokens
@@ -81,7 +81,7 @@ class Reader:
     def step(self, readings: Sequence[Reading]) -> None:
         """Read the next pieces of what is not done."""
         self._steps += 1
-        open_ones = list({id(r): r for r in readings if not r.is_done and not r.error}.values())
+        open_ones = list({id(r): r for r in readings if not r.is_done and r.error is None}.values())
         busy = {reading.context.slot for reading in open_ones}
         for reading in open_ones:
             if reading.source is not None:
@@ -95,7 +95,7 @@ class Reader:
         for (reading, piece), states in zip(rows, found, strict=True):
             reading.turn = self._steps
             if isinstance(states, Exception):
-                reading.error = str(states)
+                reading.error = explained(states)
                 continue
             self._score(reading, piece, states)
             self.note(reading.context, piece)

@@ -142,7 +142,7 @@ class Replicas:
                 answers.cancel()
                 raise
             except (RayActorError, RayServeException) as error:
-                logger.warning("a replica was lost: %s", str(error).splitlines()[0])
+                logger.warning("a replica was lost: %s", str(error).partition("\n")[0])
                 self._lost += 1
                 if told:
                     break

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from monoformer.autoencoder import Pixels
 from monoformer.document import Document, Text
 from monoformer.generate import artist
 from monoformer.generate.buckets import similar
@@ -235,6 +237,39 @@ def test_what_breaks_in_one_request_ends_it_alone(want: Any, harm: Callable[[Eng
     assert written == expected[1]
     assert bool(server.network.cache.values.isfinite().all()), "nothing broken stays for the next user of the slot"
     assert sorted(server.free) == [*range(8)]
+
+
+class Speechless(Pixels):
+    """An autoencoder that fails without a word."""
+
+    def __init__(self, fails: str) -> None:
+        self.fails = fails
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        if self.fails == "encode":
+            raise MemoryError
+        return super().encode(pixels)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        if self.fails == "decode":
+            raise AssertionError
+        return super().decode(latents)
+
+
+@pytest.mark.parametrize(
+    ("fails", "want", "expected"),
+    [("encode", "text", "MemoryError"), ("encode", "image", "MemoryError"), ("decode", "image", "AssertionError")],
+)
+def test_an_error_without_a_message_ends_its_request_too(fails: str, want: Any, expected: str) -> None:
+    made = tiny.pretrained()
+    server = Engine(made, Speechless(fails), slots=4)
+    server.add(request(made, EDIT, want, size=(8, 8)) if want == "image" else request(made, EDIT, want))
+    for _ in range(8):
+        ends = [event for event in server.step() if event.kind == "end"]
+        if ends:
+            break
+    assert [(end.reason, end.error) for end in ends] == [("error", expected)]
+    assert sorted(server.free) == [*range(4)]
 
 
 def test_run_says_what_failed() -> None:

@@ -24,9 +24,11 @@ from monoformer.config.serve import ServeConfig
 from monoformer.pipeline import Pipeline
 from monoformer.serve.server import open_socket
 from tests import tiny
+from tests.laws.test_engine import Speechless
 from tests.serve.conftest import Running, running
 from tests.serve.test_batcher import Brittle
-from tests.serve.test_limits import CHAT, DRAW, EDIT, TEXT, fault_of
+from tests.serve.test_limits import CHAT, DRAW, EDIT, TEXT, data_of, fault_of, showing
+from tests.serve.test_openai import png, square
 
 ROOT = Path(__file__).parents[2]
 USER = {"role": "user", "content": "a red circle"}
@@ -102,6 +104,16 @@ def test_a_request_that_cannot_be_computed_fails_alone() -> None:
         assert [answer.status_code for answer in answers] == [200, 500, 200, 500]
         assert "not finite" in fault_of(answers[1], 500)
         assert http.get("/ready").status_code == 200
+
+
+def test_a_failure_without_a_message_is_told_by_its_name() -> None:
+    with (
+        running(pipeline=Pipeline(tiny.pretrained(), autoencoder=Speechless("encode"), slots=4)) as server,
+        httpx.Client(base_url=server.url) as http,
+    ):
+        answer = http.post(CHAT, json=showing(data_of(png(square()))))
+        assert "the request failed: MemoryError" in fault_of(answer, 500)
+        assert http.post(TEXT, json=WORDS).status_code == 200
 
 
 def test_stopping_finishes_what_runs() -> None:
