@@ -4,7 +4,8 @@
     pipeline.generate_images("a large red circle on a white background")[0].save("circle.png")
 
 Lists in, lists out: every method takes one item or a list and returns a list; item i has seed `seed + i` unless a list
-of seeds is given. What an item makes does not depend on the others (up to the last bits of matrix products).
+of seeds is given. What an item makes does not depend on the others (up to the last bits of matrix products). Several
+threads may use one pipeline: their calls wait for one another. Ctrl-C ends a call and leaves nothing of it behind.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from monoformer.batch import Layout
 from monoformer.config.generate import check_sampler
 from monoformer.document import Document
 from monoformer.generate.guidance import check_channels, most_nulls, null_documents
@@ -13,33 +14,49 @@ from monoformer.randomness import generator
 from monoformer.sequence import Sequencer
 
 
-def open_session(number: int, request: Request, *, network: Network, sequencer: Sequencer, writer: Writer) -> Session:
-    """The session of a request. Raises ValueError for one that cannot be served."""
-    config, settings, opens = network.model.config, request.settings, request.want == "image"
-    if request.want != "text":
-        request.picture_size(request.document, config)
-        check_sampler(settings, network.objective.config)
-        check_channels(settings, config)
-    writer.check(request)
-    request = replace(request, document=request.document.with_own_targets())
-    layout = sequencer.prompt(request.document, opening="image" if opens else None)
-    picture = picture_tokens(request, request.document, network=network, sequencer=sequencer) if opens else 0
-    answer = writer.longest_answer(request)
-    if len(layout) + picture + max(1, answer - 1) > config.context:
-        longer = f" and a picture of {picture}" if picture else f" and an answer of {answer}" if answer else ""
-        raise ValueError(
-            f"the prompt has {len(layout)} tokens, too many for the model's context of {config.context}{longer}; "
-            f"shorten it"
-        )
-    needed, slots = 1 + nulls(request), network.cache.keys.shape[1]
-    if needed > slots:
-        raise ValueError(f"this guidance needs {needed} contexts at once, but the engine has {slots} slots")
-    layouts = [layout]
-    if opens:
-        compared = null_documents(request.document, settings)
-        layouts += [sequencer.prompt(document, opening="image") for document in compared]
-    random = generator(settings.seed, "text")
-    return Session(number, request, layouts, random, TextStream(settings.stop), opens=opens)
+class Admission:
+    """What opens sessions for one network; by one thread at a time, since a tokenizer has state."""
+
+    def __init__(self, network: Network, sequencer: Sequencer) -> None:
+        self.network, self.sequencer = network, sequencer
+        self.writer = Writer(network, sequencer.tokenizer)
+
+    def open(self, request: Request) -> Session:
+        """The session of a request. Raises ValueError for one that cannot be served."""
+        settings, sequencer, opens = request.settings, self.sequencer, request.want == "image"
+        self._check(request)
+        request = replace(request, document=request.document.with_own_targets())
+        layout = sequencer.prompt(request.document, opening="image" if opens else None)
+        self._check_room(request, layout)
+        layouts = [layout]
+        if opens:
+            compared = null_documents(request.document, settings)
+            layouts += [sequencer.prompt(document, opening="image") for document in compared]
+        return Session(request, layouts, generator(settings.seed, "text"), TextStream(settings.stop), opens=opens)
+
+    def _check(self, request: Request) -> None:
+        """What can be known without the prompt's tokens."""
+        config, settings = self.network.model.config, request.settings
+        if request.want != "text":
+            request.picture_size(request.document, config)
+            check_sampler(settings, self.network.objective.config)
+            check_channels(settings, config)
+        self.writer.check(request)
+        needed, slots = 1 + nulls(request), self.network.cache.keys.shape[1]
+        if needed > slots:
+            raise ValueError(f"this guidance needs {needed} contexts at once, but the engine has {slots} slots")
+
+    def _check_room(self, request: Request, layout: Layout) -> None:
+        """Whether the prompt, the picture and the longest answer fit the context."""
+        context, picture = self.network.model.config.context, 0
+        if request.want == "image":
+            picture = picture_tokens(request, request.document, network=self.network, sequencer=self.sequencer)
+        answer = self.writer.longest_answer(request)
+        if len(layout) + picture + max(1, answer - 1) > context:
+            longer = f" and a picture of {picture}" if picture else f" and an answer of {answer}" if answer else ""
+            raise ValueError(
+                f"the prompt has {len(layout)} tokens, too many for the model's context of {context}{longer}; shorten it"
+            )
 
 
 def picture_tokens(request: Request, document: Document, *, network: Network, sequencer: Sequencer) -> int:

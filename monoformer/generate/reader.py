@@ -102,6 +102,12 @@ class Reader:
             reading.done += len(piece)
             reading.hidden = states[len(piece) - 1]
 
+    def reset(self) -> None:
+        """Give every slot back, and forget what it held; broken numbers too, which even a mask would let through."""
+        for tensor in (self.network.cache.keys, self.network.cache.values):
+            tensor.zero_()
+        self.slots, self._shared = Slots(self.network.cache), {}
+
     def note(self, context: Context, layout: Layout) -> None:
         """Note that the layout was read into the context."""
         self.tokens_read += len(layout)

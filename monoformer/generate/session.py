@@ -124,12 +124,13 @@ class Event:
 class Session:
     """One request being served: it reads, then draws or writes a token, and reads again."""
 
-    number: int
     request: Request
     layouts: list[Layout]
     """The prompt, and for a picture alone what guidance compares it with."""
     random: torch.Generator
     stream: TextStream
+    number: int = -1
+    """Given when it is queued."""
     slots: list[int] = field(default_factory=list)
     """Slots that it uses until it ends, shared ones too."""
     spare: list[int] = field(default_factory=list)
@@ -165,6 +166,13 @@ class Session:
     def role(self) -> Role | None:
         """Whose words and pictures these are."""
         return "assistant" if self.request.document.is_chat else None
+
+    def say(self, delta: str) -> None:
+        """Note new words: they belong to those before them."""
+        if delta and self.made and isinstance(last := self.made[-1], Text):
+            self.made[-1] = Text(last.text + delta, self.role)
+        elif delta:
+            self.made.append(Text(delta, self.role))
 
     def so_far(self) -> Document:
         """The request's document and what was made since."""

@@ -1,7 +1,11 @@
 """The engine's house-keeping: read once, in pieces, shared; cancelling and failing change nobody else; previews."""
 
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -278,6 +282,51 @@ def test_run_says_what_failed() -> None:
         made.model.text_head.weight.fill_(torch.nan)
     with pytest.raises(RuntimeError, match="1 of 2 requests failed: the model's numbers are not finite"):
         engine(made).run([request(made, WRITE, "text"), request(made, DRAW, "image")])
+
+
+def interrupt_at(line: int) -> Callable[..., Any]:
+    """A trace that presses Ctrl-C at so many lines of the engine's own code."""
+    rooms = str(Path(artist.__file__).parent)
+    left = [line]
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if not frame.f_code.co_filename.startswith(rooms):
+            return None
+        left[0] -= event == "line"
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+
+def test_ctrl_c_anywhere_leaves_nothing_behind() -> None:
+    made = tiny.pretrained()
+    requests = [request(made, DRAW, "image"), request(made, CAPTION, "text", max_tokens=4)]
+    expected, server = engine(made).run(requests), engine(made)
+    for line in range(1, 2400, 173):  # the whole call has some 2,700
+        before = sys.gettrace()
+        sys.settrace(interrupt_at(line))
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                server.run(requests)
+        finally:
+            sys.settrace(before)
+        assert (server.active, list(server.waiting), sorted(server.free)) == ([], [], [0, 1, 2, 3])
+        found = server.run(requests)
+        assert found[1] == expected[1]
+        assert_same_picture(found[0].images[0], expected[0].images[0])
+
+
+def test_calls_of_several_threads_wait_for_one_another() -> None:
+    made = tiny.pretrained()
+    calls = [[request(made, STORY, "text", seed=n, max_tokens=3 + n), request(made, DRAW, "image")] for n in range(3)]
+    expected, server = [engine(made).run(call) for call in calls], engine(made)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(server.run, calls))
+    for (words, drawn), (same_words, same_drawn) in zip(found, expected, strict=True):
+        assert words == same_words
+        assert_same_picture(drawn.images[0], same_drawn.images[0])
 
 
 # --- previews ---
