@@ -21,7 +21,7 @@ from monoformer.config.generate import GenerateConfig, changed
 from monoformer.config.spelling import hint
 from monoformer.device import choose, has_bf16_units
 from monoformer.document import Document, Image, Segment, Text
-from monoformer.generate.editing import Edit
+from monoformer.generate.editing import Edit, read_mask
 from monoformer.generate.engine import Engine
 from monoformer.generate.session import Request, Wanted
 from monoformer.model.packed import can_pack, pack
@@ -174,7 +174,8 @@ class Pipeline:
         """Change each picture as its instruction says.
 
         Below `strength` 1 it is redrawn from the picture noised to that time, so that much of it stays. With a `mask`
-        only what is white there is drawn, and every other pixel stays as it is.
+        only what is white there, or transparent where anything is (as in OpenAI's masks), is drawn, and every other
+        pixel stays as it is.
         """
         documents, edits = self._pairs(pictures, instructions), None
         if strength != 1 or mask is not None:
@@ -229,9 +230,8 @@ class Pipeline:
         for picture in pictures:
             pixels = self.context_image(picture).pixels
             chosen = None
-            if mask is not None:  # of the picture's size, then of the model's
-                small = mask.convert("L").resize((pixels.shape[2], pixels.shape[1]), PILImage.Resampling.NEAREST)
-                chosen = Image.from_pil(small).pixels[0] > 127
+            if mask is not None:
+                chosen = read_mask(mask, (pixels.shape[1], pixels.shape[2]), or_white=True)
             edits.append(Edit(pixels=pixels, strength=strength, mask=chosen))
         return edits
 

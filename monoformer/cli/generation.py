@@ -43,7 +43,7 @@ class _Generate(Use):
     strength: float = 1.0
     """The time from which it is redrawn: near 0 it hardly changes, at 1 all that the mask lets change."""
     mask: Path | None = None
-    """A picture file, white where it is drawn anew; the rest stays."""
+    """A picture file, white (or transparent) where it is drawn anew; the rest stays."""
     gallery: bool = False
     """Also write one picture with all of them and their prompts."""
 
@@ -171,7 +171,7 @@ class _Edit(Use):
     strength: float = 1.0
     """Below 1 it is redrawn from the noised picture: near 0 hardly anything changes."""
     mask: Path | None = None
-    """A picture file, white where it may change; the rest stays as it is."""
+    """A picture file, white (or transparent) where it may change; the rest stays as it is."""
     out: Path = Path("edited.png")
     """Where the new picture goes."""
 

@@ -7,8 +7,10 @@ x there is the picture noised to every level that it passes. Invariant: outside 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image as PILImage
 from torch import Tensor
 
 from monoformer.diffusion.objectives import Estimate
@@ -52,6 +54,23 @@ class Edit:
     def finish(self, pixels: Tensor) -> Tensor:
         """The drawn uint8 pixels (3, H, W), with the picture's own outside the mask."""
         return pixels if self.mask is None else torch.where(self.mask, pixels, self.pixels)
+
+
+def marks(mask: PILImage.Image, *, or_white: bool) -> PILImage.Image:
+    """What a mask marks: 1 there, 0 elsewhere, mode F, so that resized with BOX no mark is lost (`> 0`).
+
+    That is where it is wholly transparent, as in OpenAI's masks; with `or_white`, where nothing is, what is white.
+    """
+    marked = np.array(mask.convert("RGBA").getchannel("A")) == 0
+    if or_white and not marked.any():
+        marked = np.array(mask.convert("L")) > 127
+    return PILImage.fromarray(marked.astype(np.float32))
+
+
+def read_mask(mask: PILImage.Image, size: tuple[int, int], *, or_white: bool) -> Tensor:
+    """Its marks, bool (height, width) of `size`: of what is shrunk to one pixel, any marked one marks it."""
+    shrunk = marks(mask, or_white=or_white).resize((size[1], size[0]), PILImage.Resampling.BOX)
+    return torch.from_numpy(np.array(shrunk) > 0)
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,13 @@ import asyncio
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image as PILImage
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
 from monoformer.document import Image
-from monoformer.generate.editing import Edit
+from monoformer.generate.editing import Edit, read_mask
 from monoformer.serve.errors import ApiError, invalid, refusals
 from monoformer.serve.pictures import decode
 from monoformer.serve.schemas import EditQuestion
@@ -90,8 +88,6 @@ def start_of(shown: Image, *, picture: PILImage.Image, mask: PILImage.Image | No
             raise ApiError(f"the mask is {sizes[0]}, but the picture {sizes[1]}; make them alike", parameter="mask")
         if "A" not in mask.getbands() and "transparency" not in mask.info:
             raise ApiError("the mask needs transparency, where the picture is to be drawn anew", parameter="mask")
-        alpha = mask.convert("RGBA").getchannel("A")
-        height, width = shown.pixels.shape[1:]
-        drawn = torch.from_numpy(np.array(alpha.resize((width, height), PILImage.Resampling.NEAREST)) == 0)
+        drawn = read_mask(mask, (shown.pixels.shape[1], shown.pixels.shape[2]), or_white=False)
     with refusals():
         return Edit(pixels=shown.pixels, strength=strength, mask=drawn)

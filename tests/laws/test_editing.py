@@ -12,7 +12,7 @@ from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig
 from monoformer.diffusion.objectives import Estimate, build_objective
 from monoformer.diffusion.samplers import build_sampler
 from monoformer.document import Document, Image, Text
-from monoformer.generate.editing import Edit, Start
+from monoformer.generate.editing import Edit, Start, read_mask
 from monoformer.generate.session import Request
 from monoformer.pipeline import Pipeline
 from monoformer.randomness import generator
@@ -93,6 +93,26 @@ def test_edits_that_cannot_be_are_refused() -> None:
     large = replace(edit, pixels=picture(0, (16, 16)).pixels)
     with pytest.raises(ValueError, match="not trained to draw 16x16"):
         engine(made).add(Request(document=Document((Text("x"),)), want="image", settings=made.generate, edit=large))
+
+
+def test_no_mark_of_a_mask_is_lost() -> None:
+    thin = PILImage.new("L", (1000, 400), 0)
+    thin.paste(255, (500, 100, 507, 300))
+    thin.putpixel((999, 399), 255)
+    expected = torch.zeros(8, 8, dtype=torch.bool)
+    expected[2:6, 4] = expected[7, 7] = True
+    hole = thin.point(lambda value: 255 - value)
+    clear, opaque = (PILImage.merge("RGBA", (thin, thin, thin, alpha)) for alpha in (hole, thin.point(lambda _: 255)))
+    for mask in (thin, clear, opaque, clear.convert("LA"), thin.convert("1"), thin.convert("P")):
+        assert torch.equal(read_mask(mask, (8, 8), or_white=True), expected), mask.mode
+    assert torch.equal(read_mask(clear, (8, 8), or_white=False), expected)
+    assert not read_mask(opaque, (8, 8), or_white=False).any(), "the picture itself, with no hole in it"
+    black = PILImage.new("RGBA", (8, 8), (0, 0, 0, 255))
+    black.paste((0, 0, 0, 0), (0, 0, 4, 8))
+    (edited,) = Pipeline(tiny.pretrained()).edit(Image(pixels=PIXELS).to_pil(), "blue", mask=black)
+    found = Image.from_pil(edited).pixels
+    assert torch.equal(found[:, :, 4:], PIXELS[:, :, 4:])
+    assert not torch.equal(found, PIXELS)
 
 
 def test_the_pipeline_edits_with_strength_and_mask() -> None:
