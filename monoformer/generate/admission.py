@@ -1,10 +1,11 @@
 """Requests become sessions, or are refused at once: nothing that was let in fails for what could be known before."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from monoformer.batch import Layout
 from monoformer.config.generate import check_sampler
-from monoformer.document import Document
+from monoformer.document import Document, Text
 from monoformer.generate.guidance import check_channels, most_nulls, null_documents
 from monoformer.generate.passes import Network
 from monoformer.generate.session import Request, Session
@@ -20,13 +21,19 @@ class Admission:
     def __init__(self, network: Network, sequencer: Sequencer) -> None:
         self.network, self.sequencer = network, sequencer
         self.writer = Writer(network, sequencer.tokenizer)
+        self._last: tuple[Document, bool, Layout] | None = None
+
+    def beside(self) -> "Admission":
+        """The same for another thread, with a tokenizer of its own."""
+        tokenizer = self.sequencer.tokenizer.beside()
+        return Admission(self.network, replace(self.sequencer, tokenizer=tokenizer, _templates={}))
 
     def open(self, request: Request) -> Session:
         """The session of a request. Raises ValueError for one that cannot be served."""
         settings, sequencer, opens = request.settings, self.sequencer, request.want == "image"
         self._check(request)
+        layout = self._layout(request.document, opens=opens)
         request = replace(request, document=request.document.with_own_targets())
-        layout = sequencer.prompt(request.document, opening="image" if opens else None)
         self._check_room(request, layout)
         layouts = [layout]
         if opens:
@@ -34,9 +41,18 @@ class Admission:
             layouts += [sequencer.prompt(document, opening="image") for document in compared]
         return Session(request, layouts, generator(settings.seed, "text"), TextStream(settings.stop), opens=opens)
 
+    def _layout(self, document: Document, *, opens: bool) -> Layout:
+        """The prompt's; of several requests of one document, which follow each other, it is made once."""
+        if self._last is None or self._last[0] is not document or self._last[1] != opens:
+            self._check_length([segment.text for segment in document.segments if isinstance(segment, Text)])
+            layout = self.sequencer.prompt(document.with_own_targets(), opening="image" if opens else None)
+            self._last = (document, opens, layout)
+        return self._last[2]
+
     def _check(self, request: Request) -> None:
-        """What can be known without the prompt's tokens."""
+        """What can be known without laying the prompt out."""
         config, settings = self.network.model.config, request.settings
+        self._check_length([settings.negative])
         if request.want != "text":
             request.picture_size(request.document, config)
             check_sampler(settings, self.network.objective.config)
@@ -45,6 +61,18 @@ class Admission:
         needed, slots = 1 + nulls(request), self.network.cache.keys.shape[1]
         if needed > slots:
             raise ValueError(f"this guidance needs {needed} contexts at once, but the engine has {slots} slots")
+
+    def _check_length(self, texts: Sequence[str]) -> None:
+        """Refuse texts that cannot fit before they are laid out, which takes far longer than to count their tokens."""
+        context, tokenizer = self.network.model.config.context, self.sequencer.tokenizer
+        characters, tokens = sum(map(len, texts)), 0
+        if characters <= context:
+            return
+        if characters <= context * tokenizer.longest:
+            tokens = sum(len(tokenizer.encode(text)) for text in texts)
+        if not tokens or tokens > context:
+            count = f"{tokens} tokens" if tokens else f"{characters} characters"
+            raise ValueError(f"the prompt has {count}, too many for the model's context of {context} tokens; shorten it")
 
     def _check_room(self, request: Request, layout: Layout) -> None:
         """Whether the prompt, the picture and the longest answer fit the context."""
