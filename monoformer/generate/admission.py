@@ -21,7 +21,7 @@ class Admission:
     def __init__(self, network: Network, sequencer: Sequencer) -> None:
         self.network, self.sequencer = network, sequencer
         self.writer = Writer(network, sequencer.tokenizer)
-        self._last: tuple[Document, bool, Layout] | None = None
+        self._last: tuple[Request, Layout] | None = None
 
     def beside(self) -> "Admission":
         """The same for another thread, with a tokenizer of its own."""
@@ -32,7 +32,7 @@ class Admission:
         """The session of a request. Raises ValueError for one that cannot be served."""
         settings, sequencer, opens = request.settings, self.sequencer, request.want == "image"
         self._check(request)
-        layout = self._layout(request.document, opens=opens)
+        layout = self._layout(request)
         request = replace(request, document=request.document.with_own_targets())
         self._check_room(request, layout)
         layouts = [layout]
@@ -41,13 +41,21 @@ class Admission:
             layouts += [sequencer.prompt(document, opening="image") for document in compared]
         return Session(request, layouts, generator(settings.seed, "text"), TextStream(settings.stop), opens=opens)
 
-    def _layout(self, document: Document, *, opens: bool) -> Layout:
-        """The prompt's; of several requests of one document, which follow each other, it is made once."""
-        if self._last is None or self._last[0] is not document or self._last[1] != opens:
+    def _layout(self, request: Request) -> Layout:
+        """The prompt's; of several requests of one prompt, which follow each other, it is made once."""
+        document, tokens, opens = request.document, request.tokens, request.want == "image"
+        if self._last is not None:
+            before, layout = self._last
+            if before.document is document and before.tokens is tokens and (before.want == "image") == opens:
+                return layout
+        if tokens:
+            self._check_tokens(tokens)
+            layout = self.sequencer.tokens(tokens)
+        else:
             self._check_length([segment.text for segment in document.segments if isinstance(segment, Text)])
             layout = self.sequencer.prompt(document.with_own_targets(), opening="image" if opens else None)
-            self._last = (document, opens, layout)
-        return self._last[2]
+        self._last = (request, layout)
+        return layout
 
     def _check(self, request: Request) -> None:
         """What can be known without laying the prompt out."""
@@ -73,6 +81,15 @@ class Admission:
         if not tokens or tokens > context:
             count = f"{tokens} tokens" if tokens else f"{characters} characters"
             raise ValueError(f"the prompt has {count}, too many for the model's context of {context} tokens; shorten it")
+
+    def _check_tokens(self, tokens: Sequence[int]) -> None:
+        """Refuse ids that stand for no text, and more than fit."""
+        own, context = self.sequencer.tokenizer, self.network.model.config.context
+        wrong = [t for t in tokens if not 0 <= t < own.size or t in (own.boi, own.eoi, own.patch, own.time)]
+        if wrong:
+            raise ValueError(f"the prompt names token {wrong[0]}, which stands for no text; give ids of the tokenizer")
+        if len(tokens) > context:
+            raise ValueError(f"the prompt has {len(tokens)} tokens, too many for the model's context of {context}")
 
     def _check_room(self, request: Request, layout: Layout) -> None:
         """Whether the prompt, the picture and the longest answer fit the context."""

@@ -182,8 +182,8 @@ class Engine:
                 self._end(session, "error", error=error)
             elif all(reading.is_done for reading in session.readings):
                 first = session.readings[0]
-                if first.scores:
-                    self._events.append(Event(session=session.number, kind="prompt", scores=tuple(first.scores)))
+                if first.top is not None:
+                    self._events.append(self.writer.prompt(session, first.scores))
                 contexts, session.readings = [reading.context for reading in session.readings], []
                 if session.opens:
                     session.opens = False

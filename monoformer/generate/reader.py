@@ -18,6 +18,10 @@ from monoformer.generate.text import score_tokens
 from monoformer.sequence import Sequencer
 
 
+SCORED = 256
+"""Tokens whose log-probabilities are computed at once: each takes a number for every entry of the vocabulary."""
+
+
 class Reader:
     """The slots of a network's cache, and what is being read into them."""
 
@@ -151,7 +155,8 @@ class Reader:
             return
         tokenizer = self.sequencer.tokenizer
         rows, tokens = predicted_text(reading, len(piece), patch=tokenizer.patch, time=tokenizer.time)
-        if tokens:
+        for first in range(0, len(tokens), SCORED):
+            part = slice(first, first + SCORED)
             with torch.no_grad():
-                logits = self.network.model.text(states[rows.to(states.device)])
-            reading.scores += score_tokens(logits, tokens, top=reading.top)
+                logits = self.network.model.text(states[rows[part].to(states.device)])
+            reading.scores += score_tokens(logits, tokens[part], top=reading.top)

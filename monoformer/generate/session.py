@@ -32,6 +32,8 @@ class Request:
     """A document so far, and what is wanted next."""
 
     document: Document
+    tokens: tuple[int, ...] = ()
+    """The prompt as token ids instead, for `want` text; bos goes before them unless they begin with it."""
     want: Wanted = "any"
     settings: GenerateConfig
     """Sampler, steps, guidance, temperature, ...; `settings.seed` is the request's own."""
@@ -50,6 +52,8 @@ class Request:
     """Tell those of the prompt's tokens as well, in an event of their own."""
 
     def __post_init__(self) -> None:
+        if self.tokens and (self.want != "text" or self.document.segments):
+            raise ValueError("a prompt of token ids is for want text, and has no document beside it")
         if self.edit is not None and self.want != "image":
             raise ValueError(f"an edit draws one picture, but {self.want!r} is wanted; want image")
         if self.edit is not None and self.size not in (None, self.edit.size):
@@ -97,7 +101,8 @@ class Event:
     session: int
     kind: Literal["prompt", "text", "progress", "image", "end"]
     text: str = ""
-    """New text; empty where tokens are held back that may yet turn out to be a stop string."""
+    """New text; empty where tokens are held back that may yet turn out to be a stop string. Of kind `prompt`: the
+    prompt's, where that was given as token ids."""
     scores: tuple[Score, ...] = ()
     """Log-probabilities of the tokens written since the last such event; of kind `prompt`, of the prompt's."""
     likelihoods: tuple[float, ...] = ()

@@ -88,7 +88,7 @@ class Batcher:
         if capacity < 1:
             raise ValueError(f"a batcher's capacity must be at least 1 request, but is {capacity}")
         self.engine, self.capacity = engine, capacity
-        self.words: dict[int, bytes] = {}
+        self.words: dict[int, bytes] = {engine.tokenizer.bos: b""}
         """The tokens that the scores of events have named, as parts of a text."""
         self._open = 0
         self._lock = Lock()

@@ -36,9 +36,10 @@ class Replica:
         self.batcher = Batcher(Pipeline.from_pretrained(model, device=device, slots=slots).engine, capacity=capacity)
 
     async def serve(self, requests: Sequence[Request]) -> AsyncIterator[tuple[list[Event], dict[int, bytes]]]:
-        """Events as they come, with the tokens that they name; the first item is empty: the requests are accepted."""
+        """Events as they come, with the tokens that they name; the first has none: the requests are accepted."""
         async with await self.batcher.submit(*requests) as stream:
-            yield [], {}
+            bos = self.batcher.engine.tokenizer.bos
+            yield [], {bos: self.batcher.words[bos]}
             async for event in stream:
                 events = [event]
                 while stream.backlog:

@@ -17,6 +17,7 @@ from PIL import Image as PILImage
 from monoformer.config.serve import Limits, ServeConfig
 from monoformer.serve.errors import ApiError
 from monoformer.serve.remote import fetch, is_public
+from tests import tiny
 from tests.serve.conftest import Running, running
 from tests.serve.test_openai import png, square
 
@@ -108,7 +109,13 @@ REFUSED: list[tuple[str, Any, str]] = [
     (CHAT, {"messages": [{"role": "user", "content": "\ud800"}]}, "surrogate"),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "type"),
     (CHAT, {"messages": [{"role": "user", "content": "a", "images": []}, USER] * 2 + [{"role": 1}]}, "role"),
-    (TEXT, {"prompt": [1, 2]}, "prompt"),
+    (TEXT, {"prompt": [1.5]}, "prompt"),
+    (TEXT, {"prompt": [[1], "a"]}, "prompt"),
+    (TEXT, {"prompt": [[]]}, "prompt"),
+    (TEXT, {"prompt": [-1]}, "prompt"),
+    (TEXT, {"prompt": [10**6]}, "token 1000000, which stands for no text"),
+    (TEXT, {"prompt": [[20], [tiny.tokenizer().boi]]}, "stands for no text"),
+    (TEXT, {"prompt": [20] * 400}, "400 tokens, too many for the model's context"),
     (TEXT, {"prompt": "a", "suffix": "b"}, "suffix is not supported"),
     # pictures
     (CHAT, showing("data:image/png;base64,???"), "base64"),
