@@ -4,6 +4,7 @@ Knows nothing of engines. Invariant: files are read off the event loop, and only
 """
 
 import asyncio
+import logging
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,8 @@ from monoformer.serve.schemas import EditQuestion
 from monoformer.serve.service import Service
 
 FILES = ("image", "image[]", "mask")
+
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # of a broken form its sender is told, not the log
 
 
 async def read_edit(
@@ -44,7 +47,7 @@ async def read_edit(
 
 async def open_form(request: Request, service: Service) -> FormData:
     """The form that was sent."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise ApiError("an edit is sent as multipart/form-data", code="invalid_content_type")
     try:
         return await request.form(max_files=service.limits.images + 1, max_fields=64, max_part_size=2**20)

@@ -60,6 +60,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     (CHAT, talk(n=10**30), "n"),
     (CHAT, talk(max_tokens=10_000), "max_tokens may be at most"),
     (CHAT, talk(max_tokens=-1), "max_tokens"),
+    (CHAT, talk(max_tokens=1, max_completion_tokens=5), "give one of them"),
     (CHAT, talk(seed=2**70), "seed"),
     (CHAT, talk(steps=1000), "steps may be at most 250"),
     (CHAT, talk(steps=0), "steps"),
@@ -159,7 +160,7 @@ def test_what_is_wrong_is_refused_and_said(http: httpx.Client) -> None:
     assert http.post(TEXT, json={"prompt": "a", "max_tokens": 1}).status_code == 200
 
 
-def test_broken_bodies(http: httpx.Client) -> None:
+def test_broken_bodies(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     kind = {"Content-Type": "application/json"}
     for body in (b"{", b"", b"\xff\xfe", b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}", b'{"temperature": NaN}'):
         fault_of(http.post(CHAT, content=body, headers=kind))
@@ -168,6 +169,12 @@ def test_broken_bodies(http: httpx.Client) -> None:
     assert "multipart" in fault_of(http.post(EDIT, json={"prompt": "a"}))
     fault_of(http.post(EDIT, content=b"no form", headers={"Content-Type": "multipart/form-data; boundary=x"}))
     fault_of(http.post(EDIT, content=b"no form", headers={"Content-Type": "multipart/form-data"}))
+    broken = {"Content-Type": 'Multipart/Form-Data; boundary="a:b"'}
+    assert "could not be read" in fault_of(http.post(EDIT, content=b"--a;b\r\n", headers=broken))
+    assert not caplog.records, "whoever sends a broken form is told, not the log"
+    form = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na\r\n--x--\r\n'
+    unusual = {"Content-Type": "Multipart/Form-Data; boundary=x"}
+    assert "send the file as image" in fault_of(http.post(EDIT, content=form, headers=unusual))
     fault_of(http.get("/v1/nothing"), 404)
     fault_of(http.get(CHAT), 405)
 
