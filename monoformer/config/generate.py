@@ -64,8 +64,6 @@ class GenerateConfig:
                 raise ValueError(f"generate.{name} must be one of {known}, but is {getattr(self, name)!r}")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"generate.eta must be in [0, 1], but is {self.eta}")
-        if self.eta and self.sampler != "ddim":
-            raise ValueError(f"generate.eta = {self.eta} has no effect on {self.sampler}; use sampler ddim, or eta 0")
         self._check_guidance()
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError("generate.temperature and top_k must be 0 or more, and top_p in (0, 1]")
@@ -81,8 +79,7 @@ class GenerateConfig:
             raise ValueError(f"generate.guidance_rescale must be in [0, 1], but is {rescale}")
         if self.guided_channels < 0:
             raise ValueError(f"generate.guided_channels must be 0 or more, but is {self.guided_channels}")
-        for name in ("guidance_interval", "guidance_rescale", "negative", "guided_channels"):
-            default = type(self).__dataclass_fields__[name].default
+        for name, default in GUIDING.items():
             if self.guidance == self.image_guidance == 1 and getattr(self, name) != default:
                 raise ValueError(
                     f"generate.{name} = {getattr(self, name)!r} has no effect without guidance; set guidance above 1"
@@ -109,10 +106,20 @@ class GenerateConfig:
 CHOOSING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 """Settings of choosing among likely tokens, and what leaves them out: at temperature 0 they have no effect."""
 
+GUIDING = {"guidance_interval": (0.0, 1.0), "guidance_rescale": 0.0, "negative": "", "guided_channels": 0}
+"""Settings of guidance beside its scales, and what leaves them out: without guidance they have no effect."""
+
 
 def changed(settings: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfig:
-    """The settings with those that one call gives; one that asks for the likeliest token leaves `CHOOSING` out."""
-    return replace(settings, **{**(CHOOSING if given.get("temperature") == 0 else {}), **given})
+    """The settings with those that one call gives, without those of the folder that then have no effect."""
+    left_out: dict[str, Any] = {}
+    if given.get("temperature") == 0:
+        left_out |= CHOOSING
+    if given.get("sampler", "ddim") != "ddim":
+        left_out["eta"] = 0.0
+    if all(given.get(name, getattr(settings, name)) == 1 for name in ("guidance", "image_guidance")):
+        left_out |= GUIDING
+    return replace(settings, **{**left_out, **given})
 
 
 def check_sampler(generate: GenerateConfig, diffusion: DiffusionConfig) -> None:
@@ -122,6 +129,10 @@ def check_sampler(generate: GenerateConfig, diffusion: DiffusionConfig) -> None:
         raise ValueError(f"sampler {generate.sampler!r} needs flow diffusion; with DDPM use ddim, ddpm or dpm++2m")
     if not chain and generate.sampler == "ddpm":
         raise ValueError("sampler 'ddpm' needs DDPM diffusion; with flow use euler, heun, ddim or dpm++2m")
+    if generate.eta and generate.sampler != "ddim":
+        raise ValueError(
+            f"generate.eta = {generate.eta} has no effect on {generate.sampler}; use sampler ddim, or eta 0"
+        )
     if isinstance(diffusion, DDPMConfig) and generate.steps > diffusion.steps:
         raise ValueError(
             f"generate.steps = {generate.steps}, but a DDPM chain of {diffusion.steps} levels cannot be sampled in "

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image as PILImage
 
-from monoformer.config.generate import GenerateConfig
+from monoformer.config.generate import GenerateConfig, changed
 from monoformer.config.serve import Limits, ServeConfig
 from monoformer.document import Document
 from monoformer.generate.session import Request
@@ -81,7 +81,7 @@ class Service:
             if asked.logit_bias:
                 given["logit_bias"] = tuple((int(token), bias) for token, bias in asked.logit_bias.items() if bias)
         with refusals():
-            settings = replace(self.pipeline.pretrained.generate, **given)
+            settings = changed(self.pipeline.pretrained.generate, given)
         return replace(settings, max_tokens=min(settings.max_tokens, self.limits.max_tokens))
 
     async def picture(self, url: str, *, parameter: str) -> PILImage.Image:

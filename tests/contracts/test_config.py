@@ -18,7 +18,8 @@ from monoformer.config.data import (
     TokenizerConfig,
 )
 from monoformer.config.diffusion import DDPMConfig, FlowConfig
-from monoformer.config.generate import GenerateConfig
+from monoformer.config.generate import GenerateConfig, check_sampler
+from monoformer.config.generate import changed as called
 from monoformer.config.model import LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
 from monoformer.config.run import RunConfig, from_json, load_config, save_config, to_json
 from monoformer.config.sources import ChatData, InterleavedData, StreamData
@@ -174,7 +175,8 @@ def test_a_file_that_is_no_configuration(text: str | None, message: str, tmp_pat
         (GenerateConfig, {"sampler": "ddmp"}, "sampler must be one of euler, heun, ddim, ddpm"),
         (GenerateConfig, {"spacing": "even"}, "spacing must be one of uniform, quadratic"),
         (GenerateConfig, {"sampler": "ddim", "eta": 1.5}, r"eta must be in \[0, 1\]"),
-        (GenerateConfig, {"sampler": "ddpm", "eta": 0.5}, "eta = 0.5 has no effect on ddpm"),
+        (RunConfig, {"generate": GenerateConfig(sampler="heun", eta=0.5)}, "eta = 0.5 has no effect on heun"),
+        (RunConfig, {"generate": GenerateConfig(sampler="ddpm", eta=0.5)}, "'ddpm' needs DDPM diffusion"),
         (GenerateConfig, {"guided_channels": 3, "guidance": 1.0}, "has no effect without guidance"),
         (GenerateConfig, {"guided_channels": -1}, "guided_channels must be 0 or more"),
         (SequenceConfig, {"drop_text": 1.5}, "drop_text"),
@@ -235,6 +237,20 @@ def test_a_run_that_contradicts_itself_is_refused() -> None:
             RunConfig(model=ModelConfig(learned_variance=True), diffusion=diffusion, generate=DDIM)
     with pytest.raises(ValueError, match=r"chain of 100 levels cannot be sampled"):
         RunConfig(diffusion=DDPMConfig(steps=100), generate=replace(DDIM, steps=200))
+
+
+def test_a_call_leaves_out_what_it_did_not_give_and_what_has_no_effect() -> None:
+    folder = GenerateConfig(sampler="ddim", eta=1.0, guidance_rescale=0.5, negative="blurred", temperature=0.7, top_k=5)
+    for sampler in ("euler", "heun", "ddpm", "dpm++2m"):
+        assert called(folder, {"sampler": sampler}) == replace(folder, sampler=sampler, eta=0.0)  # type: ignore[arg-type]
+    assert called(folder, {"sampler": "ddim", "steps": 3}) == replace(folder, steps=3)
+    assert called(folder, {"temperature": 0.0}) == replace(folder, temperature=0.0, top_k=0)
+    plain = called(folder, {"guidance": 1.0})
+    assert (plain.guidance_rescale, plain.negative, plain.eta) == (0.0, "", 1.0)
+    with pytest.raises(ValueError, match="negative = 'red' has no effect without guidance"):
+        called(folder, {"guidance": 1.0, "negative": "red"})
+    with pytest.raises(ValueError, match="eta = 1.0 has no effect on euler"):
+        check_sampler(called(folder, {"sampler": "euler", "eta": 1.0}), FlowConfig())
 
 
 def test_fields_are_keyword_only_frozen_and_documented() -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 from PIL import Image as PILImage
 
 from monoformer.document import Document, Image, Text
+from monoformer.pipeline import Pipeline
 from tests import tiny
 from tests.laws.test_generate import states_of
-from tests.serve.conftest import Running
+from tests.serve.conftest import Running, running
 
 USER = {"role": "user", "content": "a red circle"}
 BOI, EOS = tiny.tokenizer().boi, tiny.tokenizer().eos
@@ -202,6 +204,22 @@ def test_log_probabilities_of_a_prompt(client: openai.OpenAI, server: Running) -
         assert len(told) == len(tokens) + 2 or whole.finish_reason == "stop"
     both = client.completions.create(model="tiny", prompt=[ids, ids[:2]], max_tokens=1, echo=True).choices
     assert [choice.text.startswith(start) for choice, start in zip(both, (text, "the"), strict=True)] == [True, True]
+
+
+def test_settings_of_the_folder_that_a_call_makes_ineffective() -> None:
+    made = tiny.pretrained()
+    defaults = replace(
+        made.generate, sampler="ddim", eta=0.5, negative="blue", guidance_rescale=0.5, guidance_interval=(0.1, 0.9),
+        temperature=1.0, top_k=5,
+    )  # fmt: skip
+    made = replace(made, generate=defaults)
+    with running(pipeline=Pipeline(made, slots=4)) as own, own.client() as client:
+        for given in ({"sampler": "euler"}, {"guidance": 1}, {"guidance": 1, "sampler": "heun"}):
+            assert client.images.generate(prompt="a", extra_body=given).data
+        assert client.completions.create(model=own.service.name, prompt="a", temperature=0, max_tokens=1).choices
+        for given in ({"sampler": "euler", "eta": 0.5}, {"guidance": 1, "negative": "red"}):
+            with pytest.raises(openai.BadRequestError, match="no effect"):
+                client.images.generate(prompt="a", extra_body=given)
 
 
 def test_drawing(client: openai.OpenAI, server: Running) -> None:

@@ -8,11 +8,10 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import replace
 from html import escape
 from typing import Any, ParamSpec, TypeAlias
 
-from monoformer.config.generate import GenerateConfig
+from monoformer.config.generate import GenerateConfig, changed
 from monoformer.document import Document, Image
 from monoformer.generate.session import Event, Request
 from monoformer.pipeline import Pipeline
@@ -42,7 +41,7 @@ class Desk:
 
     def settings(self, **changes: Any) -> GenerateConfig:
         """The model's own settings with these changes."""
-        return replace(self.defaults, **changes)
+        return changed(self.defaults, changes)
 
     async def follow(self, *requests: Request) -> AsyncIterator[Event]:
         """What happens to these requests, the number of each among them as `session`.
