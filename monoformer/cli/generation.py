@@ -1,5 +1,6 @@
 """generate, write, caption, edit, chat: a model folder put to use."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -101,6 +102,10 @@ def _generate_many(options: _Generate, file: Path) -> None:
     )
     whole = draw_all(pipeline, bulk, options.sampling.given(), rank=rank, world=world)
     print(f"rank {rank} of {world} is done; others are not" if whole is None else whole)
+    failed = bulk.count - sum(len(bulk.drawn(chunk)) for chunk in bulk.chunks(0, 1))
+    if failed and whole is not None:
+        print(f"{failed} of {bulk.count} pictures cannot be drawn: {bulk.folder}/*.failed say why", file=sys.stderr)
+        raise SystemExit(1)
 
 
 @dataclass(frozen=True, kw_only=True)

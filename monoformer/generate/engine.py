@@ -30,7 +30,7 @@ from monoformer.generate.image import Preview
 from monoformer.generate.passes import Context, Network, attempt, explained, guarded, read
 from monoformer.generate.prefill import Reading
 from monoformer.generate.reader import Reader
-from monoformer.generate.session import Event, Reason, Request, Session
+from monoformer.generate.session import Event, FailedRequestsError, Reason, Request, Session
 from monoformer.generate.text import TextStream
 from monoformer.pretrained import Pretrained
 from monoformer.vision import VisionEncoder, check_sees
@@ -111,7 +111,7 @@ class Engine:
         """Serve all requests; what each one made, in order, as documents of the new segments.
 
         Calls of several threads wait for one another; one that is broken off, as by Ctrl-C, leaves nothing behind.
-        Raises RuntimeError when a request failed, after all have ended.
+        Raises FailedRequestsError when one failed, after all have ended.
         """
         ends: dict[int, Event] = {}
         with self._turn:
@@ -123,10 +123,10 @@ class Engine:
             except BaseException:
                 self.reset()
                 raise
-        errors = [ends[number].error for number in numbers if ends[number].reason == "error"]
-        if errors:
-            raise RuntimeError(f"{len(errors)} of {len(numbers)} requests failed: {errors[0]}")
-        return [made for number in numbers if (made := ends[number].made) is not None]
+        last = [ends[number] for number in numbers]
+        if any(end.reason == "error" for end in last):
+            raise FailedRequestsError(last)
+        return [end.made for end in last if end.made is not None]
 
     def reset(self) -> None:
         """Drop all sessions and what the cache holds: a step that broke off leaves nothing to rely on."""

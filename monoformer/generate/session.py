@@ -3,6 +3,7 @@
 Knows nothing of passes or caches beyond their names. Invariant: `made` is what the session has told its user so far.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -123,6 +124,16 @@ class Event:
     """At the end: everything that the session made."""
     usage: Usage = Usage()
     """At the end: what it took."""
+
+
+class FailedRequestsError(RuntimeError):
+    """Some requests of a call failed."""
+
+    def __init__(self, ends: Sequence[Event]) -> None:
+        """`ends` are the last events of all requests, in their order: those of the others have what they made."""
+        errors = [end.error for end in ends if end.reason == "error"]
+        super().__init__(f"{len(errors)} of {len(ends)} requests failed: {errors[0]}")
+        self.ends = ends
 
 
 @dataclass
