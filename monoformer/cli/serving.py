@@ -43,7 +43,7 @@ class _Serve:
     device: str = "auto"
     """cuda, mps or cpu; auto takes the first that is there."""
     ray: bool = False
-    """Engines in processes of their own, by Ray Serve: from 1 to `replicas` of them (0: 2), as many as the load asks."""
+    """Engines in processes of their own, by Ray Serve: from 1 to `replicas` of them (0: 2), as the load asks."""
     replicas: int = 0
     """So many engines in processes of their own, by Ray Serve; 0: one, in this process, without it."""
     most_replicas: int = 0

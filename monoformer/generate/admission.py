@@ -80,7 +80,9 @@ class Admission:
             tokens = sum(len(tokenizer.encode(text)) for text in texts)
         if not tokens or tokens > context:
             count = f"{tokens} tokens" if tokens else f"{characters} characters"
-            raise ValueError(f"the prompt has {count}, too many for the model's context of {context} tokens; shorten it")
+            raise ValueError(
+                f"the prompt has {count}, too many for the model's context of {context} tokens; shorten it"
+            )
 
     def _check_tokens(self, tokens: Sequence[int]) -> None:
         """Refuse ids that stand for no text, and more than fit."""
@@ -100,7 +102,8 @@ class Admission:
         if len(layout) + picture + max(1, answer - 1) > context:
             longer = f" and a picture of {picture}" if picture else f" and an answer of {answer}" if answer else ""
             raise ValueError(
-                f"the prompt has {len(layout)} tokens, too many for the model's context of {context}{longer}; shorten it"
+                f"the prompt has {len(layout)} tokens, too many for the model's context of {context}{longer}; "
+                "shorten it"
             )
 
 

@@ -86,7 +86,7 @@ class Engine:
         return self.reader.slots.free
 
     def add(self, request: Request | Session) -> int:
-        """Queue a request, or one that is open already; its session number. Raises ValueError if it cannot be served."""
+        """Queue a request, or one that is open already; its session number. ValueError if it cannot be served."""
         session = self.admission.open(request) if isinstance(request, Request) else request
         session.number = self._count
         self._count += 1

@@ -17,7 +17,6 @@ from monoformer.generate.slots import WORTH, Slots, common, keys_of
 from monoformer.generate.text import score_tokens
 from monoformer.sequence import Sequencer
 
-
 SCORED = 256
 """Tokens whose log-probabilities are computed at once: each takes a number for every entry of the vocabulary."""
 

@@ -44,7 +44,7 @@ def add_completions(routes: Any, service: Service) -> None:
 
 
 def asked_of(question: TextQuestion, prompt: str | list[int], settings: GenerateConfig) -> list[Request]:
-    """The engine's requests for one prompt. What is echoed comes as an event where its tokens are to be told or read."""
+    """The engine's requests for one prompt. What is echoed is an event where its tokens are told or read."""
     told = question.echo and (question.logprobs is not None or not isinstance(prompt, str))
     return requests(
         Document((Text(prompt),) if isinstance(prompt, str) else ()),

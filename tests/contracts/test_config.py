@@ -249,7 +249,7 @@ def test_a_call_leaves_out_what_it_did_not_give_and_what_has_no_effect() -> None
     assert (plain.guidance_rescale, plain.negative, plain.eta) == (0.0, "", 1.0)
     with pytest.raises(ValueError, match="negative = 'red' has no effect without guidance"):
         called(folder, {"guidance": 1.0, "negative": "red"})
-    with pytest.raises(ValueError, match="eta = 1.0 has no effect on euler"):
+    with pytest.raises(ValueError, match="has no effect on euler"):
         check_sampler(called(folder, {"sampler": "euler", "eta": 1.0}), FlowConfig())
 
 

@@ -57,7 +57,13 @@ def test_how_many_engines_there_are(given: str, expected: tuple[int, int]) -> No
 
 
 def test_options_of_engines_that_contradict() -> None:
-    for given in ("--gpus 1", "--most-replicas 2", "--replicas 3 --most-replicas 2", "--replicas -1", "--ray --gpus -1"):
+    for given in (
+        "--gpus 1",
+        "--most-replicas 2",
+        "--replicas 3 --most-replicas 2",
+        "--replicas -1",
+        "--ray --gpus -1",
+    ):
         with pytest.raises(ValueError, match="replicas"):
             _ = parse(_Serve, ["/model", *given.split()], command="serve").span
 

@@ -199,7 +199,9 @@ def test_log_probabilities_of_a_prompt(client: openai.OpenAI, server: Running) -
         assert events[0].choices[0].logprobs == scores
         whole = client.completions.create(prompt=prompt, max_tokens=2, **asked).choices[0]
         assert "".join(event.choices[0].text for event in events) == whole.text
-        told = [log for event in events if event.choices[0].logprobs for log in event.choices[0].logprobs.token_logprobs]
+        told = [
+            log for event in events if event.choices[0].logprobs for log in event.choices[0].logprobs.token_logprobs
+        ]
         assert told[1:] == pytest.approx(whole.logprobs.token_logprobs[1:], abs=1e-4)
         assert len(told) == len(tokens) + 2 or whole.finish_reason == "stop"
     both = client.completions.create(model="tiny", prompt=[ids, ids[:2]], max_tokens=1, echo=True).choices
