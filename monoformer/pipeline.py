@@ -5,14 +5,17 @@
 
 Lists in, lists out: every method takes one item or a list and returns a list; item i has seed `seed + i` unless a list
 of seeds is given. A picture is one of PIL's, the path of a file, or an array (height, width, 3) of uint8. What an item
-makes does not depend on the others (up to the last bits of matrix products).
+makes does not depend on the others (up to the last bits of matrix products). Several threads may use one pipeline:
+their calls wait for one another. Ctrl-C ends a call and leaves nothing of it behind.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from monoformer.arguments import (
     Picture,
@@ -28,7 +31,7 @@ from monoformer.device import choose, has_bf16_units
 from monoformer.document import Document, Image, Segment, Text, flat, upright
 from monoformer.framing import Method, framed
 from monoformer.generate.deferred import Deferred
-from monoformer.generate.editing import Edit
+from monoformer.generate.editing import Edit, marks
 from monoformer.generate.engine import Engine
 from monoformer.generate.session import Request, Wanted
 from monoformer.model.packed import can_pack, pack
@@ -202,7 +205,8 @@ class Pipeline:
         """Change each picture as its instruction says.
 
         Below `strength` 1 it is redrawn from the picture noised to that time, so that much of it stays. With a `mask`
-        only what is white there is drawn, and every other pixel stays as it is.
+        only what is white there, or transparent where anything is (as in OpenAI's masks), is drawn, and every other
+        pixel stays as it is.
         """
         shown = read_pictures(pictures)
         documents, edits = self._pairs(shown, instructions), None
@@ -238,9 +242,13 @@ class Pipeline:
         """The user's picture as training prepares one: upright, on white, in the nearest size that the model knows."""
         return Image.from_pil(self._framed(flat(picture)), role="user")
 
-    def context_mask(self, mask: Picture, picture: Picture, *, method: Method = Method.NEAREST) -> Picture:
-        """A mask that lies over a picture, on the pixels of `context_image(picture)`."""
-        return self._framed(upright(mask).resize(upright(picture).size, method), method=method)
+    def context_mask(self, mask: Picture, picture: Picture, *, or_white: bool) -> Tensor:
+        """What a mask that lies over a picture marks (`marks`), bool on the pixels of `context_image(picture)`.
+
+        Of what is shrunk to one pixel, any marked one marks it.
+        """
+        marked = marks(upright(mask), or_white=or_white).resize(upright(picture).size, Method.BOX)
+        return torch.from_numpy(np.array(self._framed(marked, method=Method.BOX)) > 0)
 
     def _framed(self, picture: Picture, *, method: Method = Method.LANCZOS) -> Picture:
         sizes = self.pretrained.model.config.image_sizes
@@ -257,7 +265,7 @@ class Pipeline:
         for picture, mask in zip(pictures, read_masks(masks, count=len(pictures)), strict=True):
             pixels, chosen = self.context_image(picture).pixels, None
             if mask is not None:
-                chosen = Image.from_pil(self.context_mask(upright(mask).convert("L"), picture)).pixels[0] > 127
+                chosen = self.context_mask(mask, picture, or_white=True)
             edits.append(Edit(pixels=pixels, strength=strength, mask=chosen))
         return edits
 

@@ -10,6 +10,7 @@ Knows nothing of networks. Invariant: a document read back after drawing has the
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from typing import Literal
@@ -98,6 +99,13 @@ class Sequencer:
             layout.add_token(self.tokenizer.eoi)
         if opening == "image":
             layout.add_token(self.tokenizer.boi)
+        return layout
+
+    def tokens(self, ids: Sequence[int]) -> Layout:
+        """A plain text of these token ids, to be continued; bos goes before it unless it begins with that."""
+        layout = Layout()
+        for token in ids if ids and ids[0] == self.tokenizer.bos else [self.tokenizer.bos, *ids]:
+            layout.add_token(token)
         return layout
 
     def image(self, pixels: Tensor, *, position: int) -> Layout:

@@ -2,8 +2,9 @@
 
 Picture i shows line i modulo the lines, with the seed `seed + i`. Pictures are drawn in chunks of fixed numbers, each
 by an engine that remembers nothing, and chunk c belongs to rank c modulo the ranks: so a picture's bits depend neither
-on the ranks nor on where a run was killed. Ranks share nothing but the folder. Invariant: what has its own name is
-whole; what is not yet whole is called `.incomplete`.
+on the ranks nor on where a run was killed, and more may be drawn later. Ranks share nothing but the folder. Invariant:
+what has its own name is whole; what is not yet whole is called `.incomplete`; why a picture cannot be drawn says its
+`.failed`, and it is left out.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from monoformer.config.run import to_json
 from monoformer.device import choose
 from monoformer.evaluate.digests import digest_chunks
+from monoformer.generate.session import FailedRequestsError
 from monoformer.pipeline import Pipeline
 
 Form: TypeAlias = Literal["png", "webdataset"]
@@ -60,18 +62,38 @@ class Bulk:
         return self.folder / f"{index // self.chunk:06d}.tar"
 
     def is_done(self, chunk: range) -> bool:
-        """Whether all of a chunk is written."""
-        return all(path.is_file() for path in {self.path(index) for index in chunk})
-
-    def write(self, chunk: range, pictures: list[PILImage.Image]) -> None:
-        """Write a chunk."""
+        """Whether all of a chunk is written, but for what cannot be drawn."""
+        drawn = self.drawn(chunk)
         if self.form == "png":
-            for index, picture in zip(chunk, pictures, strict=True):
+            return all(self.path(index).is_file() for index in drawn)
+        if not self.path(chunk[0]).is_file():
+            return False
+        with tarfile.open(self.path(chunk[0])) as file:  # of a smaller count the last one holds fewer
+            return len(file.getnames()) == 2 * len(drawn)
+
+    def mark(self, index: int) -> Path:
+        """The file that says why a picture cannot be drawn, where it cannot."""
+        return self.folder / f"{index:08d}.failed"
+
+    def drawn(self, chunk: range) -> list[int]:
+        """The pictures of a chunk but those that cannot be drawn."""
+        return [index for index in chunk if not self.mark(index).is_file()]
+
+    def write(self, chunk: range, found: list[PILImage.Image | str]) -> None:
+        """Write a chunk: pictures, or why one cannot be drawn."""
+        pictures: list[tuple[int, PILImage.Image]] = []
+        for index, picture in zip(chunk, found, strict=True):
+            if isinstance(picture, str):
+                _write_whole(self.mark(index), f"{picture}\n".encode())
+            else:
+                pictures.append((index, picture))
+        if self.form == "png":
+            for index, picture in pictures:
                 _write_whole(self.path(index), _png(picture))
             return
         tar = io.BytesIO()
         with tarfile.open(fileobj=tar, mode="w") as file:
-            for index, picture in zip(chunk, pictures, strict=True):
+            for index, picture in pictures:
                 for name, content in (("png", _png(picture)), ("txt", self.prompt(index).encode())):
                     entry = tarfile.TarInfo(f"{index:08d}.{name}")
                     entry.size = len(content)
@@ -85,11 +107,11 @@ class Bulk:
     def read(self, chunk: range) -> Iterator[Array]:
         """The pictures of a written chunk, uint8 (H, W, 3)."""
         if self.form == "png":
-            for index in chunk:
+            for index in self.drawn(chunk):
                 yield _pixels(self.path(index).read_bytes())
             return
         with tarfile.open(self.path(chunk[0])) as file:
-            for index in chunk:
+            for index in self.drawn(chunk):
                 entry = file.extractfile(f"{index:08d}.png")
                 assert entry is not None, "a shard without its picture"
                 yield _pixels(entry.read())
@@ -137,9 +159,21 @@ def draw_all(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: int
             if not bulk.is_done(chunk):
                 pipeline.engine.reader.slots.forget()
                 prompts, seeds = [bulk.prompt(index) for index in chunk], [seed + index for index in chunk]
-                bulk.write(chunk, pipeline.generate_images(prompts, size=bulk.size, seed=seeds, **settings))
+                found = _draw(pipeline, prompts, size=bulk.size, seed=seeds, **settings)
+                for index, why in zip(chunk, found, strict=True):
+                    if isinstance(why, str):
+                        bar.console.print(f"picture {index} cannot be drawn: {why}", markup=False)
+                bulk.write(chunk, found)
             bar.advance(task, len(chunk))
     return _gather(bulk, rank=rank) if all(bulk.is_done(chunk) for chunk in bulk.chunks(0, 1)) else None
+
+
+def _draw(pipeline: Pipeline, prompts: list[str], **settings: Any) -> list[PILImage.Image | str]:
+    """A picture of each prompt, or why it cannot be drawn."""
+    try:
+        return [*pipeline.generate_images(prompts, **settings)]
+    except FailedRequestsError as error:
+        return [end.error if end.error or end.made is None else end.made.images[0].to_pil() for end in error.ends]
 
 
 def _check_same(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: int) -> None:
@@ -156,14 +190,18 @@ def _check_same(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: 
         "generate": to_json(pipeline.pretrained.generate),
         "given": json.loads(json.dumps(given)),
     }
-    path = bulk.folder / "bulk.json"
+    path, grows = bulk.folder / "bulk.json", False
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
+        grows = bulk.count > before.get("count", bulk.count)
+        before["count"] = bulk.count if grows else before.get("count")  # a picture depends on its number alone
         wrong = sorted(name for name in described if described[name] != before.get(name))
         if wrong:
             said = "; ".join(difference(name, before.get(name), described[name]) for name in wrong)
             raise ValueError(f"{bulk.folder} holds pictures of another command: {said}; give another --out")
     else:
+        _write_whole(path, (json.dumps(described, indent=2) + "\n").encode(), rank=rank)
+    if grows:
         _write_whole(path, (json.dumps(described, indent=2) + "\n").encode(), rank=rank)
 
 
@@ -180,20 +218,32 @@ def difference(name: str, before: Any, now: Any) -> str:
 
 
 def _gather(bulk: Bulk, *, rank: int) -> Path:
-    """All pictures as `arr_0`, uint8 (N, H, W, 3), in ADM's form; they are never all in memory."""
-    path = bulk.folder / "pictures.npz"
-    if path.is_file():
+    """All pictures as `arr_0`, uint8 (N, H, W, 3), in ADM's form; they are never all in memory.
+
+    Raises ValueError where none could be drawn.
+    """
+    path, count = bulk.folder / "pictures.npz", sum(len(bulk.drawn(chunk)) for chunk in bulk.chunks(0, 1))
+    if path.is_file() and _count(path) == count:
         return path
-    first = next(bulk.read(range(1)))
+    first = next((pixels for chunk in bulk.chunks(0, 1) for pixels in bulk.read(chunk)), None)
+    if first is None:
+        raise ValueError(f"none of the {bulk.count} pictures can be drawn: {bulk.mark(0).read_text().strip()}")
     incomplete = path.with_name(f"{path.name}.{rank}.incomplete")
     with zipfile.ZipFile(incomplete, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (bulk.count, *first.shape)}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *first.shape)}
         np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
         for chunk in bulk.chunks(0, 1):
             for pixels in bulk.read(chunk):
                 file.write(pixels.tobytes())
     incomplete.replace(path)
     return path
+
+
+def _count(path: Path) -> int:
+    """How many pictures an .npz holds."""
+    with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
+        np.lib.format.read_magic(file)
+        return int(np.lib.format.read_array_header_1_0(file)[0][0])
 
 
 def _write_whole(path: Path, content: bytes, *, rank: int = 0) -> None:

@@ -1,5 +1,6 @@
 """generate, write, caption, edit, chat: a model folder put to use."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -47,7 +48,7 @@ class _Generate(Use):
     strength: float = 1.0
     """The time from which it is redrawn: near 0 it hardly changes, at 1 all that the mask lets change."""
     mask: Path | None = None
-    """A picture file, white where it is drawn anew; the rest stays."""
+    """A picture file, white (or transparent) where it is drawn anew; the rest stays."""
     gallery: bool = False
     """Also write one picture with all of them and their prompts."""
 
@@ -114,6 +115,10 @@ def _generate_many(options: _Generate, file: Path) -> None:
     )
     whole = draw_all(pipeline, bulk, options.sampling.given(), rank=rank, world=world)
     print(f"rank {rank} of {world} is done; others are not" if whole is None else whole)
+    failed = bulk.count - sum(len(bulk.drawn(chunk)) for chunk in bulk.chunks(0, 1))
+    if failed and whole is not None:
+        print(f"{failed} of {bulk.count} pictures cannot be drawn: {bulk.folder}/*.failed say why", file=sys.stderr)
+        raise SystemExit(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +189,7 @@ class _Edit(Use):
     strength: float = 1.0
     """Below 1 it is redrawn from the noised picture: near 0 hardly anything changes."""
     mask: Path | None = None
-    """A picture file, white where it may change; the rest stays as it is."""
+    """A picture file, white (or transparent) where it may change; the rest stays as it is."""
     out: Path = Path("edited.png")
     """Where the new picture goes."""
 

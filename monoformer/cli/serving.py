@@ -42,14 +42,31 @@ class _Serve:
     """Contexts that are served at once; a guided picture takes two."""
     device: str = "auto"
     """cuda, mps or cpu; auto takes the first that is there."""
+    ray: bool = False
+    """Engines in processes of their own, by Ray Serve: from 1 to `replicas` of them (0: 2), as the load asks."""
     replicas: int = 0
-    """Engines in processes of their own, by Ray Serve; 0: one, in this process."""
+    """So many engines in processes of their own, by Ray Serve; 0: one, in this process, without it."""
     most_replicas: int = 0
-    """As many of them as there may be under load; 0: as many as `replicas`."""
+    """As many of them as there may be under load, at least `replicas`; 0: as many as `replicas`."""
     gpus: float = 0.0
     """GPUs of each replica."""
+
     server: Annotated[ServeConfig, tyro.conf.arg(name="")] = field(default_factory=ServeConfig)
     """Where it listens, and what it allows."""
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The fewest and the most engines in processes of their own. Raises ValueError for a contradiction."""
+        fewest, most = self.replicas, self.most_replicas or self.replicas
+        if self.ray:
+            fewest, most = (self.replicas or 1, most) if self.most_replicas else (1, self.replicas or 2)
+        if min(self.replicas, self.gpus) < 0 or most < fewest:
+            raise ValueError(
+                "--replicas, --most-replicas and --gpus must be 0 or more, most-replicas at least replicas"
+            )
+        if not fewest and (most or self.gpus):
+            raise ValueError("--most-replicas and --gpus have no effect without --ray or --replicas")
+        return fewest, most
 
 
 def serve(arguments: list[str]) -> None:
@@ -63,7 +80,7 @@ def serve(arguments: list[str]) -> None:
         raise ValueError(f"{EXTRA} ({error.name} is missing)") from None
     config = options.server.with_keys()
     with open_socket(config) as listening, _replicas(options, config) as replicas:
-        front = options.replicas > 0  # then the engine of this process only says what the model is
+        front = options.span[0] > 0  # then the engine of this process only says what the model is
         device, slots = ("cpu", 2) if front else (options.device, options.slots)
         pipeline = Pipeline.from_pretrained(options.model, device=device, slots=slots)
         pipeline.prepare_pictures()  # clients will ask for them
@@ -103,21 +120,15 @@ def held_out_examples(card: str) -> "Examples":
 @contextmanager
 def _replicas(options: _Serve, config: ServeConfig) -> "Iterator[Replicas | None]":
     """Engines of Ray Serve where they are asked for, else None."""
-    most = options.most_replicas or options.replicas
-    if options.replicas < 0 or most < options.replicas or options.gpus < 0:
-        raise ValueError("--replicas, --most-replicas and --gpus must be 0 or more, most-replicas at least replicas")
-    if not options.replicas:
-        if most or options.gpus:
-            raise ValueError("--most-replicas and --gpus have no effect without --replicas")
+    fewest, most = options.span
+    if not fewest:
         yield None
         return
     from monoformer.serve.replicas import deploy
 
     model = str(Path(options.model).resolve()) if Path(options.model).exists() else options.model
     each = {"device": options.device, "slots": options.slots, "capacity": config.capacity}
-    with deploy(
-        model, config, replicas=options.replicas, most=most, options={"num_gpus": options.gpus}, **each
-    ) as replicas:
+    with deploy(model, config, replicas=fewest, most=most, options={"num_gpus": options.gpus}, **each) as replicas:
         yield replicas
 
 

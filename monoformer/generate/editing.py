@@ -7,8 +7,10 @@ x there is the picture noised to every level that it passes. Invariant: outside 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image as PILImage
 from torch import Tensor
 
 from monoformer.diffusion.objectives import Estimate
@@ -57,6 +59,17 @@ def check_strength(strength: float, *, has_mask: bool) -> None:
         raise ValueError(f"the strength of an edit must be above 0 and at most 1, but is {strength}")
     if strength == 1 and not has_mask:
         raise ValueError("an edit of strength 1 without a mask ignores its picture; lower it, or give a mask")
+
+
+def marks(mask: PILImage.Image, *, or_white: bool) -> PILImage.Image:
+    """What a mask marks: 1 there, 0 elsewhere, mode F, so that resized with BOX no mark is lost (`> 0`).
+
+    That is where it is wholly transparent, as in OpenAI's masks; with `or_white`, where nothing is, what is white.
+    """
+    marked = np.array(mask.convert("RGBA").getchannel("A")) == 0
+    if or_white and not marked.any():
+        marked = np.array(mask.convert("L")) > 127
+    return PILImage.fromarray(marked.astype(np.float32))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -22,16 +23,15 @@ from torch import Tensor
 from monoformer.autoencoder import Autoencoder, check_fits
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Document, Text
-from monoformer.generate.admission import nulls, open_session, picture_tokens
+from monoformer.generate.admission import Admission, nulls, picture_tokens
 from monoformer.generate.artist import Artist
 from monoformer.generate.buckets import Buckets
 from monoformer.generate.image import Preview
-from monoformer.generate.passes import Context, Network, attempt, guarded, read
+from monoformer.generate.passes import Context, Network, attempt, explained, guarded, read
 from monoformer.generate.prefill import Reading
 from monoformer.generate.reader import Reader
-from monoformer.generate.session import Event, Reason, Request, Session
+from monoformer.generate.session import Event, FailedRequestsError, Reason, Request, Session
 from monoformer.generate.text import TextStream
-from monoformer.generate.writing import Writer
 from monoformer.pretrained import Pretrained
 from monoformer.vision import VisionEncoder, check_sees
 
@@ -73,10 +73,11 @@ class Engine:
             buckets=Buckets() if deterministic else None,
         )
         self.reader = Reader(self.network, self.sequencer, budget=budget)
-        self.writer, self.artist = Writer(self.network, self.tokenizer), Artist(self.network, self.sequencer)
+        self.admission = Admission(self.network, self.sequencer)
+        self.writer, self.artist = self.admission.writer, Artist(self.network, self.sequencer)
         self.waiting: deque[Session] = deque()
         self.active: list[Session] = []
-        self._count = 0
+        self._count, self._turn = 0, Lock()
         self._events: list[Event] = []
 
     @property
@@ -84,9 +85,10 @@ class Engine:
         """Slots of the cache that nobody uses."""
         return self.reader.slots.free
 
-    def add(self, request: Request) -> int:
-        """Queue a request; its session number. Raises ValueError for one that cannot be served."""
-        session = open_session(self._count, request, network=self.network, sequencer=self.sequencer, writer=self.writer)
+    def add(self, request: Request | Session) -> int:
+        """Queue a request, or one that is open already; its session number. ValueError if it cannot be served."""
+        session = self.admission.open(request) if isinstance(request, Request) else request
+        session.number = self._count
         self._count += 1
         self.waiting.append(session)
         return session.number
@@ -108,25 +110,28 @@ class Engine:
     def run(self, requests: Sequence[Request]) -> list[Document]:
         """Serve all requests; what each one made, in order, as documents of the new segments.
 
-        Raises RuntimeError when one of them failed, after all have ended.
+        Calls of several threads wait for one another; one that is broken off, as by Ctrl-C, leaves nothing behind.
+        Raises FailedRequestsError when one failed, after all have ended.
         """
-        waiting = len(self.waiting)
-        try:
-            sessions = {self.add(request): request for request in requests}
-        except ValueError:
-            while len(self.waiting) > waiting:  # all or none
-                self.waiting.pop()
-            raise
-        made: dict[int, Document] = {}
-        errors: list[str] = []
-        while len(made) < len(sessions):
-            for event in self.step():
-                if event.kind == "end" and event.session in sessions and event.made is not None:
-                    made[event.session] = event.made
-                    errors += [event.error] if event.reason == "error" else []
-        if errors:
-            raise RuntimeError(f"{len(errors)} of {len(sessions)} requests failed: {errors[0]}")
-        return [made[number] for number in sessions]
+        ends: dict[int, Event] = {}
+        with self._turn:
+            sessions = [self.admission.open(request) for request in requests]  # all or none
+            try:
+                numbers = [self.add(session) for session in sessions]
+                while not ends.keys() >= {*numbers}:
+                    ends |= {event.session: event for event in self.step() if event.kind == "end"}
+            except BaseException:
+                self.reset()
+                raise
+        last = [ends[number] for number in numbers]
+        if any(end.reason == "error" for end in last):
+            raise FailedRequestsError(last)
+        return [end.made for end in last if end.made is not None]
+
+    def reset(self) -> None:
+        """Drop all sessions and what the cache holds: a step that broke off leaves nothing to rely on."""
+        self.waiting, self.active, self._events = deque(), [], []
+        self.reader.reset()
 
     def cancel(self, number: int) -> Event | None:
         """End a session now, between two steps, and free its slots; its last event, None if it had ended already."""
@@ -161,7 +166,7 @@ class Engine:
         for session, (context, layout), state in zip(sessions, written, found, strict=True):
             session.token = None
             if isinstance(state, Exception):
-                self._end(session, "error", error=str(state))
+                self._end(session, "error", error=explained(state))
             else:
                 self.reader.note(context, layout)
                 states.append((session, state))
@@ -172,19 +177,19 @@ class Engine:
         self.reader.step([reading for session in self.active for reading in session.readings])
         ready: list[tuple[Session, Tensor]] = []
         for session in [s for s in self.active if s.readings]:
-            error = next((reading.error for reading in session.readings if reading.error), "")
-            if error:
+            error = next((reading.error for reading in session.readings if reading.error is not None), None)
+            if error is not None:
                 self._end(session, "error", error=error)
             elif all(reading.is_done for reading in session.readings):
                 first = session.readings[0]
-                if first.scores:
-                    self._events.append(Event(session=session.number, kind="prompt", scores=tuple(first.scores)))
+                if first.top is not None:
+                    self._events.append(self.writer.prompt(session, first.scores))
                 contexts, session.readings = [reading.context for reading in session.readings], []
                 if session.opens:
                     session.opens = False
                     drawing = guarded(self.artist.start, session, contexts)
                     if isinstance(drawing, Exception):
-                        self._end(session, "error", error=str(drawing))
+                        self._end(session, "error", error=explained(drawing))
                     else:
                         session.drawing = drawing
                 else:
@@ -233,7 +238,7 @@ class Engine:
         """Give one of the answers that the request allows."""
         found = guarded(self.writer.answer, session, hidden)
         if found is None or isinstance(found, Exception):
-            return self._end(session, "error", error=BROKEN if found is None else str(found))
+            return self._end(session, "error", error=BROKEN if found is None else explained(found))
         session.made.append(Text(found[0], session.role))
         self._events.append(Event(session=session.number, kind="text", text=found[0], likelihoods=found[1]))
         return self._end(session, "stop", flush=False)
@@ -241,11 +246,7 @@ class Engine:
     def _say(self, session: Session, delta: str) -> None:
         if not delta and not session.scores:
             return
-        last = session.made[-1] if session.made else None
-        if delta and isinstance(last, Text):
-            session.made[-1] = Text(last.text + delta, session.role)
-        elif delta:
-            session.made.append(Text(delta, session.role))
+        session.say(delta)
         scores, session.scores = tuple(session.scores), []
         self._events.append(Event(session=session.number, kind="text", text=delta, scores=scores))
 
@@ -253,7 +254,7 @@ class Engine:
         """One evaluation of every picture in progress; what is done is handed over."""
         for session, found in self.artist.advance(sessions):
             if isinstance(found, Exception):
-                self._end(session, "error", error=str(found))
+                self._end(session, "error", error=explained(found))
                 continue
             drawing, request = session.drawing, session.request
             assert drawing is not None
@@ -269,7 +270,7 @@ class Engine:
         """Hand the picture over; unless it was all, it is read clean, as training read it, and writing goes on."""
         image = guarded(Preview(latent, self.network.autoencoder, session.request.edit).image)
         if isinstance(image, Exception) or not bool(latent.isfinite().all()):
-            return self._end(session, "error", error=str(image) if isinstance(image, Exception) else BROKEN)
+            return self._end(session, "error", error=explained(image) if isinstance(image, Exception) else BROKEN)
         image = replace(image, role=session.role)
         session.made.append(image)
         session.drawing, session.pictures = None, session.pictures + 1

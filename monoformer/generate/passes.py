@@ -228,6 +228,11 @@ def _denoise(
     return list(map(Estimate, estimate.x_0, fractions))
 
 
+def explained(error: Exception) -> str:
+    """What went wrong, in words: some exceptions say nothing but their name."""
+    return str(error).strip() or type(error).__name__
+
+
 def guarded(run: Callable[..., Result], *arguments: Any) -> Result | Exception:
     """What `run` returns, or what it raised: one request's fault must not be its neighbours'."""
     try:

@@ -31,7 +31,8 @@ class Reading:
     top: int | None = None
     """Of how many likeliest tokens the prompt's log-probabilities are wanted; None: none are."""
     scores: list[Score] = field(default_factory=list)
-    error: str = ""
+    error: str | None = None
+    """Why it cannot be read."""
     turn: int = 0
     """The step in which it was served last."""
 

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from monoformer.batch import Layout
-from monoformer.generate.passes import Context, Network, attempt, read_states
+from monoformer.generate.passes import Context, Network, attempt, explained, read_states
 from monoformer.generate.prefill import Reading, plan, predicted_text
 from monoformer.generate.slots import WORTH, Slots, common, keys_of
 from monoformer.generate.text import score_tokens
 from monoformer.sequence import Sequencer
+
+SCORED = 256
+"""Tokens whose log-probabilities are computed at once: each takes a number for every entry of the vocabulary."""
 
 
 class Reader:
@@ -81,7 +84,7 @@ class Reader:
     def step(self, readings: Sequence[Reading]) -> None:
         """Read the next pieces of what is not done."""
         self._steps += 1
-        open_ones = list({id(r): r for r in readings if not r.is_done and not r.error}.values())
+        open_ones = list({id(r): r for r in readings if not r.is_done and r.error is None}.values())
         busy = {reading.context.slot for reading in open_ones}
         for reading in open_ones:
             if reading.source is not None:
@@ -95,12 +98,18 @@ class Reader:
         for (reading, piece), states in zip(rows, found, strict=True):
             reading.turn = self._steps
             if isinstance(states, Exception):
-                reading.error = str(states)
+                reading.error = explained(states)
                 continue
             self._score(reading, piece, states)
             self.note(reading.context, piece)
             reading.done += len(piece)
             reading.hidden = states[len(piece) - 1]
+
+    def reset(self) -> None:
+        """Give every slot back, and forget what it held; broken numbers too, which even a mask would let through."""
+        for tensor in (self.network.cache.keys, self.network.cache.values):
+            tensor.zero_()
+        self.slots, self._shared = Slots(self.network.cache), {}
 
     def note(self, context: Context, layout: Layout) -> None:
         """Note that the layout was read into the context."""
@@ -145,7 +154,8 @@ class Reader:
             return
         tokenizer = self.sequencer.tokenizer
         rows, tokens = predicted_text(reading, len(piece), patch=tokenizer.patch, time=tokenizer.time)
-        if tokens:
+        for first in range(0, len(tokens), SCORED):
+            part = slice(first, first + SCORED)
             with torch.no_grad():
-                logits = self.network.model.text(states[rows.to(states.device)])
-            reading.scores += score_tokens(logits, tokens, top=reading.top)
+                logits = self.network.model.text(states[rows[part].to(states.device)])
+            reading.scores += score_tokens(logits, tokens[part], top=reading.top)

@@ -3,6 +3,7 @@
 Knows nothing of passes or caches beyond their names. Invariant: `made` is what the session has told its user so far.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
@@ -32,6 +33,8 @@ class Request:
     """A document so far, and what is wanted next."""
 
     document: Document
+    tokens: tuple[int, ...] = ()
+    """The prompt as token ids instead, for `want` text; bos goes before them unless they begin with it."""
     want: Wanted = "any"
     settings: GenerateConfig
     """Sampler, steps, guidance, temperature, ...; `settings.seed` is the request's own."""
@@ -52,6 +55,8 @@ class Request:
     def __post_init__(self) -> None:
         if self.want not in get_args(Wanted):
             raise ValueError(f"want must be one of {', '.join(get_args(Wanted))}, but is {self.want!r}")
+        if self.tokens and (self.want != "text" or self.document.segments):
+            raise ValueError("a prompt of token ids is for want text, and has no document beside it")
         if self.edit is not None and self.want != "image":
             raise ValueError(f"an edit draws one picture, but {self.want!r} is wanted; want image")
         if self.edit is not None and self.size not in (None, self.edit.size):
@@ -99,7 +104,8 @@ class Event:
     session: int
     kind: Literal["prompt", "text", "progress", "image", "end"]
     text: str = ""
-    """New text; empty where tokens are held back that may yet turn out to be a stop string."""
+    """New text; empty where tokens are held back that may yet turn out to be a stop string. Of kind `prompt`: the
+    prompt's, where that was given as token ids."""
     scores: tuple[Score, ...] = ()
     """Log-probabilities of the tokens written since the last such event; of kind `prompt`, of the prompt's."""
     likelihoods: tuple[float, ...] = ()
@@ -122,16 +128,27 @@ class Event:
     """At the end: what it took."""
 
 
+class FailedRequestsError(RuntimeError):
+    """Some requests of a call failed."""
+
+    def __init__(self, ends: Sequence[Event]) -> None:
+        """`ends` are the last events of all requests, in their order: those of the others have what they made."""
+        errors = [end.error for end in ends if end.reason == "error"]
+        super().__init__(f"{len(errors)} of {len(ends)} requests failed: {errors[0]}")
+        self.ends = ends
+
+
 @dataclass
 class Session:
     """One request being served: it reads, then draws or writes a token, and reads again."""
 
-    number: int
     request: Request
     layouts: list[Layout]
     """The prompt, and for a picture alone what guidance compares it with."""
     random: torch.Generator
     stream: TextStream
+    number: int = -1
+    """Given when it is queued."""
     slots: list[int] = field(default_factory=list)
     """Slots that it uses until it ends, shared ones too."""
     spare: list[int] = field(default_factory=list)
@@ -167,6 +184,13 @@ class Session:
     def role(self) -> Role | None:
         """Whose words and pictures these are."""
         return "assistant" if self.request.document.is_chat else None
+
+    def say(self, delta: str) -> None:
+        """Note new words: they belong to those before them."""
+        if delta and self.made and isinstance(last := self.made[-1], Text):
+            self.made[-1] = Text(last.text + delta, self.role)
+        elif delta:
+            self.made.append(Text(delta, self.role))
 
     def so_far(self) -> Document:
         """The request's document and what was made since."""

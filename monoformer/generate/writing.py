@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monoformer.generate.choice import choose_answer, likelihoods
 from monoformer.generate.passes import Network, text_logits
-from monoformer.generate.session import Request, Session
+from monoformer.generate.session import Event, Request, Session
 from monoformer.generate.text import Score, adjust, choose_tokens, score_tokens
 from monoformer.tokenizer import Tokenizer
 
@@ -59,6 +59,11 @@ class Writer:
             if session.seen is not None and token >= 0:
                 session.seen[token] = True
         return tokens
+
+    def prompt(self, session: Session, scores: Sequence[Score]) -> Event:
+        """What is told of a prompt; its text, too, where only its tokens were given."""
+        text = self.tokenizer.decode(session.request.tokens)
+        return Event(session=session.number, kind="prompt", text=text, scores=tuple(scores))
 
     def answer(self, session: Session, hidden: Tensor) -> tuple[str, tuple[float, ...]] | None:
         """One of the given answers, and all their log-likelihoods; None where the numbers are broken."""

@@ -6,7 +6,8 @@
 
 Requests from anywhere advance together. Whoever leaves its events early gives its slots back; a preview arrives
 decoded, as the `image` of its progress event. Knows nothing of HTTP. Invariant: only the worker thread touches the
-engine, its tokenizer and its autoencoder, so an event loop never computes.
+engine, its tokenizer and its autoencoder; prompts are cut into tokens by a thread before it, so that neither an event
+loop computes nor a long prompt holds anybody up.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -23,7 +25,7 @@ from threading import Condition, Lock, Thread
 import torch
 
 from monoformer.generate.engine import Engine
-from monoformer.generate.session import Event, Request
+from monoformer.generate.session import Event, Request, Session
 from monoformer.serve.stream import Stream
 from monoformer.serve.tokens import token_bytes
 
@@ -86,12 +88,13 @@ class Batcher:
         if capacity < 1:
             raise ValueError(f"a batcher's capacity must be at least 1 request, but is {capacity}")
         self.engine, self.capacity = engine, capacity
-        self.words: dict[int, bytes] = {}
+        self.words: dict[int, bytes] = {engine.tokenizer.bos: b""}
         """The tokens that the scores of events have named, as parts of a text."""
         self._open = 0
         self._lock = Lock()
         self._ends = Condition(self._lock)
-        self._closing = self._stopped = self._broken = False
+        self._closing = self._sealed = self._stopped = self._broken = False
+        self._admission, self._door = engine.admission.beside(), ThreadPoolExecutor(1, "admission")
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._places: dict[int, tuple[Stream, int, float]] = {}  # by session: its stream, its number there, its start
         self._ended: Counter[str] = Counter()
@@ -123,8 +126,17 @@ class Batcher:
             if self._open + len(requests) > self.capacity:
                 raise QueueFullError(self._retry_after())
             self._open += len(requests)
+            opening = asyncio.get_running_loop().run_in_executor(self._door, self._sessions, requests)
+        try:
+            sessions = await opening
             stream = Stream(len(requests), leave=lambda stream: self._inbox.put(partial(self._cancel, stream)))
-            self._inbox.put(partial(self._admit, stream, requests))
+            with self._lock:
+                if self._sealed or not self.is_healthy:
+                    raise ClosingError("the server is shutting down")
+                self._inbox.put(partial(self._admit, stream, sessions))
+        except BaseException:
+            self._release(len(requests))
+            raise
         try:
             await stream.admitted
         except BaseException:
@@ -157,13 +169,18 @@ class Batcher:
 
     def close(self, *, seconds: float = 0.0) -> int:
         """The same, for callers without an event loop; what is cut off ends with the reason `cancelled`."""
-        with self._lock:  # nothing is put into the inbox after this
+        with self._lock:
             self._closing = True
             self._ends.wait_for(lambda: not (self._open and self.is_healthy), timeout=seconds)
-            left = self._open
+            left, self._sealed = self._open, True  # no request is put into the inbox after this
             self._inbox.put(self._stop)
         self._thread.join(timeout=60)
+        self._door.shutdown(wait=False)
         return left
+
+    def _sessions(self, requests: Sequence[Request]) -> list[Session]:
+        """The requests, ready for the engine: long prompts are cut into tokens beside the worker, not by it."""
+        return [self._admission.open(request) for request in requests]
 
     def _retry_after(self) -> int:
         """Seconds until a request of those before this one will probably have ended."""
@@ -214,20 +231,8 @@ class Batcher:
         self._broken |= self._in_a_row >= FAILURES
         return ends
 
-    def _admit(self, stream: Stream, requests: Sequence[Request]) -> None:
-        numbers: list[int] = []
-        try:
-            for request in requests:
-                numbers.append(self.engine.add(request))
-        except Exception as error:
-            for number in numbers:
-                self.engine.cancel(number)
-            self._release(len(requests))
-            if not isinstance(error, ValueError):
-                logger.exception("a request could not be opened")
-            stream.refuse(error)
-            return
-        now = time.monotonic()
+    def _admit(self, stream: Stream, sessions: Sequence[Session]) -> None:
+        numbers, now = [self.engine.add(session) for session in sessions], time.monotonic()
         self._places |= {number: (stream, place, now) for place, number in enumerate(numbers)}
         stream.admit()
 

@@ -56,7 +56,10 @@ async def read(question: ChatQuestion, service: Service) -> list[Request]:
     """The engine's requests. Raises ApiError for what cannot be served."""
     if question.logprobs is False and question.top_logprobs is not None:
         raise ApiError("top_logprobs has no effect without logprobs", parameter="top_logprobs")
-    if question.max_tokens is None:
+    if question.max_completion_tokens is not None:
+        if question.max_tokens not in (None, question.max_completion_tokens):
+            message = "max_tokens and max_completion_tokens are two names of one setting; give one of them"
+            raise ApiError(message, parameter="max_completion_tokens")
         question.max_tokens = question.max_completion_tokens
     if len(question.messages) > service.limits.messages:
         raise ApiError(f"a talk may have at most {service.limits.messages} messages here", parameter="messages")

@@ -79,7 +79,8 @@ async def watched(events: Stream, meters: Meters) -> AsyncIterator[Event]:
                 seen.add(name)
                 meters.first(name, time.perf_counter() - start)
         if event.reason == "error":
-            raise ApiError(f"the request failed: {event.error.splitlines()[0][:300]}", status=500, code="failed")
+            first_line = event.error.partition("\n")[0]
+            raise ApiError(f"the request failed: {first_line[:300]}", status=500, code="failed")
         if event.reason == "cancelled":
             raise ApiError("the server is shutting down; send the request again", status=503, code="unavailable")
         yield event

@@ -4,11 +4,10 @@ Knows nothing of engines. Invariant: files are read off the event loop, and only
 """
 
 import asyncio
+import logging
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image as PILImage
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
@@ -23,6 +22,8 @@ from monoformer.serve.schemas import EditQuestion
 from monoformer.serve.service import Service
 
 FILES = ("image", "image[]", "mask")
+
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # of a broken form its sender is told, not the log
 
 
 async def read_edit(
@@ -47,7 +48,7 @@ async def read_edit(
 
 async def open_form(request: Request, service: Service) -> FormData:
     """The form that was sent."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise ApiError("an edit is sent as multipart/form-data", code="invalid_content_type")
     try:
         return await request.form(max_files=service.limits.images + 1, max_fields=64, max_part_size=2**20)
@@ -93,7 +94,6 @@ def start_of(
             raise ApiError(f"the mask is {sizes[0]}, but the picture {sizes[1]}; make them alike", parameter="mask")
         if "A" not in mask.getbands() and "transparency" not in mask.info:
             raise ApiError("the mask needs transparency, where the picture is to be drawn anew", parameter="mask")
-        alpha = pipeline.context_mask(mask.convert("RGBA").getchannel("A"), picture)
-        drawn = torch.from_numpy(np.array(alpha) == 0)
+        drawn = pipeline.context_mask(mask, picture, or_white=False)
     with refusals():
         return Edit(pixels=shown.pixels, strength=strength, mask=drawn)

@@ -38,9 +38,10 @@ class Replica:
         self.batcher = Batcher(pipeline.engine, capacity=capacity)
 
     async def serve(self, requests: Sequence[Request]) -> AsyncIterator[tuple[list[Event], dict[int, bytes]]]:
-        """Events as they come, with the tokens that they name; the first item is empty: the requests are accepted."""
+        """Events as they come, with the tokens that they name; the first has none: the requests are accepted."""
         async with await self.batcher.submit(*requests) as stream:
-            yield [], {}
+            bos = self.batcher.engine.tokenizer.bos
+            yield [], {bos: self.batcher.words[bos]}
             async for event in stream:
                 events = [event]
                 while stream.backlog:
@@ -144,7 +145,7 @@ class Replicas:
                 answers.cancel()
                 raise
             except (RayActorError, RayServeException) as error:
-                logger.warning("a replica was lost: %s", str(error).splitlines()[0])
+                logger.warning("a replica was lost: %s", str(error).partition("\n")[0])
                 self._lost += 1
                 if told:
                     break

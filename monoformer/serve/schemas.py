@@ -30,6 +30,7 @@ Scale: TypeAlias = Annotated[float, Field(ge=0, le=100)]
 Size: TypeAlias = Annotated[str, Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")]
 Seed: TypeAlias = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Count: TypeAlias = Annotated[int, Field(ge=1, lt=2**31)]
+Tokens: TypeAlias = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 Words: TypeAlias = Annotated[str, Field(max_length=1000)]
 
 
@@ -210,12 +211,21 @@ class ChatQuestion(Asked, Writing, Drawing):
 class TextQuestion(Asked, Writing):
     """Plain texts to be continued."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1)]
-    """A text, or several; each is continued `n` times."""
+    prompt: str | Annotated[list[str], Field(min_length=1)] | Tokens | Annotated[list[Tokens], Field(min_length=1)]
+    """A text or its token ids, or several of them; each is continued `n` times."""
     echo: bool = False
     """Repeat the prompt before what was written."""
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    """Tell the log-probabilities of the tokens, and of so many of the likeliest ones at each place."""
+    """Tell the log-probabilities of the tokens, with `echo` the prompt's too, and of so many of the likeliest ones at
+    each place."""
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Each text, or its token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        found = [one for one in self.prompt if not isinstance(one, int)]
+        return found or [[token for token in self.prompt if isinstance(token, int)]]
 
 
 class ImageOutput(Asked, Drawing):

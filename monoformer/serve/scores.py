@@ -3,7 +3,8 @@
 Knows nothing of models. Invariant: all numbers are finite, which JSON needs.
 """
 
-from collections.abc import Mapping, Sequence
+from codecs import getincrementaldecoder
+from collections.abc import Iterator, Mapping, Sequence
 
 from monoformer.generate.text import Score
 from monoformer.serve.answers import Likely, Scored, Scores, TextScores
@@ -17,18 +18,40 @@ def chat_scores(scores: Sequence[Score], words: Mapping[int, bytes]) -> Scores:
     return Scores(content=[_scored(score, words) for score in scores])
 
 
-def text_scores(scores: Sequence[Score], words: Mapping[int, bytes], *, offset: int) -> TextScores:
-    """Of the tokens of a plain text that begins at `offset`."""
-    texts = [words[score.token].decode(errors="replace") for score in scores]
-    offsets = [offset + sum(map(len, texts[:place])) for place in range(len(texts))]
+def text_scores(
+    scores: Sequence[Score], words: Mapping[int, bytes], *, offset: int, prompt: str | None = None
+) -> TextScores:
+    """Of the tokens of a plain text that begins at `offset`; with `prompt`, the first ones are that text's.
+
+    What no token precedes has no log-probability.
+    """
+    pieces = [words[score.token] for score in scores]
+    spoken = next((place for place, piece in enumerate(pieces) if piece), None)
+    if prompt is not None and spoken is not None and not prompt.startswith(" "):
+        pieces[spoken] = pieces[spoken].removeprefix(b" ")  # which SentencePiece puts before a text
+    follows = [prompt is None or place > 0 for place in range(len(scores))]
     return TextScores(
-        tokens=texts,
-        token_logprobs=[max(LEAST, score.log_probability) for score in scores],
-        top_logprobs=[
-            {words[token].decode(errors="replace"): max(LEAST, log) for token, log in score.top} for score in scores
-        ],
-        text_offset=offsets,
+        tokens=[piece.decode(errors="replace") for piece in pieces],
+        token_logprobs=[max(LEAST, s.log_probability) if f else None for s, f in zip(scores, follows, strict=True)],
+        top_logprobs=[_likeliest(s, words) if f else None for s, f in zip(scores, follows, strict=True)],
+        text_offset=list(_offsets(pieces, offset)),
     )
+
+
+def _likeliest(score: Score, words: Mapping[int, bytes]) -> dict[str, float]:
+    """Of tokens that look alike, as parts of characters do, the likelier one stays."""
+    found: dict[str, float] = {}
+    for token, log in score.top:
+        found.setdefault(words[token].decode(errors="replace"), max(LEAST, log))
+    return found
+
+
+def _offsets(pieces: Sequence[bytes], offset: int) -> Iterator[int]:
+    """How many characters precede each piece, which may be a part of one."""
+    decoder = getincrementaldecoder("utf-8")(errors="replace")
+    for piece in pieces:
+        yield offset
+        offset += len(decoder.decode(piece))
 
 
 def _scored(score: Score, words: Mapping[int, bytes]) -> Scored:

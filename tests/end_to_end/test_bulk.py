@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from monoformer.cli.main import main
 from monoformer.evaluate.references import open_drawn
+from monoformer.tokenizer import Tokenizer
 from tests.end_to_end.test_command_line import fails, load
 
 LINES = ("a large red circle", "a small blue square", "a green ring on a white background")
@@ -82,6 +85,42 @@ def test_webdataset_shards_hold_the_same_pictures_and_prompts(run: Path, tmp_pat
         ]  # fmt: skip
     arrays = [np.load(tmp_path / form / "pictures.npz")["arr_0"] for form in ("png", "webdataset")]
     assert np.array_equal(*arrays)
+
+
+@pytest.mark.parametrize("form", ["png", "webdataset"])
+def test_more_are_drawn_later_and_what_cannot_be_drawn_is_left_out(
+    run: Path, tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, lines = tmp_path / "model", tmp_path / "prompts.txt"
+    shutil.copytree(run / "model", model)
+    weights = load_file(model / "model.safetensors")
+    (broken,) = Tokenizer.from_folder(model).encode("~")
+    (name,) = [name for name in weights if name.endswith("embed_tokens.weight") or name == "tokens.weight"]
+    weights[name][broken] = float("nan")
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    lines.write_text("\n".join([*LINES, "a ~ circle"]) + "\n")
+
+    def draw(count: int, out: str) -> int:
+        try:
+            main(["generate", str(model), f"--prompts={lines}", f"--num={count}", "--chunk=4", f"--form={form}",
+                  f"--out={tmp_path / out}"])  # fmt: skip
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    assert draw(2, "grown") == 0
+    assert len(np.load(tmp_path / "grown" / "pictures.npz")["arr_0"]) == 2
+    capsys.readouterr()
+    assert draw(9, "grown") == draw(9, "once") == 1
+    said = capsys.readouterr().err
+    assert "picture 3 cannot be drawn: the model's numbers are not finite" in said
+    assert "2 of 9 pictures cannot be drawn" in said
+    assert contents(tmp_path / "grown") == contents(tmp_path / "once")
+    assert len(np.load(tmp_path / "grown" / "pictures.npz")["arr_0"]) == 7
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "once").iterdir()}
+    assert draw(9, "once") == 1
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "once").iterdir()} == before, "nothing again"
+    assert draw(4, "once") == 2, "fewer would be another set"
 
 
 @pytest.mark.slow

@@ -95,6 +95,28 @@ def test_edits_that_cannot_be_are_refused() -> None:
         engine(made).add(Request(document=Document((Text("x"),)), want="image", settings=made.generate, edit=large))
 
 
+def test_no_mark_of_a_mask_is_lost() -> None:
+    pipeline, picture = Pipeline(tiny.pretrained()), PILImage.new("RGB", (1000, 1000))
+    side = pipeline.context_image(picture).pixels.shape[1]
+    thin = PILImage.new("L", picture.size, 0)
+    thin.paste(255, (500, 250, 507, 750))
+    thin.putpixel((999, 999), 255)
+    expected = torch.zeros(side, side, dtype=torch.bool)
+    expected[side // 4 : side * 3 // 4, side // 2] = expected[-1, -1] = True
+    hole = thin.point(lambda value: 255 - value)
+    clear, opaque = (PILImage.merge("RGBA", (thin, thin, thin, alpha)) for alpha in (hole, thin.point(lambda _: 255)))
+    for mask in (thin, clear, opaque, clear.convert("LA"), thin.convert("1"), thin.convert("P")):
+        assert torch.equal(pipeline.context_mask(mask, picture, or_white=True), expected), mask.mode
+    assert torch.equal(pipeline.context_mask(clear, picture, or_white=False), expected)
+    assert not pipeline.context_mask(opaque, picture, or_white=False).any(), "the picture itself, with no hole in it"
+    black = PILImage.new("RGBA", (8, 8), (0, 0, 0, 255))
+    black.paste((0, 0, 0, 0), (0, 0, 4, 8))
+    (edited,) = pipeline.edit(Image(pixels=PIXELS).to_pil(), "blue", mask=black)
+    found = Image.from_pil(edited).pixels
+    assert torch.equal(found[:, :, 4:], PIXELS[:, :, 4:])
+    assert not torch.equal(found, PIXELS)
+
+
 def test_the_pipeline_edits_with_strength_and_mask() -> None:
     pipeline = Pipeline(tiny.pretrained())
     before, mask = Image(pixels=PIXELS).to_pil(), PILImage.fromarray((LEFT * 255).to(torch.uint8).numpy())

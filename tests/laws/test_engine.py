@@ -1,12 +1,18 @@
 """The engine's house-keeping: read once, in pieces, shared; cancelling and failing change nobody else; previews."""
 
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from monoformer.autoencoder import Pixels
 from monoformer.document import Document, Text
 from monoformer.generate import artist
 from monoformer.generate.buckets import similar
@@ -237,12 +243,90 @@ def test_what_breaks_in_one_request_ends_it_alone(want: Any, harm: Callable[[Eng
     assert sorted(server.free) == [*range(8)]
 
 
+class Speechless(Pixels):
+    """An autoencoder that fails without a word."""
+
+    def __init__(self, fails: str) -> None:
+        self.fails = fails
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        if self.fails == "encode":
+            raise MemoryError
+        return super().encode(pixels)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        if self.fails == "decode":
+            raise AssertionError
+        return super().decode(latents)
+
+
+@pytest.mark.parametrize(
+    ("fails", "want", "expected"),
+    [("encode", "text", "MemoryError"), ("encode", "image", "MemoryError"), ("decode", "image", "AssertionError")],
+)
+def test_an_error_without_a_message_ends_its_request_too(fails: str, want: Any, expected: str) -> None:
+    made = tiny.pretrained()
+    server = Engine(made, Speechless(fails), slots=4)
+    server.add(request(made, EDIT, want, size=(8, 8)) if want == "image" else request(made, EDIT, want))
+    for _ in range(8):
+        ends = [event for event in server.step() if event.kind == "end"]
+        if ends:
+            break
+    assert [(end.reason, end.error) for end in ends] == [("error", expected)]
+    assert sorted(server.free) == [*range(4)]
+
+
 def test_run_says_what_failed() -> None:
     made = tiny.pretrained()
     with torch.no_grad():
         made.model.text_head.weight.fill_(torch.nan)
     with pytest.raises(RuntimeError, match="1 of 2 requests failed: the model's numbers are not finite"):
         engine(made).run([request(made, WRITE, "text"), request(made, DRAW, "image")])
+
+
+def interrupt_at(line: int) -> Callable[..., Any]:
+    """A trace that presses Ctrl-C at so many lines of the engine's own code."""
+    rooms = str(Path(artist.__file__).parent)
+    left = [line]
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if not frame.f_code.co_filename.startswith(rooms):
+            return None
+        left[0] -= event == "line"
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+
+def test_ctrl_c_anywhere_leaves_nothing_behind() -> None:
+    made = tiny.pretrained()
+    requests = [request(made, DRAW, "image"), request(made, CAPTION, "text", max_tokens=4)]
+    expected, server = engine(made).run(requests), engine(made)
+    for line in range(1, 2400, 173):  # the whole call has some 2,700
+        before = sys.gettrace()
+        sys.settrace(interrupt_at(line))
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                server.run(requests)
+        finally:
+            sys.settrace(before)
+        assert (server.active, list(server.waiting), sorted(server.free)) == ([], [], [0, 1, 2, 3])
+        found = server.run(requests)
+        assert found[1] == expected[1]
+        assert_same_picture(found[0].images[0], expected[0].images[0])
+
+
+def test_calls_of_several_threads_wait_for_one_another() -> None:
+    made = tiny.pretrained()
+    calls = [[request(made, STORY, "text", seed=n, max_tokens=3 + n), request(made, DRAW, "image")] for n in range(3)]
+    expected, server = [engine(made).run(call) for call in calls], engine(made)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(server.run, calls))
+    for (words, drawn), (same_words, same_drawn) in zip(found, expected, strict=True):
+        assert words == same_words
+        assert_same_picture(drawn.images[0], same_drawn.images[0])
 
 
 # --- previews ---

@@ -44,6 +44,30 @@ def test_every_limit_and_figure_is_described() -> None:
         assert f"`{name}`" in PAGE
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", (0, 0)), ("--ray", (1, 2)), ("--ray --replicas 8", (1, 8)), ("--replicas 4", (4, 4)),
+        ("--replicas 2 --most-replicas 8", (2, 8)), ("--ray --replicas 2 --most-replicas 8", (2, 8)),
+        ("--ray --most-replicas 3 --gpus 1", (1, 3)),
+    ],
+)  # fmt: skip
+def test_how_many_engines_there_are(given: str, expected: tuple[int, int]) -> None:
+    assert parse(_Serve, ["/model", *given.split()], command="serve").span == expected
+
+
+def test_options_of_engines_that_contradict() -> None:
+    for given in (
+        "--gpus 1",
+        "--most-replicas 2",
+        "--replicas 3 --most-replicas 2",
+        "--replicas -1",
+        "--ray --gpus -1",
+    ):
+        with pytest.raises(ValueError, match="replicas"):
+            _ = parse(_Serve, ["/model", *given.split()], command="serve").span
+
+
 def test_the_container_runs_a_command_that_there_is() -> None:
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     start, arguments = (

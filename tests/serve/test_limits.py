@@ -17,6 +17,7 @@ from PIL import Image as PILImage
 from monoformer.config.serve import Limits, ServeConfig
 from monoformer.serve.errors import ApiError
 from monoformer.serve.remote import fetch, is_public
+from tests import tiny
 from tests.serve.conftest import Running, running
 from tests.serve.test_openai import png, square
 
@@ -59,6 +60,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     (CHAT, talk(n=10**30), "n"),
     (CHAT, talk(max_tokens=10_000), "max_tokens may be at most"),
     (CHAT, talk(max_tokens=-1), "max_tokens"),
+    (CHAT, talk(max_tokens=1, max_completion_tokens=5), "give one of them"),
     (CHAT, talk(seed=2**70), "seed"),
     (CHAT, talk(steps=1000), "steps may be at most 250"),
     (CHAT, talk(steps=0), "steps"),
@@ -84,7 +86,9 @@ REFUSED: list[tuple[str, Any, str]] = [
     (CHAT, talk(modalities=["audio"]), "modalities"),
     (TEXT, {"prompt": ["a"] * 9}, "n may be at most 8"),
     (TEXT, {"prompt": "a " * 60_000}, "at most 100000 characters"),
-    (TEXT, {"prompt": "a " * 400}, "too many for the model's context"),
+    (TEXT, {"prompt": "a " * 400}, "tokens, too many for the model's context"),
+    (TEXT, {"prompt": "a " * 4_000}, "8000 characters, too many for the model's context"),
+    (DRAW, {"prompt": "a", "negative": "a " * 400}, "too many for the model's context"),
     (DRAW, {"prompt": ""}, "prompt"),
     (DRAW, {"prompt": "a", "partial_images": 3}, "without stream"),
     (DRAW, {"prompt": "a", "output_compression": 101}, "output_compression"),
@@ -106,7 +110,13 @@ REFUSED: list[tuple[str, Any, str]] = [
     (CHAT, {"messages": [{"role": "user", "content": "\ud800"}]}, "surrogate"),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "type"),
     (CHAT, {"messages": [{"role": "user", "content": "a", "images": []}, USER] * 2 + [{"role": 1}]}, "role"),
-    (TEXT, {"prompt": [1, 2]}, "prompt"),
+    (TEXT, {"prompt": [1.5]}, "prompt"),
+    (TEXT, {"prompt": [[1], "a"]}, "prompt"),
+    (TEXT, {"prompt": [[]]}, "prompt"),
+    (TEXT, {"prompt": [-1]}, "prompt"),
+    (TEXT, {"prompt": [10**6]}, "token 1000000, which stands for no text"),
+    (TEXT, {"prompt": [[20], [tiny.tokenizer().boi]]}, "stands for no text"),
+    (TEXT, {"prompt": [20] * 400}, "400 tokens, too many for the model's context"),
     (TEXT, {"prompt": "a", "suffix": "b"}, "suffix is not supported"),
     # pictures
     (CHAT, showing("data:image/png;base64,???"), "base64"),
@@ -150,7 +160,7 @@ def test_what_is_wrong_is_refused_and_said(http: httpx.Client) -> None:
     assert http.post(TEXT, json={"prompt": "a", "max_tokens": 1}).status_code == 200
 
 
-def test_broken_bodies(http: httpx.Client) -> None:
+def test_broken_bodies(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     kind = {"Content-Type": "application/json"}
     for body in (b"{", b"", b"\xff\xfe", b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}", b'{"temperature": NaN}'):
         fault_of(http.post(CHAT, content=body, headers=kind))
@@ -159,6 +169,12 @@ def test_broken_bodies(http: httpx.Client) -> None:
     assert "multipart" in fault_of(http.post(EDIT, json={"prompt": "a"}))
     fault_of(http.post(EDIT, content=b"no form", headers={"Content-Type": "multipart/form-data; boundary=x"}))
     fault_of(http.post(EDIT, content=b"no form", headers={"Content-Type": "multipart/form-data"}))
+    broken = {"Content-Type": 'Multipart/Form-Data; boundary="a:b"'}
+    assert "could not be read" in fault_of(http.post(EDIT, content=b"--a;b\r\n", headers=broken))
+    assert not caplog.records, "whoever sends a broken form is told, not the log"
+    form = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na\r\n--x--\r\n'
+    unusual = {"Content-Type": "Multipart/Form-Data; boundary=x"}
+    assert "send the file as image" in fault_of(http.post(EDIT, content=form, headers=unusual))
     fault_of(http.get("/v1/nothing"), 404)
     fault_of(http.get(CHAT), 405)
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 from PIL import Image as PILImage
 
 from monoformer.document import Document, Image, Text
+from monoformer.pipeline import Pipeline
 from tests import tiny
-from tests.serve.conftest import Running
+from tests.laws.test_generate import states_of
+from tests.serve.conftest import Running, running
 
 USER = {"role": "user", "content": "a red circle"}
 BOI, EOS = tiny.tokenizer().boi, tiny.tokenizer().eos
@@ -157,8 +160,9 @@ def test_plain_texts(client: openai.OpenAI) -> None:
     assert [text.startswith(start) for text, start in zip(texts, ["the red"] * 2 + ["a"] * 2, strict=True)] == [
         True
     ] * 4
-    assert len(made.choices[0].logprobs.tokens) == 4
-    assert made.choices[0].logprobs.text_offset[0] == len("the red")
+    (prompt, scores) = tiny.tokenizer().encode("the red"), made.choices[0].logprobs
+    assert len(scores.tokens) == len(prompt) + 4
+    assert scores.text_offset[len(prompt)] == len("the red")
     assert made.usage.completion_tokens == 16
     streamed = [""] * 4
     for chunk in client.completions.create(**settings, stream=True, echo=True, stream_options={"include_usage": True}):
@@ -166,6 +170,58 @@ def test_plain_texts(client: openai.OpenAI) -> None:
             streamed[choice.index] += choice.text
     assert streamed == texts
     assert chunk.usage.completion_tokens == 16
+
+
+def test_log_probabilities_of_a_prompt(client: openai.OpenAI, server: Running) -> None:
+    """As OpenAI's contract has it, and lm-eval's `local-completions` needs it."""
+    made, text = server.service.pipeline.pretrained, "the large circle \u00e9"
+    ids = made.tokenizer.encode(text)
+    layout = made.sequencer().tokens(ids)
+    logs = made.model.text(states_of(made, layout)).detach().log_softmax(dim=1)[:-1].tolist()
+    asked: dict[str, Any] = {"model": "tiny", "echo": True, "logprobs": 1, "temperature": 0}
+    bos = made.tokenizer.bos
+    for prompt, tokens in ((text, ids), (ids, ids), ([bos, *ids], [bos, *ids])):
+        choice = client.completions.create(prompt=prompt, max_tokens=0, **asked).choices[0]
+        scores = choice.logprobs
+        assert (choice.text, choice.finish_reason) == (text, "length")
+        assert len(scores.tokens) == len(tokens) == len(scores.top_logprobs)
+        assert (scores.token_logprobs[0], scores.top_logprobs[0]) == (None, None)
+        first = len(logs) - len(tokens) + 1
+        for found, row, token in zip(scores.token_logprobs[1:], logs[first:], tokens[1:], strict=True):
+            assert found == pytest.approx(row[token], abs=1e-3)
+        assert [max(top.values()) for top in scores.top_logprobs[1:]] == pytest.approx(
+            [max(row) for row in logs[first:]], abs=1e-3
+        )
+        assert scores.text_offset[0] == 0
+        assert "".join(scores.tokens[:-2]) == text[:-1], "the last character is two tokens"
+        assert scores.text_offset[-2:] == [len(text) - 1] * 2
+        events = list(client.completions.create(prompt=prompt, max_tokens=2, stream=True, **asked))
+        assert events[0].choices[0].logprobs == scores
+        whole = client.completions.create(prompt=prompt, max_tokens=2, **asked).choices[0]
+        assert "".join(event.choices[0].text for event in events) == whole.text
+        told = [
+            log for event in events if event.choices[0].logprobs for log in event.choices[0].logprobs.token_logprobs
+        ]
+        assert told[1:] == pytest.approx(whole.logprobs.token_logprobs[1:], abs=1e-4)
+        assert len(told) == len(tokens) + 2 or whole.finish_reason == "stop"
+    both = client.completions.create(model="tiny", prompt=[ids, ids[:2]], max_tokens=1, echo=True).choices
+    assert [choice.text.startswith(start) for choice, start in zip(both, (text, "the"), strict=True)] == [True, True]
+
+
+def test_settings_of_the_folder_that_a_call_makes_ineffective() -> None:
+    made = tiny.pretrained()
+    defaults = replace(
+        made.generate, sampler="ddim", eta=0.5, negative="blue", guidance_rescale=0.5, guidance_interval=(0.1, 0.9),
+        temperature=1.0, top_k=5,
+    )  # fmt: skip
+    made = replace(made, generate=defaults)
+    with running(pipeline=Pipeline(made, slots=4)) as own, own.client() as client:
+        for given in ({"sampler": "euler"}, {"guidance": 1}, {"guidance": 1, "sampler": "heun"}):
+            assert client.images.generate(prompt="a", extra_body=given).data
+        assert client.completions.create(model=own.service.name, prompt="a", temperature=0, max_tokens=1).choices
+        for given in ({"sampler": "euler", "eta": 0.5}, {"guidance": 1, "negative": "red"}):
+            with pytest.raises(openai.BadRequestError, match="no effect"):
+                client.images.generate(prompt="a", extra_body=given)
 
 
 def test_drawing(client: openai.OpenAI, server: Running) -> None:

@@ -1,11 +1,13 @@
 """Two replicas of Ray Serve behind one server: the same answers, and none lost without a word when one is killed."""
 
+import asyncio
 import json
 import os
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 
 from monoformer.config.serve import ServeConfig
 from monoformer.document import Document, Text
+from monoformer.generate.session import Request
 from monoformer.pipeline import Pipeline
 from monoformer.serve.metrics import Meters
 from monoformer.serve.replicas import LOST, deploy
@@ -25,6 +28,32 @@ from tests.serve.test_faults import WORDS
 from tests.serve.test_limits import DRAW, TEXT, fault_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes as Linux shows them")
+def test_the_load_starts_another_replica(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    made = tiny.pretrained()
+    Pipeline(made, slots=2).save_pretrained(tmp_path / "model")
+    long = Request(document=Document((Text("a"),)), want="image", settings=replace(made.generate, steps=250))
+    actor = {"num_cpus": 0.5}
+    with deploy(
+        str(tmp_path / "model"), ServeConfig(), replicas=1, most=2, options=actor, device="cpu", slots=2, capacity=64
+    ) as replicas:
+
+        async def ask() -> None:
+            async with await replicas.submit(long) as events:
+                async for _ in events:
+                    pass
+
+        async def load() -> None:
+            end = time.monotonic() + 180
+            while len(replica_processes()) < 2 and time.monotonic() < end:
+                await asyncio.gather(*(ask() for _ in range(6)))
+
+        assert len(replica_processes()) == 1
+        asyncio.run(load())
+        assert len(replica_processes()) == 2
 
 
 @pytest.fixture(scope="module")

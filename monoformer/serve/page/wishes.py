@@ -105,5 +105,4 @@ def _mask(desk: Desk, mask: PILImage.Image | None, picture: PILImage.Image) -> A
     """The mask that was painted over a picture, on its pixels as the model reads it, bool (H, W)."""
     if mask is None:
         return None
-    small = desk.pipeline.context_mask(mask, shrunk(picture, desk.sizes), method=PILImage.Resampling.BOX)
-    return Image.from_pil(small).pixels[0] > 63  # a quarter of a pixel painted is a pixel painted
+    return desk.pipeline.context_mask(mask, shrunk(picture, desk.sizes), or_white=True)

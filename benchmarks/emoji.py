@@ -1,6 +1,6 @@
 """Emoji drawn from their names beside the true ones: seen in training, held-out skin tones, edits, unknown names.
 
-python examples/beside.py runs/emoji/model EMOJI.parquet runs/beside.png --count 128
+python benchmarks/emoji.py runs/emoji/model EMOJI.parquet runs/beside.png --count 128
 
 Prints how many drawn pictures are nearer (in pixels) to their own true picture than to 99 others.
 """
