@@ -46,7 +46,7 @@ def picture_sizes(data: DataConfig) -> set[tuple[int, int]]:
     """Heights and widths in pixels of the pictures that a configuration's data holds."""
     match data:
         case ScenesData(size=size):
-            return {(size, size)}
+            return {(size, size)} if data.draw or data.describe or data.edit or data.question else set()
         case FolderData() | ParquetData() | ChatData() | InterleavedData() | StreamData():
             return set(data.buckets) if data.shape == "bucket" else {(data.size, data.size)}
         case TextData():

@@ -16,8 +16,9 @@ from monoformer.config.sources import Shape
 from monoformer.data.pictures import read_as
 from monoformer.evaluate.references import Pictures, open_reference
 from monoformer.pipeline import Pipeline
+from monoformer.presets import PRESETS
 from monoformer.pretrained import load_pretrained, save_pretrained
-from monoformer.train.sizes import picture_shape
+from monoformer.train.sizes import picture_shape, picture_sizes
 from tests import tiny
 
 SIZES = ((16, 16), (8, 24))
@@ -93,3 +94,8 @@ def test_a_model_folder_says_how_its_pictures_were_prepared(tmp_path: Path) -> N
     save_pretrained(tmp_path / "model", replace(tiny.pretrained(), picture_shape="resize"))
     assert load_pretrained(tmp_path / "model").picture_shape == "resize"
     assert load_pretrained(Path(__file__).parents[1] / "golden" / "version-1").picture_shape == "crop"
+
+
+def test_scenes_of_words_alone_hold_no_pictures() -> None:
+    assert picture_sizes(PRESETS["text-quick"]().data) == set()
+    assert picture_sizes(PRESETS["scenes-quick"]().data) == {(32, 32)}
