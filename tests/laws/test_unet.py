@@ -61,7 +61,7 @@ def unet_parameters(width: int, patch: int, unet_width: int) -> int:
     for changes in ({}, {"image_patches": "unet", "unet_width": unet_width}):
         config = ModelConfig(
             width=width, heads=width // 64, kv_heads=1, layers=1, mlp_width=8, vocabulary=8, patch=patch, channels=8,
-            time="add", image_head="linear", image_sizes=((256, 256),), **changes,
+            time="add", image_head="linear", image_sizes=((32, 32),), **changes,
         )  # fmt: skip
         with torch.device("meta"):
             counts.append(sum(p.numel() for p in MonoFormer(config).parameters()))
