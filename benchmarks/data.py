@@ -222,7 +222,7 @@ def stages(case: Case, config: RunConfig, tokenizer: Tokenizer, *, count: int = 
     assert isinstance(config.data, FolderData)
     files = picture_files(Path(config.data.root))[:count]
     decode = each(load, files)
-    picture = each(lambda path: read_picture(path, size=case.size, name=""), files)
+    picture = each(lambda path: read_picture(path, sizes=((case.size, case.size),), name=""), files)
     documents = list(enumerate(usable(build_source(config.data), len(files))))
     sequencer, length = build_sequencer(config.model, tokenizer, config.sequence), config.sequence.row
     lay = each(lambda one: lay_out(sequencer, [one], length=length, seed=0), documents)

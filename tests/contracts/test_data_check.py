@@ -83,7 +83,7 @@ def test_the_check_reports_every_source_and_draws_a_sheet(here: Path, capsys: py
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for words in (
         *("captioned", "chat", "documents read 40, of which 40 can be used", "tokens a document mean"),
-        *("48x80: 40", "patches", "14 rows of 320 tokens a step:", "contact sheet: sheets/mine."),
+        *("48x80: 40", "patches", "16 rows of 282 tokens a step:", "contact sheet: sheets/mine."),
     ):
         assert words in said, words
     with PILImage.open(here / "sheets" / "mine.png") as sheet:
