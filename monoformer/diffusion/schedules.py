@@ -5,6 +5,7 @@ sigma(t) noise, and both are fp32.
 """
 
 import math
+import statistics
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar, assert_never
 
@@ -21,6 +22,10 @@ T_MIN = 0.05
 ALPHA_MIN = 0.015
 """Smallest share of the image at which a sampler reads eps on a cosine chain, which ends at 0.00005 (the linear one at
 0.006): x_0 = (x_t - sigma eps) / alpha multiplies an error of eps by 1 / alpha (measured in docs/decisions.md)."""
+
+UNTRAINED = 0.001
+"""Share of a flow's training times that are too few to learn from: what a network says of x_0 below them is a guess, and
+the last thing that it says is the picture (measured in docs/decisions.md)."""
 
 
 class Level(NamedTuple):
@@ -97,10 +102,20 @@ class FlowPath:
         return share
 
     def levels(self, steps: int, *, spacing: Spacing = "uniform", positions: int = 0) -> list[Level]:
-        """From 1 down, spaced and then shifted; the last evaluation of a uniform grid is at 1 / steps."""
+        """From 1 down, spaced and then shifted; the last evaluation of a uniform grid is at 1 / steps.
+
+        A network that predicts x_0 is not asked below the times that it was trained at, whatever the steps.
+        """
         power, shift = 1 if spacing == "uniform" else 2, self._shift(positions)
-        times = [_shifted((1 - i / steps) ** power, shift) for i in range(steps)]
-        return [Level(t, 1 - t, t) for t in times] + [CLEAN]
+        times = [(1 - i / steps) ** power for i in range(steps)]
+        if self.config.prediction == "x_0" and times[-1] < (least := self._least()):
+            times = [1 - (1 - t) * (1 - least) / (1 - times[-1]) for t in times]
+        return [Level(t, 1 - t, t) for t in (_shifted(t, shift) for t in times)] + [CLEAN]
+
+    def _least(self) -> float:
+        """The time below which a share of `UNTRAINED` of the training times lies."""
+        normal = statistics.NormalDist(self.config.time_mean, self.config.time_deviation).inv_cdf(UNTRAINED)
+        return 1 / (1 + math.exp(-normal))
 
     def _shift(self, positions: int) -> float:
         """sqrt(m / n) of SD3, equation 23."""
