@@ -24,8 +24,8 @@ ALPHA_MIN = 0.015
 0.006): x_0 = (x_t - sigma eps) / alpha multiplies an error of eps by 1 / alpha (measured in docs/decisions.md)."""
 
 UNTRAINED = 0.001
-"""Share of a flow's training times that are too few to learn from: what a network says of x_0 below them is a guess, and
-the last thing that it says is the picture (measured in docs/decisions.md)."""
+"""Share of a flow's training times that are too few to learn from: what a network says of x_0 there is a guess, and the
+last thing that it says is the picture (measured in docs/decisions.md)."""
 
 
 class Level(NamedTuple):
