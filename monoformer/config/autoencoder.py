@@ -44,6 +44,9 @@ class AutoencoderRun:
     """Where pictures come from: every image of every document."""
     widths: tuple[int, ...] = (32, 48, 64, 96)
     """Channels at each resolution, finest first; each one after the first halves the sides."""
+    crop: int = 0
+    """Side in pixels of the square cut at random out of each picture; 0: whole pictures. Four pieces of half the side
+    cost as much as a whole picture, and teach more."""
     channels: int = 4
     """Channels of the latent."""
     groups: int = 8
@@ -73,8 +76,8 @@ class AutoencoderRun:
                 raise ValueError(f"{name} must be 0 or more, but is {getattr(self, name)}")
         if not self.perceptual and self.perceptual_weight != 1.0:
             raise ValueError("perceptual_weight does nothing without perceptual; name a module, or leave it as it is")
-        if not isinstance(self.train.optimizer, AdamWConfig):
-            raise ValueError("an autoencoder is trained with AdamW (Muon is for the matrices of a transformer)")
+        if self.crop < 0 or self.crop % self.down:
+            raise ValueError(f"crop must be 0 or a multiple of the {self.down} pixels of a cell, but is {self.crop}")
         if caches(self.data):
             raise ValueError("an autoencoder is trained on pictures, but a cache holds latents alone; name its source")
         unused = TrainConfig()

@@ -90,6 +90,8 @@ def picture_side(config: AutoencoderRun) -> int:
             f"an autoencoder trains on pictures of one size, a multiple of {config.down} pixels, but data.size is "
             f"{', '.join(f'{height}x{width}' for height, width in sorted(sizes)) or 'missing'}"
         )
+    if config.crop > side:
+        raise ValueError(f"crop is {config.crop} pixels, but pictures are {side}x{side}; crop less, or 0 for all")
     return side
 
 
@@ -98,7 +100,7 @@ def build_pictures(config: AutoencoderRun) -> Loader[Picture, list[Picture]]:
 
     def pack(documents: Numbered) -> tuple[list[Picture], dict[int, BadDocument]]:
         pictures = [
-            Picture(document=number, number=place, pixels=image.pixels)
+            Picture(document=number, number=place, pixels=cut(image.pixels, config.crop, (config.seed, number, place)))
             for number, document in documents
             for place, image in enumerate(document.images, start=1)
         ]
@@ -107,6 +109,20 @@ def build_pictures(config: AutoencoderRun) -> Loader[Picture, list[Picture]]:
     source = build_source(config.data, split="train", seed=config.seed, readers=config.train.readers)
     limit = config.train.skip_limit
     return Loader(source, pack, list, window=WINDOW, rows=config.train.rows, skip_limit=limit)
+
+
+def cut(pixels: Tensor, side: int, key: tuple[int, ...]) -> Tensor:
+    """A square of the picture (3, H, W) at a place drawn from its key; all of it at side 0."""
+    if not side:
+        return pixels
+    random = generator(*key, "crop")
+    top, left = (int(torch.randint(size - side + 1, (), generator=random)) for size in pixels.shape[-2:])
+    return pixels[:, top : top + side, left : left + side]
+
+
+def is_hidden_kernel(name: str, parameter: Tensor) -> bool:
+    """Whether Muon trains it: the convolutions between the first and the last of encoder and decoder."""
+    return parameter.ndim == 4 and not any(part in name for part in ("conv_in", "conv_out", "quant_conv"))
 
 
 def build_features(path: str, device: torch.device) -> Features | None:
@@ -142,9 +158,8 @@ class AutoencoderTrainer:
         self.network = build_network(config).to(self.device)
         self.features = build_features(config.perceptual, self.device)
         self.loader = build_pictures(config)
-        self.state = TrainState(
-            model=self.network, ema=EMA(self.network), optimizers=build_optimizers(self.network, config.train)
-        )
+        optimizers = build_optimizers(self.network, config.train, hidden=is_hidden_kernel)
+        self.state = TrainState(model=self.network, ema=EMA(self.network), optimizers=optimizers)
         self.loop: Loop[list[Picture]] = Loop(config, self.state, describe=describe, sample=sample, curves=CURVES)
         self.bf16 = computes_in_bf16(config.train, self.device)
 

@@ -1,7 +1,8 @@
 """Muon: momentum whose matrices are orthogonalised before the step (Jordan et al. 2024; `torch.optim.Muon`).
 
 The same update as torch's (a test compares bits in bf16), with two differences for speed: matrices of one shape go
-through Newton-Schulz together, and the iteration runs in fp32 where bf16 products are slower. Measured on two cores
+through Newton-Schulz together, and the iteration runs in fp32 where bf16 products are slower. A convolution's kernel
+(out, in, h, w) counts as a matrix of `out` rows. Measured on two cores
 without AMX, 42 matrices of width 192: 132 ms a step with torch's, 77 ms with this.
 """
 
@@ -33,7 +34,7 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """SGD with Nesterov momentum, orthogonalised; for hidden matrices only."""
+    """SGD with Nesterov momentum, orthogonalised; for hidden matrices and kernels only."""
 
     def __init__(
         self, params: Any, *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0, dtype: torch.dtype
@@ -53,12 +54,12 @@ class Muon(torch.optim.Optimizer):
                     by_shape[p.shape].append(p)
             for shape, parameters in by_shape.items():
                 updates = by_matrix(self._orthogonalize, [self._momentum(p, group) for p in parameters])
-                rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                rate = group["lr"] * max(1.0, shape[0] / shape[1:].numel()) ** 0.5
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(parameters, updates, alpha=-rate)
 
     def _orthogonalize(self, matrices: Tensor) -> Tensor:
-        return orthogonalize(matrices, self.dtype).to(matrices.dtype)
+        return orthogonalize(matrices.flatten(2), self.dtype).to(matrices.dtype).view_as(matrices)
 
     def _momentum(self, p: Tensor, group: dict[str, Any]) -> Tensor:
         assert p.grad is not None

@@ -5,6 +5,7 @@ no scheduler state.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, assert_never
 
 import torch
@@ -15,30 +16,32 @@ from monoformer.device import has_bf16_units
 from monoformer.train.muon import Muon
 
 
-def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW, or Muon for hidden matrices beside AdamW. Each group keeps its peak rate in `peak`."""
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon trains it: the projections of attention and MLP, but not their adapters."""
+    return parameter.ndim == 2 and (".attention." in name or ".mlp." in name) and ".lora_" not in name
+
+
+def build_optimizers(
+    model: nn.Module, config: TrainConfig, hidden: Callable[[str, Tensor], bool] = is_hidden_matrix
+) -> list[torch.optim.Optimizer]:
+    """AdamW, or Muon for what is `hidden` beside AdamW. Each group keeps its peak rate in `peak`."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     match config.optimizer:
         case AdamWConfig(rate=rate, betas=betas, weight_decay=decay):
             return [torch.optim.AdamW(_by_decay(named, rate, decay, config), lr=rate, betas=betas, fused=True)]
         case MuonConfig(rate=rate, momentum=momentum, adamw_rate=adamw_rate, betas=betas, weight_decay=decay):
-            hidden = [p for name, p in named if is_hidden_matrix(name, p)]
-            rest = [(name, p) for name, p in named if not is_hidden_matrix(name, p)]
+            matrices = [p for name, p in named if hidden(name, p)]
+            rest = [(name, p) for name, p in named if not hidden(name, p)]
             adamw = torch.optim.AdamW(
                 _by_decay(rest, adamw_rate, decay, config), lr=adamw_rate, betas=betas, fused=True
             )
-            if not hidden:  # adapters alone
+            if not matrices:  # adapters alone
                 return [adamw]
-            iteration = torch.bfloat16 if has_bf16_units(hidden[0].device) else torch.float32
-            muon = [{"params": hidden, "peak": rate}]
+            iteration = torch.bfloat16 if has_bf16_units(matrices[0].device) else torch.float32
+            muon = [{"params": matrices, "peak": rate}]
             return [Muon(muon, lr=rate, momentum=momentum, weight_decay=decay, dtype=iteration), adamw]
         case _:
             assert_never(config.optimizer)
-
-
-def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether Muon trains it: the projections of attention and MLP, but not their adapters."""
-    return parameter.ndim == 2 and (".attention." in name or ".mlp." in name) and ".lora_" not in name
 
 
 def _by_decay(

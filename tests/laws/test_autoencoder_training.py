@@ -93,6 +93,38 @@ def test_it_learns_its_pictures(tmp_path: Path) -> None:
     assert errors[-1] < 0.5 * errors[0]
 
 
+def test_pieces_are_squares_of_their_pictures_and_always_the_same(tmp_path: Path) -> None:
+    whole, config = config_of(tmp_path), config_of(tmp_path, crop=8)
+    first, again = next(build_pictures(config)), next(build_pictures(config))
+    places = set()
+    for piece, same, picture in zip(first, again, next(build_pictures(whole)), strict=True):
+        assert torch.equal(piece.pixels, same.pixels)
+        assert piece.pixels.shape == (3, 8, 8)
+        windows = picture.pixels.unfold(1, 8, 1).unfold(2, 8, 1).movedim(0, 2)  # (9, 9, 3, 8, 8)
+        found = (windows == piece.pixels).flatten(2).all(2).nonzero().tolist()
+        assert found
+        places.add(tuple(found[0]))
+    assert len(places) > 1
+    with pytest.raises(ValueError, match="crop is 32 pixels, but pictures are 16x16"):
+        build_network(replace(config, crop=32))
+
+
+def test_muon_trains_the_kernels_within(tmp_path: Path) -> None:
+    config = config_of(tmp_path, train={"optimizer": MuonConfig()})
+    trainer = AutoencoderTrainer(config)
+    muon, adamw = trainer.state.optimizers
+    kernels = [p for group in muon.param_groups for p in group["params"]]
+    assert {p.ndim for p in kernels} == {4}
+    ours = {id(p) for p in kernels}
+    names = {name for name, p in trainer.network.named_parameters() if id(p) not in ours and p.ndim == 4}
+    ends = {f"{half}.{end}" for half in ("encoder", "decoder") for end in ("conv_in", "conv_out")}
+    assert {name.removesuffix(".weight") for name in names} == {*ends, "quant_conv", "post_quant_conv"}
+    assert len(ours) + sum(len(g["params"]) for g in adamw.param_groups) == len(list(trainer.network.parameters()))
+    pictures = next(build_pictures(config))
+    errors = [trainer.train_step(pictures)["l1_loss"] for _ in range(40)]
+    assert errors[-1] < 0.5 * errors[0]
+
+
 def test_weights_come_from_the_seed(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     states = [build_network(replace(config, seed=seed)).state_dict() for seed in (0, 0, 1)]
@@ -142,8 +174,8 @@ def test_the_preset_is_small_enough_to_be_released() -> None:
     assert from_json(AutoencoderRun, json.loads(json.dumps(to_json(config)))) == config
     network = build_network(config)
     count = sum(p.numel() for p in network.parameters())
-    assert 1e6 < count < 2e6
-    assert 4 * count < 8e6
+    assert 1e6 < count < 3e6
+    assert 2 * count < 8e6  # bytes in bf16
     assert (LatentAutoencoder(network).channels, LatentAutoencoder(network).down) == (4, 8)
 
 
@@ -155,7 +187,7 @@ def test_the_preset_is_small_enough_to_be_released() -> None:
         ({"channels": 0}, "channels"),
         ({"kl_weight": -1.0}, "0 or more"),
         ({"perceptual_weight": 0.5}, "does nothing without perceptual"),
-        ({"train": TrainConfig(optimizer=MuonConfig())}, "AdamW"),
+        ({"crop": 12}, "crop must be 0 or a multiple of the 8 pixels of a cell"),
         ({"train": TrainConfig(optimizer=AdamWConfig(), text_weight=2.0)}, r"train\.text_weight does nothing"),
     ],
 )
@@ -198,7 +230,8 @@ def test_the_command_trains_goes_on_and_releases(
     command = [
         "train", "autoencoder", f"--folder={tmp_path / 'run'}", f"--data.sources.1.files={file}",
         "--data.sources.1.holdout=1", "--data.sources.1.holdout-pairs=0", "--data.sources.1.size=16",
-        "--data.sources.0.size=16", "--widths", "8", "8", "--groups=4", "--train.rows=2", "--train.warmup=1",
+        "--data.sources.0.size=16", "--crop=8", "--widths", "8", "8", "--groups=4", "--train.rows=2",
+        "--train.warmup=1",
         "--train.sample-every=2", "--train.log-every=1", "--train.device=cpu",
     ]  # fmt: skip
     main([*command, "--train.steps=2"])

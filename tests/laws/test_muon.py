@@ -36,3 +36,18 @@ def test_updates_are_nearly_orthogonal() -> None:
         values = torch.linalg.svdvals(made)
         assert values.min() > 0.3
         assert values.max() < 1.3
+
+
+@pytest.mark.parametrize("shape", [(24, 4, 3, 3), (48, 4, 1, 1)])
+def test_a_kernel_is_a_matrix_of_its_outputs(shape: tuple[int, ...]) -> None:
+    random = generator(3, "muon")
+    values = torch.randn(shape, generator=random)
+    kernel, matrix = torch.nn.Parameter(values.clone()), torch.nn.Parameter(values.flatten(1).clone())
+    one, two = (Muon([p], lr=0.02, dtype=torch.float32) for p in (kernel, matrix))
+    for _ in range(3):
+        kernel.grad = torch.randn(shape, generator=random)
+        matrix.grad = kernel.grad.flatten(1)
+        one.step()
+        two.step()
+    assert torch.equal(kernel.flatten(1), matrix)
+    assert not torch.equal(kernel, values)
