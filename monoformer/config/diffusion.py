@@ -25,6 +25,9 @@ class FlowConfig:
     """Mean of the logit-normal training times; above 0 leans toward noise."""
     time_deviation: float = 1.0
     """Standard deviation of the logit-normal training times."""
+    clamp_time: float = 0.05
+    """Least time in the weight 1 / t^2 that turns an error in x_0 into one in velocity (JiT: 0.05). Higher: rare times
+    near the clean image, whose weight is largest, disturb the others less."""
     shift_base: int = 0
     """Latent height times width at which times are not shifted; larger images are trained and drawn at times nearer
     noise, smaller ones at times nearer the clean image (SD3, equation 23). 0: never shifted."""
@@ -32,7 +35,10 @@ class FlowConfig:
     def __post_init__(self) -> None:
         check_numbers(self, "time_mean", room="diffusion")
         check_numbers(self, "time_deviation", room="diffusion", above=0)
+        check_numbers(self, "clamp_time", room="diffusion", above=0, most=1)
         check_numbers(self, "shift_base", room="diffusion", least=0)
+        if self.prediction != "x_0" and self.clamp_time != FlowConfig.clamp_time:
+            raise ValueError("diffusion.clamp_time weighs errors in x_0; it does nothing when velocity is predicted")
 
 
 @dataclass(frozen=True, kw_only=True)

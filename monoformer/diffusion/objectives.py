@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig, Variance
-from monoformer.diffusion.schedules import T_MIN, DDPMPath, Path, build_path, expand
+from monoformer.diffusion.schedules import DDPMPath, Path, build_path, expand
 from monoformer.diffusion.variational import Posterior
 
 Images: TypeAlias = Sequence[Tensor]
@@ -78,7 +78,7 @@ class Objective:
         loss = (guess - self.target(x_0, t, noise)).square().flatten(1).mean(1)
         if isinstance(self.config, FlowConfig) and self.config.prediction == "x_0":
             # v = (x_t - x_0) / t, so an error in x_0 is t times an error in v
-            loss = loss / t.clamp(min=T_MIN).square()
+            loss = loss / t.clamp(min=self.config.clamp_time).square()
         if self.learned is not None and values is not None:
             assert isinstance(self.path, DDPMPath)
             x_t, index = self.noised(x_0, t, noise), self.path.index(t)

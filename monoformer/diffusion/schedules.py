@@ -17,7 +17,7 @@ from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig,
 Number = TypeVar("Number", Tensor, float)
 
 T_MIN = 0.05
-"""Smallest t by which an x_0 error is divided to become a velocity error, in the loss and in the samplers."""
+"""Smallest t by which samplers divide an x_0 error to make it a velocity's (the loss: `FlowConfig.clamp_time`)."""
 
 ALPHA_MIN = 0.015
 """Smallest share of the image at which a sampler reads eps on a cosine chain, which ends at 0.00005 (the linear one at

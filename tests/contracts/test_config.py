@@ -174,6 +174,8 @@ def test_a_file_that_is_no_configuration(text: str | None, message: str, tmp_pat
         (ModelConfig, {"patch": 8, "image_sizes": ((64, 60),)}, "60"),
         (FlowConfig, {"time_deviation": 0.0}, "above 0"),
         (FlowConfig, {"shift_base": -1}, "shift_base must be 0 or more"),
+        (FlowConfig, {"clamp_time": 0.0}, r"diffusion\.clamp_time must be in \(0, 1\]"),
+        (FlowConfig, {"prediction": "velocity", "clamp_time": 0.3}, "nothing when velocity is predicted"),
         (DDPMConfig, {"steps": 1}, "at least 2"),
         (GenerateConfig, {"sampler": "ddmp"}, "sampler must be one of euler, heun, ddim, ddpm"),
         (GenerateConfig, {"spacing": "even"}, "spacing must be one of uniform, quadratic"),

@@ -95,6 +95,9 @@ def test_an_error_in_x_0_weighs_as_the_velocity_error_that_it_is() -> None:
     )
     small = in_x_0.error(guess[:1], x_0[:1], torch.tensor([0.001]), noise[:1])
     torch.testing.assert_close(small, off[:1].square().flatten(1).mean(1) / 0.05**2)
+    clamped = build_objective(FlowConfig(prediction="x_0", clamp_time=0.4))
+    expected = off.square().flatten(1).mean(1) / torch.tensor([0.4, 0.4, 0.4, 0.5, 0.9, 1.0]).square()
+    torch.testing.assert_close(clamped.error(guess, x_0, t, noise), expected)
 
 
 def test_no_image_at_all_has_an_empty_loss() -> None:
