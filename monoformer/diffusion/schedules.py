@@ -23,7 +23,7 @@ ALPHA_MIN = 0.015
 """Smallest share of the image at which a sampler reads eps on a cosine chain, which ends at 0.00005 (the linear one at
 0.006): x_0 = (x_t - sigma eps) / alpha multiplies an error of eps by 1 / alpha (measured in docs/decisions.md)."""
 
-UNTRAINED = 0.001
+UNTRAINED = 0.0002
 """Share of a flow's training times that are too few to learn from: what a network says of x_0 there is a guess, and the
 last thing that it says is the picture (measured in docs/decisions.md)."""
 

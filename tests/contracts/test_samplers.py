@@ -250,18 +250,18 @@ def test_grids_fall_from_noise_to_clean(name: str, spacing: Any, steps: int) -> 
 def test_an_estimate_of_x_0_is_asked_for_at_trained_times_alone(mean: float, spacing: Any) -> None:
     for base, positions in ((0, 0), (16, 64)):
         path = build_path(FlowConfig(time_mean=mean, shift_base=base))
-        trained = path.training_times(torch.arange(100_000) / 100_000, positions=positions)
+        trained = path.training_times(torch.arange(1_000_000) / 1_000_000, positions=positions)
         for steps in (1, 2, 5, 40, 250):
             levels = path.levels(steps, spacing=spacing, positions=positions)
             assert levels[0].t == 1
-            assert float((trained < levels[-2].t).double().mean()) >= 0.00099, "some training times lie below"
+            assert float((trained < levels[-2].t).double().mean()) >= 0.000198, "some training times lie below"
             if steps > 100:
-                assert float((trained < levels[-2].t).double().mean()) < 0.0011, "and no more than must"
+                assert float((trained < levels[-2].t).double().mean()) < 0.00022, "and no more than must"
         for steps in (2, 5):
             plain = build_path(FlowConfig(time_mean=mean, shift_base=base, prediction="velocity"))
             velocity = plain.levels(steps, spacing=spacing, positions=positions)
             assert (velocity == path.levels(steps, spacing=spacing, positions=positions)) == (
-                float((trained < velocity[-2].t).double().mean()) >= 0.001
+                float((trained < velocity[-2].t).double().mean()) >= 0.0002
             ), "coarse grids and errors that t damps stay as they are"
 
 
