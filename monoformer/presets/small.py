@@ -19,7 +19,8 @@ from monoformer.config.run import RunConfig
 from monoformer.config.train import MuonConfig, TrainConfig
 
 STOCHASTIC = GenerateConfig(sampler="ddim", eta=1.0, steps=40, guidance=1.25)
-"""Noise in every step mends what earlier steps got wrong; little guidance keeps small things clean (docs/log.md)."""
+"""Noise in every step mends what earlier steps got wrong; guidance decides what is drawn, near the noise, and spoils
+small things near the clean picture (docs/log.md)."""
 
 AT_64 = TrainConfig(
     rows=14,
@@ -55,7 +56,7 @@ def scenes_quick() -> RunConfig:
             time="add",
             image_sizes=((32, 32),),
         ),
-        diffusion=FlowConfig(time_mean=1.0),
+        diffusion=FlowConfig(time_mean=0.5, clamp_time=0.3),
         tokenizer=TokenizerConfig(vocabulary=512),
         data=ScenesData(size=32, objects=(1, 2), draw=8.0, describe=1.0, edit=0.5, question=0.25, story=0.25),
         sequence=SequenceConfig(row=252, window=512, noise_draws=4),
@@ -68,7 +69,7 @@ def scenes_quick() -> RunConfig:
             image_weight=20.0,
             checkpoint_every=325,
         ),
-        generate=STOCHASTIC,
+        generate=replace(STOCHASTIC, guidance=2.0, guidance_interval=(0.5, 1.0)),
     )
 
 
@@ -81,11 +82,11 @@ def scenes() -> RunConfig:
     return RunConfig(
         name="scenes",
         model=ModelConfig(width=256, layers=6, heads=4, kv_heads=4, mlp_width=704, context=512, patch=8, time="add"),
-        diffusion=FlowConfig(time_mean=1.0),
+        diffusion=FlowConfig(time_mean=1.0, clamp_time=0.3),
         tokenizer=TokenizerConfig(vocabulary=512),
-        data=ScenesData(size=64, objects=(1, 3), draw=5.0, describe=2.5, edit=3.0, question=0.75, story=0.5),
+        data=ScenesData(size=64, objects=(1, 3), draw=5.0, describe=2.5, edit=3.5, question=1.0, story=0.5),
         sequence=SequenceConfig(row=298, window=1024, noise_draws=2),
-        train=replace(AT_64, steps=4000, rows=15),
+        train=replace(AT_64, steps=4500, rows=15),
         generate=replace(STOCHASTIC, guidance=3.0),
     )
 
