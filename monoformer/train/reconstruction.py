@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from monoformer.autoencoder import LatentAutoencoder, Pixels
 from monoformer.config.autoencoder import AutoencoderRun
@@ -86,7 +86,9 @@ def release(config: AutoencoderRun, weights: dict[str, Tensor]) -> Path:
     """Write the run's `model` folder: weights in bf16, their own scale and shift, README.md with figures, a picture."""
     network = build_network(config)
     network.load_state_dict(weights)
-    network.eval().requires_grad_(requires_grad=False).to(torch.bfloat16).to(torch.float32)  # as they will be read
+    network.eval().requires_grad_(requires_grad=False)
+    for parameter in network.parameters():
+        parameter.data = parameter.to(torch.bfloat16).float()  # as they will be read
     mean, deviation = measure(network, config)
     network.register_to_config(scaling_factor=1 / deviation, shift_factor=mean)
     with written_whole(config.model_path) as folder:
@@ -95,7 +97,7 @@ def release(config: AutoencoderRun, weights: dict[str, Tensor]) -> Path:
             error = (reconstruct(network, pixels).float() - pixels.float()) / 255
             figures[name] = (float(decibels(error).mean()), float(error.abs().mean()) * 255, len(pixels))
         show(network, pictures, "held-out pictures before and after").save(folder / "reconstructions.png")
-        network.to(torch.bfloat16, memory_format=torch.contiguous_format)
+        nn.Module.to(network, torch.bfloat16, memory_format=torch.contiguous_format)  # diffusers' own warns
         network.save_pretrained(folder, safe_serialization=True)
         size = (folder / "diffusion_pytorch_model.safetensors").stat().st_size
         count = sum(p.numel() for p in network.parameters())
