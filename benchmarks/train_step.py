@@ -25,7 +25,7 @@ from monoformer.config.model import ModelConfig
 from monoformer.config.parallel import Checkpointing, ParallelConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import AdamWConfig, TrainConfig
-from monoformer.device import choose, matrix_speed, synchronize
+from monoformer.device import choose, keep_freed_memory, matrix_speed, synchronize
 from monoformer.diffusion.objectives import build_objective
 from monoformer.model.monoformer import MonoFormer
 from monoformer.randomness import generator
@@ -128,6 +128,7 @@ def build_trainer(case: Case) -> Trainer:
 def main() -> None:
     """Time the step and print it beside the peak."""
     case = tyro.cli(Case)
+    keep_freed_memory()  # as every run does
     trainer, batch = build_trainer(case), make_batch(case)
     device, model = trainer.parts.device, trainer.model
     start_memory = peak_memory(device)

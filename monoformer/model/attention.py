@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from monoformer.batch import Batch
+from monoformer.model.kernels import AttendFunction
 
 Mask: TypeAlias = Tensor | BlockMask
 """bool (B, 1, T, S) for SDPA, or FlexAttention's block mask."""
@@ -62,12 +63,21 @@ _compiled_flex: list[Any] = []  # FlexAttention is slow unless compiled; compile
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
     """Scaled dot-product attention: q (B, H, T, K), k and v (B, G, S, K) -> (B, H, T, K). None: everything is seen."""
     grouped = q.shape[1] != k.shape[1]
+    if isinstance(mask, Tensor) and keeps_probabilities(q, k):
+        kept: Tensor = AttendFunction.apply(q, k, v, mask)  # type: ignore[no-untyped-call]
+        return kept
     if mask is None or isinstance(mask, Tensor):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
     if not _compiled_flex:
         _compiled_flex.append(torch.compile(flex_attention))
     result: Tensor = _compiled_flex[0](q, k, v, block_mask=mask, enable_gqa=grouped)
     return result
+
+
+def keeps_probabilities(q: Tensor, k: Tensor) -> bool:
+    """Whether attention trains faster by keeping its probabilities: in bf16 on a CPU, while they are few (32 MB)."""
+    training = torch.is_grad_enabled() and q.requires_grad
+    return training and q.device.type == "cpu" and q.dtype == torch.bfloat16 and q[..., 0].numel() * k.shape[2] <= 2**24
 
 
 @dataclass

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from monoformer.autoencoder import LatentAutoencoder, Pixels
 from monoformer.config.autoencoder import AutoencoderRun
@@ -97,7 +97,8 @@ def release(config: AutoencoderRun, weights: dict[str, Tensor]) -> Path:
             error = (reconstruct(network, pixels).float() - pixels.float()) / 255
             figures[name] = (float(decibels(error).mean()), float(error.abs().mean()) * 255, len(pixels))
         show(network, pictures, "held-out pictures before and after").save(folder / "reconstructions.png")
-        nn.Module.to(network, torch.bfloat16, memory_format=torch.contiguous_format)  # diffusers' own warns
+        for parameter in network.parameters():
+            parameter.data = parameter.to(torch.bfloat16).contiguous()  # training may have laid them out channels last
         network.save_pretrained(folder, safe_serialization=True)
         size = (folder / "diffusion_pytorch_model.safetensors").stat().st_size
         count = sum(p.numel() for p in network.parameters())

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 
 from monoformer.config.model import NoScaling
-from monoformer.model.kernels import NormFunction, RotateFunction
+from monoformer.model.attention import attend
+from monoformer.model.kernels import AttendFunction, NormFunction, RotateFunction
 from monoformer.model.rotary import rotary, rotate
 from monoformer.randomness import generator
 
@@ -32,3 +33,21 @@ def test_rotation_is_that_of_hugging_face_llama() -> None:
     whole_cosine, whole_sine = (torch.cat([table, table], dim=-1)[:, :, 0] for table in (cosine, sine))
     theirs, _ = apply_rotary_pos_emb(x.transpose(1, 2), x.transpose(1, 2), whole_cosine, whole_sine)
     torch.testing.assert_close(rotate(x, cosine, sine).transpose(1, 2), theirs)
+
+
+def test_attention_and_its_gradient() -> None:
+    q, k, v = (numbers(2, heads, 5, 4, seed=seed).requires_grad_() for seed, heads in enumerate((4, 2, 2)))
+    mask = torch.eye(5, dtype=torch.bool) | (numbers(2, 1, 5, 5, seed=3) > 0)
+    assert torch.autograd.gradcheck(lambda *qkv: AttendFunction.apply(*qkv, mask), (q, k, v))
+    theirs = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    torch.testing.assert_close(AttendFunction.apply(q, k, v, mask), theirs)
+
+
+def test_attention_in_bf16_is_as_near_to_the_truth_as_sdpa() -> None:
+    q, k, v = (numbers(2, heads, 40, 16, seed=seed).bfloat16() for seed, heads in enumerate((4, 2, 2)))
+    mask = torch.ones(40, 40, dtype=torch.bool).tril().expand(2, 1, -1, -1)
+    true = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=mask, enable_gqa=True)
+    q.requires_grad_()
+    ours, theirs = attend(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    assert type(ours.grad_fn).__name__ == "AttendFunctionBackward"
+    assert (ours - true).abs().mean() < 1.5 * (theirs - true).abs().mean() + 1e-3
