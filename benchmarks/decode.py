@@ -14,7 +14,6 @@ from network import Shape, build_engine, matrix_weights, memory_speed, prompt, r
 from monoformer.config.generate import GenerateConfig
 from monoformer.generate.engine import Engine
 from monoformer.generate.session import Request
-from monoformer.model.packed import can_pack, pack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +31,6 @@ class Case(Shape):
     """Tokens that each session writes."""
     prompt: int = 13
     """Text tokens of a prompt."""
-    packed: bool = True
-    """On a CPU, weights a second time in the order of its products, as the pipeline has them."""
     deterministic: bool = False
     """Passes padded to fixed shapes."""
     peer: tuple[float, ...] = ()
@@ -57,8 +54,6 @@ def main() -> None:
     case = tyro.cli(Case)
     engine = build_engine(case, slots=max(2, *case.batches), deterministic=case.deterministic)
     model, device = engine.network.model, engine.network.device
-    if case.packed and device.type == "cpu" and can_pack():
-        pack(model)
     read = (matrix_weights(model) + model.config.vocabulary * model.config.width) * case.dtype.itemsize  # text head too
     speed = memory_speed(device)
     tokens: dict[str, float] = {}

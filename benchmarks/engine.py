@@ -21,7 +21,6 @@ from network import Shape, build_engine, peak_memory, prompt, report, timed
 from monoformer.config.generate import GenerateConfig
 from monoformer.generate.engine import Engine
 from monoformer.generate.session import Request
-from monoformer.model.packed import can_pack, pack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +34,6 @@ class Case(Shape):
     guidance: float = 2.5
     arrival: float = 0.25
     """Time between two requests, as a share of their mean time alone."""
-    packed: bool = True
-    """On a CPU, weights a second time in the order of its products, as the pipeline has them."""
     deterministic: bool = False
     """Passes padded to fixed shapes."""
     memory_requests: int = 500
@@ -107,8 +104,6 @@ def main() -> None:
     case = tyro.cli(Case)
     engine = build_engine(case, slots=2 * case.requests, deterministic=case.deterministic)
     device, cache = engine.network.device, engine.network.cache
-    if case.packed and device.type == "cpu" and can_pack():
-        pack(engine.network.model)
     wanted = load(case, engine, count=case.requests, tokens=case.tokens, steps=case.steps)
     engine.run(load(case, engine, count=4, tokens=2, steps=1))
     alone = [timed(lambda one=one: serve(engine, [one], [0.0]), device) for one in wanted]  # type: ignore[misc]
@@ -126,7 +121,7 @@ def main() -> None:
         "alone": [round(one, 3) for one in alone],
         "precision": str(case.dtype).removeprefix("torch."),
         "cache_bytes_per_token": 2 * cache.keys.nbytes // (cache.keys.shape[1] * cache.keys.shape[3]),
-        "predicted_bytes_per_token": 2 * case.layers * case.kv_heads * (case.width // case.heads) * case.dtype.itemsize,
+        "predicted_bytes_per_token": 2 * case.layers * case.kv_heads * (case.width // case.heads) * cache.keys.itemsize,
         "cache_bytes_per_session": (cache.keys.nbytes + cache.values.nbytes) // cache.keys.shape[1],
     }
     if case.memory_requests:

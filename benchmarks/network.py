@@ -14,11 +14,12 @@ from monoformer.autoencoder import Moments
 from monoformer.config.diffusion import DDPMConfig
 from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
-from monoformer.device import choose, has_bf16_units, host_peak, synchronize
+from monoformer.device import choose, has_bf16_units, host_peak, keep_freed_memory, synchronize
 from monoformer.doctor import matrix_speed
 from monoformer.document import Document, Text
 from monoformer.generate.engine import Engine
 from monoformer.model.monoformer import MonoFormer
+from monoformer.model.packed import can_pack, pack
 from monoformer.pretrained import Pretrained
 from monoformer.randomness import generator
 from monoformer.tokenizer import Tokenizer
@@ -44,7 +45,9 @@ class Shape:
     patch: int = 2
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of weights, cache and arithmetic; auto takes what is faster on the device, as the pipeline does."""
+    """Of weights and arithmetic; auto takes what is faster on the device, as the pipeline does."""
+    packed: bool = True
+    """On a CPU, weights a second time in the order of its products, as the pipeline has them."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -104,7 +107,12 @@ def build_pretrained(shape: Shape) -> Pretrained:
 
 def build_engine(shape: Shape, *, slots: int, deterministic: bool = False) -> Engine:
     """An engine around random weights."""
-    return Engine(build_pretrained(shape), Latents(shape.latent), slots=slots, deterministic=deterministic)
+    made = build_pretrained(shape)
+    if made.model.tokens.weight.device.type == "cpu":  # as the pipeline does
+        keep_freed_memory()
+        if shape.packed and can_pack():
+            pack(made.model)
+    return Engine(made, Latents(shape.latent), slots=slots, deterministic=deterministic)
 
 
 def prompt(tokens: int, *, number: int = 0) -> Document:

@@ -27,7 +27,7 @@ from monoformer.arguments import (
     read_texts,
 )
 from monoformer.autoencoder import Autoencoder
-from monoformer.device import choose, has_bf16_units
+from monoformer.device import choose, has_bf16_units, keep_freed_memory
 from monoformer.document import Document, Image, Segment, Text, flat, upright
 from monoformer.framing import Method, framed
 from monoformer.generate.deferred import Deferred
@@ -97,6 +97,8 @@ class Pipeline:
         loaded = load_pretrained(folder, device=where, dtype=dtype)
         if packed or (packed is None and where.type == "cpu" and can_pack()):
             pack(loaded.model)
+        if where.type == "cpu":
+            keep_freed_memory()
         return cls(loaded, autoencoder=autoencoder, vision=vision, slots=slots, deterministic=deterministic, card=text)
 
     def generate(

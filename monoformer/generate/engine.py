@@ -160,6 +160,7 @@ class Engine:
 
     def _read_tokens(self, sessions: list[Session]) -> list[tuple[Session, Tensor]]:
         """Read the token that each session wrote last; the states (D,) after them."""
+        sessions = sorted(sessions, key=lambda session: _open(session).slot)  # neighbours in the cache are not copied
         written = [(_open(s), _open(s).following(s.token)) for s in sessions if s.token is not None]
         found = attempt(lambda rows: list(read(self.network, *zip(*rows, strict=True))), written)
         states: list[tuple[Session, Tensor]] = []

@@ -23,15 +23,17 @@ class Writer:
     def __init__(self, network: Network, tokenizer: Tokenizer) -> None:
         self.network, self.tokenizer = network, tokenizer
         vocabulary = network.model.config.vocabulary
-        special = torch.tensor([*tokenizer.special, *range(tokenizer.size, vocabulary)])
-        self.unwritable = special[(special != tokenizer.eos) & (special != tokenizer.boi)].to(network.device)
+        written = {*range(tokenizer.size)} - {*tokenizer.special} | {tokenizer.eos, tokenizer.boi}
+        self.unwritable = torch.tensor([token not in written for token in range(vocabulary)], device=network.device)
+        """bool (V,)."""
 
     def check(self, request: Request) -> None:
         """Refuse tokens that can never be written, and what can never be chosen."""
         biased = [token for token, _ in request.settings.logit_bias]
         if not biased:
             return
-        wrong = sorted({*biased} & {*self.unwritable.tolist()}) + [t for t in biased if t >= self.tokenizer.size]
+        size = len(self.unwritable)
+        wrong = sorted(token for token in biased if token >= size or bool(self.unwritable[token]))
         if wrong:
             raise ValueError(f"generate.logit_bias names {wrong[0]}, which is no token that can be written")
 
@@ -49,7 +51,7 @@ class Writer:
             seen = self._seen(session) if settings.repetition_penalty != 1 else None
             if seen is not None or settings.logit_bias:
                 logits[row] = adjust(raw[row], settings, seen=seen)
-        logits.index_fill_(1, self.unwritable, -torch.inf)
+        logits.masked_fill_(self.unwritable, -torch.inf)
         closed = torch.tensor([not may for may in may_draw]).to(logits.device)
         logits[:, self.tokenizer.boi].masked_fill_(closed, -torch.inf)
         each = [session.request.settings for session in sessions]

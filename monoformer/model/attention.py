@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from monoformer.batch import Batch
-from monoformer.model.kernels import AttendFunction
+from monoformer.model.kernels import AttendFunction, attend_by_products
 
 Mask: TypeAlias = Tensor | BlockMask
 """bool (B, 1, T, S) for SDPA, or FlexAttention's block mask."""
@@ -63,9 +63,12 @@ _compiled_flex: list[Any] = []  # FlexAttention is slow unless compiled; compile
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
     """Scaled dot-product attention: q (B, H, T, K), k and v (B, G, S, K) -> (B, H, T, K). None: everything is seen."""
     grouped = q.shape[1] != k.shape[1]
-    if isinstance(mask, Tensor) and keeps_probabilities(q, k):
-        kept: Tensor = AttendFunction.apply(q, k, v, mask)  # type: ignore[no-untyped-call]
-        return kept
+    if prefers_products(q, k):
+        if isinstance(mask, Tensor) and torch.is_grad_enabled():
+            kept: Tensor = AttendFunction.apply(q, k, v, mask)  # type: ignore[no-untyped-call]
+            return kept
+        if mask is None and not torch.is_grad_enabled():
+            return attend_by_products(q, k, v, None)[0]
     if mask is None or isinstance(mask, Tensor):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
     if not _compiled_flex:
@@ -74,10 +77,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
     return result
 
 
-def keeps_probabilities(q: Tensor, k: Tensor) -> bool:
-    """Whether attention trains faster by keeping its probabilities: in bf16 on a CPU, while they are few (32 MB)."""
-    training = torch.is_grad_enabled() and q.requires_grad
-    return training and q.device.type == "cpu" and q.dtype == torch.bfloat16 and q[..., 0].numel() * k.shape[2] <= 2**24
+def prefers_products(q: Tensor, k: Tensor) -> bool:
+    """Whether matrix products are faster than SDPA: in bf16 on a CPU, while all probabilities are few (32 MB)."""
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q[..., 0].numel() * k.shape[2] <= 2**24
 
 
 @dataclass
@@ -137,22 +139,28 @@ class CacheView:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Queries (B, H, T, K) over what the slots hold and the pass's own k and v (B, G, T, K) -> (B, H, T, K).
 
+        Computed in the cache's dtype, pictures in that of v, which the result has.
         `mask` as `mask` makes it; None: what `image` says, or for a single token that all is seen.
         """
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        q, k, v = q.to(keys.dtype), k.to(keys.dtype), v.to(keys.dtype)
+        own = v.dtype
         if self.write:
             self._store(keys, k)
             self._store(values, v)
             stop = self.span + k.shape[2]
-            return attend(q, keys[self._rows, :, :stop], values[self._rows, :, :stop], mask)
+            held_k, held_v = (x[self._rows, :, :stop] for x in (keys, values))
+            return attend(q.to(keys.dtype), held_k, held_v, mask).to(own)
         if self.image is None or mask is not None:
             past_k, past_v = (x[self._rows, :, : self.span] for x in (keys, values))
-            return attend(q, torch.cat([past_k, k], dim=2), torch.cat([past_v, v], dim=2), mask)
+            all_k, all_v = torch.cat([past_k, k.to(keys.dtype)], dim=2), torch.cat([past_v, v.to(keys.dtype)], dim=2)
+            return attend(q.to(keys.dtype), all_k, all_v, mask).to(own)
+        q, k = q.to(own), k.to(own)
         found = torch.empty_like(q)
         for rows, length in self._alike():
             slots = self._chosen(self.slots[rows])
-            all_k, all_v = (torch.cat([x[slots, :, :length], own[rows]], dim=2) for x, own in ((keys, k), (values, v)))
+            all_k, all_v = (
+                torch.cat([held[slots, :, :length].to(own), x[rows]], dim=2) for held, x in ((keys, k), (values, v))
+            )
             for token in range(self.image):  # what stands before the image, its time, is causal
                 stop = length + token + 1
                 found[rows, :, token : token + 1] = attend(
@@ -191,7 +199,7 @@ class CacheView:
             held[self._rows, :, first : first + count] = own[:, :, :count]
         else:
             row, token, slot, place = self._stored
-            held[slot, :, place] = own[row, :, token]
+            held[slot, :, place] = own[row, :, token].to(held.dtype)
 
     def _chosen(self, slots: Sequence[int]) -> Tensor | slice:
         """The slots as an index; those that lie beside each other as a slice, which copies nothing."""

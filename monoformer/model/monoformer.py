@@ -201,9 +201,13 @@ class MonoFormer(nn.Module):
         return prediction
 
     def cache(self, slots: int, capacity: int, *, dtype: torch.dtype | None = None) -> KVCache:
-        """An empty KV cache of this model's shape."""
+        """An empty KV cache of this model's shape; `dtype` None: that of the weights, but fp32 on a CPU.
+
+        There a single query takes up to seven times as long in bf16 (8 rows of 269 keys: 1.36 and 0.18 ms).
+        """
         config, weight = self.config, self.tokens.weight
-        dtype = weight.dtype if dtype is None else dtype
+        if dtype is None:
+            dtype = torch.float32 if weight.device.type == "cpu" else weight.dtype
         return KVCache.empty(
             config.layers, slots, config.kv_heads, capacity, config.head_width, device=weight.device, dtype=dtype
         )

@@ -3,42 +3,92 @@
 Knows linear layers, nothing of models. Invariant: a packed layer is the layer that it was made from (same parameters,
 same names), up to the last bits of its products. Measured on one core with AVX-512 (768 to 2048 numbers, microseconds,
 plain and packed), fp32: 1 row 438 and 480, 4 rows 1409 and 552, 8 rows 1110 and 627, 64 rows 1831 and 1746; bf16: 1 row
-412 and 300, 4 rows 876 and 360, 8 rows 693 and 524. From some hundred rows on both are alike.
+412 and 300, 4 rows 876 and 360, 8 rows 693 and 524. Of more rows there both are alike; on two cores with AVX512-BF16
+(all matrices of a block of width 512, milliseconds), bf16: 514 rows 7.8 and 7.2, 2056 rows 30.1 and 28.3; fp32, five of
+them: 128 rows 4.3 and 2.6, 1028 rows 23.2 and 20.3.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ROWS = 64
-"""Products of more rows than these read the plain weights."""
+HINT = 64
+"""Rows of a product that fp32 weights are put in order for."""
+
+
+BESIDE = (("q", "k", "v"), ("gate", "up"))
+"""Layers of a module that read the same input: few rows pass through them in one product."""
 
 
 class PackedLinear(nn.Module):
-    """A linear layer that holds its weight twice."""
+    """A linear layer that holds its weight twice; the second time perhaps as a part of `joint`, beside others'."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, joint: "Joint | None" = None) -> None:
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
-        hint = 1 if linear.weight.dtype == torch.bfloat16 else ROWS
-        self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), hint)
+        self.joint = joint
+        self.packed: Tensor | None = None if joint else reorder(linear.weight.detach())
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether the packed weights are the faster ones for this input."""
+        rows = x.numel() // x.shape[-1]
+        plain = not rows or (rows == 1 and x.dtype == torch.float32) or x.dtype != self.weight.dtype
+        return not plain and not torch.is_grad_enabled()
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
-        rows, weight = x.numel() // x.shape[-1], self.weight
-        plain = not 0 < rows <= ROWS or (rows == 1 and x.dtype == torch.float32) or x.dtype != weight.dtype
-        if plain or torch.is_grad_enabled():
-            return F.linear(x, weight, self.bias)
-        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], ""))
+        if self.packed is None or not self.takes(x):
+            return F.linear(x, self.weight, self.bias)
+        return multiply(x, self.packed, self.bias)
+
+
+class Joint:
+    """Several linear layers of one input as one packed matrix."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        self.sizes = [layer.out_features for layer in layers]
+        self.packed = reorder(torch.cat([layer.weight.detach() for layer in layers]))
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        self.bias = torch.cat(biases) if biases else None
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(..., inputs) -> (..., outputs) of each layer."""
+        return torch.split(multiply(x, self.packed, self.bias), self.sizes, dim=-1)
+
+
+def together(x: Tensor, *layers: nn.Module) -> Sequence[Tensor]:
+    """What each layer makes of the same x."""
+    first = layers[0]
+    if isinstance(first, PackedLinear) and first.joint is not None and first.takes(x):
+        return first.joint(x)
+    return [layer(x) for layer in layers]
+
+
+def reorder(weight: Tensor) -> Tensor:
+    """A weight in the order of a product's reading."""
+    hint = 1 if weight.dtype == torch.bfloat16 else HINT
+    return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), hint))
+
+
+def multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer of reordered weights."""
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], ""))
 
 
 def pack(module: nn.Module) -> None:
     """Pack all linear layers in a module whose weights are on a CPU and will not change."""
+    children = {name: child for name, child in module.named_children() if isinstance(child, nn.Linear)}
+    joints: dict[str, Joint] = {}
+    for names in BESIDE:
+        layers = [children[name] for name in names if name in children]
+        if len(layers) == len(names) and len({layer.bias is None for layer in layers}) == 1:
+            joints |= dict.fromkeys(names, Joint(layers))
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
-            setattr(module, name, PackedLinear(child))
+            setattr(module, name, PackedLinear(child, joints.get(name)))
         else:
             pack(child)
 

@@ -16,6 +16,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from monoformer.config.model import ModelConfig
 from monoformer.model.attention import CacheView, Mask, attend
 from monoformer.model.kernels import norm
+from monoformer.model.packed import together
 from monoformer.model.rotary import rotary, rotate
 from monoformer.model.timestep import Modulation
 
@@ -92,9 +93,10 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (..., D) -> queries (..., H, K), keys and values (..., G, K), not yet rotated."""
-        q = self.q_norm(self.q(x).unflatten(-1, (self.heads, -1)))
-        k = self.k_norm(self.k(x).unflatten(-1, (self.kv_heads, -1)))
-        return q, k, self.v(x).unflatten(-1, (self.kv_heads, -1))
+        q, k, v = together(x, self.q, self.k, self.v)
+        q = self.q_norm(q.unflatten(-1, (self.heads, -1)))
+        k = self.k_norm(k.unflatten(-1, (self.kv_heads, -1)))
+        return q, k, v.unflatten(-1, (self.kv_heads, -1))
 
     def forward(
         self,
@@ -126,7 +128,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        gate, up = F.silu(self.gate(x)), self.up(x)
+        gate, up = together(x, self.gate, self.up)
+        gate = F.silu(gate)
         result: Tensor = self.down(gate * up if torch.is_grad_enabled() else gate.mul_(up))
         return result
 

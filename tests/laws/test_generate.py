@@ -258,9 +258,7 @@ def test_a_model_that_only_wants_to_draw_ends_when_no_room_is_left() -> None:
         made.model.transformer.norm.weight.fill_(0)
         made.model.text_head.weight.zero_()
     server = engine(made)
-    server.writer.unwritable = torch.tensor(
-        [token for token in range(T.size) if token != T.boi]
-    )  # nothing else can be chosen
+    server.writer.unwritable = torch.arange(made.model.config.vocabulary) != T.boi  # nothing else can be chosen
     made_up = [event.made for event in events_of(server, request(made, DRAW, "any", steps=1)) if event.kind == "end"]
     assert len(made_up) == 1
     assert made_up[0] is not None
@@ -390,7 +388,7 @@ def test_seeds_decide() -> None:
 def test_two_pictures_of_one_session_have_their_own_noise() -> None:
     made = opens_a_picture(tiny.pretrained(), DRAW)
     server = engine(made)
-    server.writer.unwritable = torch.tensor([token for token in range(T.size) if token != T.boi])
+    server.writer.unwritable = torch.arange(made.model.config.vocabulary) != T.boi
     images = [event.image for event in events_of(server, request(made, DRAW, "any", steps=2)) if event.image]
     assert len(images) > 1
     assert (images[0].pixels.int() - images[1].pixels.int()).abs().float().mean() > 5

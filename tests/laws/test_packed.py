@@ -8,7 +8,7 @@ import torch
 
 from monoformer.autoencoder import Pixels
 from monoformer.generate.engine import Engine
-from monoformer.model.packed import ROWS, PackedLinear, can_pack, pack
+from monoformer.model.packed import HINT, PackedLinear, can_pack, pack
 from monoformer.randomness import generator
 from tests import tiny
 from tests.laws.test_generate import WRITE, request
@@ -22,7 +22,7 @@ def test_packed_is_plain(dtype: torch.dtype) -> None:
     packed = PackedLinear(plain)
     assert packed.state_dict().keys() == plain.state_dict().keys()
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    for rows in (1, 3, ROWS, ROWS + 1):
+    for rows in (1, 3, HINT, 3 * HINT):
         x = torch.randn(rows, 1, 48, generator=generator(rows, "packed")).to(dtype)
         with torch.no_grad():
             torch.testing.assert_close(packed(x), plain(x), rtol=tolerance, atol=tolerance)
