@@ -160,7 +160,7 @@ class Engine:
 
     def _read_tokens(self, sessions: list[Session]) -> list[tuple[Session, Tensor]]:
         """Read the token that each session wrote last; the states (D,) after them."""
-        sessions = sorted(sessions, key=lambda session: _open(session).slot)  # neighbours in the cache are not copied
+        sessions.sort(key=lambda session: _open(session).slot)  # neighbours in the cache are not copied
         written = [(_open(s), _open(s).following(s.token)) for s in sessions if s.token is not None]
         found = attempt(lambda rows: list(read(self.network, *zip(*rows, strict=True))), written)
         states: list[tuple[Session, Tensor]] = []
@@ -254,12 +254,11 @@ class Engine:
     def _draw(self, sessions: list[Session]) -> None:
         """One evaluation of every picture in progress; what is done is handed over."""
         for session, found in self.artist.advance(sessions):
+            drawing, request = session.drawing, session.request
             if isinstance(found, Exception):
                 self._end(session, "error", error=explained(found))
                 continue
-            drawing, request = session.drawing, session.request
-            assert drawing is not None
-            assert drawing.estimate is not None
+            assert drawing is not None and drawing.estimate is not None
             is_seen = request.previews and drawing.done % request.previews == 0
             preview = Preview(drawing.estimate, self.network.autoencoder, request.edit) if is_seen else None
             done, steps = drawing.done, drawing.evaluations

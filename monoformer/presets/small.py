@@ -86,7 +86,7 @@ def scenes() -> RunConfig:
         tokenizer=TokenizerConfig(vocabulary=512),
         data=ScenesData(size=64, objects=(1, 3), draw=5.0, describe=2.5, edit=3.5, question=1.0, story=0.5),
         sequence=SequenceConfig(row=298, window=1024, noise_draws=2),
-        train=replace(AT_64, steps=6000, rows=15),
+        train=replace(AT_64, steps=5000, rows=15),
         generate=replace(STOCHASTIC, guidance=3.0),
     )
 
