@@ -96,12 +96,11 @@ class Engine:
     def step(self) -> list[Event]:
         """Admit who fits; then an evaluation of every drawing, a piece of every prompt, a token of every text."""
         drawing = self.artist.turn([session for session in self.active if session.drawing is not None])
-        writing = [session for session in self.active if session.token is not None]
         self._admit()
         self._draw(drawing)
-        self._choose(self._read_tokens(writing) + self._read_prompts())
+        self._choose(self._read_tokens() + self._read_prompts())
         for _ in range(self.artist.words(drawing)):
-            self._choose(self._read_tokens([session for session in self.active if session.token is not None]))
+            self._choose(self._read_tokens())
         self.active = [session for session in self.active if session.context is not None]
         assert self.active or not self.waiting or self.free, "a slot of the cache was lost"
         events, self._events = self._events, []
@@ -158,8 +157,9 @@ class Engine:
             session.context = session.readings[0].context
             self.active.append(session)
 
-    def _read_tokens(self, sessions: list[Session]) -> list[tuple[Session, Tensor]]:
+    def _read_tokens(self) -> list[tuple[Session, Tensor]]:
         """Read the token that each session wrote last; the states (D,) after them."""
+        sessions = [session for session in self.active if session.token is not None]
         sessions.sort(key=lambda session: _open(session).slot)  # neighbours in the cache are not copied
         written = [(_open(s), _open(s).following(s.token)) for s in sessions if s.token is not None]
         found = attempt(lambda rows: list(read(self.network, *zip(*rows, strict=True))), written)
@@ -258,7 +258,8 @@ class Engine:
             if isinstance(found, Exception):
                 self._end(session, "error", error=explained(found))
                 continue
-            assert drawing is not None and drawing.estimate is not None
+            assert drawing is not None
+            assert drawing.estimate is not None
             is_seen = request.previews and drawing.done % request.previews == 0
             preview = Preview(drawing.estimate, self.network.autoencoder, request.edit) if is_seen else None
             done, steps = drawing.done, drawing.evaluations
