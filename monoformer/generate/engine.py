@@ -159,8 +159,7 @@ class Engine:
 
     def _read_tokens(self) -> list[tuple[Session, Tensor]]:
         """Read the token that each session wrote last; the states (D,) after them."""
-        sessions = [session for session in self.active if session.token is not None]
-        sessions.sort(key=lambda session: _open(session).slot)  # neighbours in the cache are not copied
+        sessions = sorted((s for s in self.active if s.token is not None), key=lambda s: _open(s).slot)  # no copies then
         written = [(_open(s), _open(s).following(s.token)) for s in sessions if s.token is not None]
         found = attempt(lambda rows: list(read(self.network, *zip(*rows, strict=True))), written)
         states: list[tuple[Session, Tensor]] = []
