@@ -158,8 +158,8 @@ class Engine:
             self.active.append(session)
 
     def _read_tokens(self) -> list[tuple[Session, Tensor]]:
-        """Read the token that each session wrote last; the states (D,) after them."""
-        sessions = sorted((s for s in self.active if s.token is not None), key=lambda s: _open(s).slot)  # no copies then
+        """Read the token that each session wrote last, in the cache's order; the states (D,) after them."""
+        sessions = sorted((s for s in self.active if s.token is not None), key=lambda s: _open(s).slot)
         written = [(_open(s), _open(s).following(s.token)) for s in sessions if s.token is not None]
         found = attempt(lambda rows: list(read(self.network, *zip(*rows, strict=True))), written)
         states: list[tuple[Session, Tensor]] = []
