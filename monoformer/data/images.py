@@ -198,15 +198,22 @@ def read_table(config: ParquetData, *, text_columns: Sequence[str]) -> "datasets
 
 
 def _cells(table: "datasets.Dataset", column: str) -> list[tuple[str, ...]]:
-    """The strings of every row of a column; class labels by name, underscores as spaces."""
+    """The strings of every row of a column; class labels by name."""
+    values = table.select_columns([column])[:][column]
+    names = class_names(table.features[column])
+    return [texts(class_name(names, value) if names else value) for value in values]
+
+
+def class_names(feature: object) -> list[str]:
+    """The names of a column of class labels, underscores as spaces; none for another column of a table."""
     import datasets
 
-    values = table.select_columns([column])[:][column]
-    feature = table.features[column]
-    if isinstance(feature, datasets.ClassLabel):
-        names = [name.replace("_", " ") for name in feature.names]
-        values = [names[value] if value is not None and value >= 0 else None for value in values]
-    return [texts(value) for value in values]
+    return [name.replace("_", " ") for name in feature.names] if isinstance(feature, datasets.ClassLabel) else []
+
+
+def class_name(names: list[str], label: int | None) -> str | None:
+    """The name of a label; None for a row without one (or -1, by convention)."""
+    return names[label] if label is not None and label >= 0 else None
 
 
 def _first(table: "datasets.Dataset", column: str) -> list[str]:

@@ -15,7 +15,7 @@ from monoformer.config.sources import StreamData
 from monoformer.data.ahead import in_order
 from monoformer.data.captions import CaptionTemplate, texts
 from monoformer.data.chat import read_chat, read_named
-from monoformer.data.images import one_of
+from monoformer.data.images import class_name, class_names, one_of
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Split, choose, order
 from monoformer.document import Document, Text, describe_document, draw_document
@@ -40,6 +40,8 @@ class Stream:
         self._template = CaptionTemplate(config.caption)
         self._data = open_stream(config)
         self._shards = max(self._data.num_shards, 1)
+        features = self._data.features or {}
+        self._classes = {column: names for column, feature in features.items() if (names := class_names(feature))}
         self._state: dict[str, Any] = dict(START)
 
     def __iter__(self) -> Iterator[Document | BadDocument]:
@@ -131,6 +133,7 @@ class Stream:
         folder = Path(config.files[0]).parent if config.files else Path()
         if config.chat:
             return read_chat(row, config, name=name, folder=folder)
+        row = {**row, **{column: class_name(names, row.get(column)) for column, names in self._classes.items()}}
         found = {column: texts(_field(row, column)) for column in self._template.columns}
         captions = [caption for caption in self._template.fill(found) if caption]
         if not captions:
