@@ -4,7 +4,6 @@ import json
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 
 import datasets
@@ -333,6 +332,6 @@ def test_class_labels_of_a_stream_are_read_by_name(tmp_path: Path) -> None:
     features = datasets.Features({"label": datasets.ClassLabel(names=["hot_dog", "cat"])})
     datasets.Dataset.from_dict({"label": [0, 1, 0]}, features=features).to_parquet(tmp_path / "labels.parquet")
     config = StreamData(files=(str(tmp_path / "labels.parquet"),), image_column="", caption="a {label}", holdout=0.0)
-    documents = list(islice(usable(build_source(config, split="train", seed=0)), 3))
+    documents = list(usable(build_source(config, split="train", seed=0), 3))
     said = [segment.text for document in documents for segment in document.segments if isinstance(segment, Text)]
     assert sorted(said) == ["a cat", "a hot dog", "a hot dog"]
