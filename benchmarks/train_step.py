@@ -29,9 +29,9 @@ from monoformer.device import choose, keep_freed_memory, matrix_speed, synchroni
 from monoformer.diffusion.objectives import build_objective
 from monoformer.model.monoformer import MonoFormer
 from monoformer.randomness import generator
-from monoformer.train.loop import computes_in_bf16
 from monoformer.train.operations import Operations, seen_in
 from monoformer.train.parallel import ALONE, spread
+from monoformer.train.precision import computes_in_bf16
 from monoformer.train.trainer import Parts, Trainer
 
 

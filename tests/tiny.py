@@ -35,8 +35,9 @@ from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.build import build_loader
 from monoformer.train.freeze import freeze_text, new_rows
-from monoformer.train.loop import Sample, computes_in_bf16
+from monoformer.train.loop import Sample
 from monoformer.train.parallel import ALONE, Ranks, spread
+from monoformer.train.precision import computes_in_bf16
 from monoformer.train.trainer import Parts, Trainer
 from monoformer.vision import Preparation, VisionEncoder, build_vision
 from tests import encoders

@@ -105,7 +105,7 @@ class TrainConfig:
     """Adapters in the place of whole matrices. With `freeze = text` they sit in the image experts alone."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16: matrix products in bfloat16 by autocast; weights, norms, loss and optimiser stay fp32. auto: bf16 where the
-    device has matrix units for it (CUDA, CPUs with AMX), else fp32."""
+    device is faster with it (CUDA, CPUs with AMX and others that are seen to be), else fp32; for the whole of a run."""
     device: str = "auto"
     """cuda, mps or cpu; auto takes the first that is there."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)

@@ -22,8 +22,9 @@ from monoformer.data.skipped import BadDocument
 from monoformer.device import choose
 from monoformer.randomness import generator
 from monoformer.train.checkpoint import TrainState
-from monoformer.train.loop import Loop, Numbers, Sample, computes_in_bf16
+from monoformer.train.loop import Loop, Numbers, Sample
 from monoformer.train.optim import EMA, build_optimizers
+from monoformer.train.precision import computes_in_bf16
 from monoformer.train.sizes import picture_sizes
 
 Features: TypeAlias = Callable[[Tensor], Tensor | list[Tensor]]

@@ -3,6 +3,7 @@
 A run's tokenizer is trained once and kept in the run's folder, so that resuming never trains another.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -20,7 +21,7 @@ from monoformer.data.cache import check_caches
 from monoformer.data.loader import Loader, Numbered
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Source
-from monoformer.device import choose
+from monoformer.device import choose, has_bf16_units
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Text
 from monoformer.model.monoformer import MonoFormer
@@ -31,9 +32,9 @@ from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.checkpoint import last_step
 from monoformer.train.freeze import freeze_text, new_rows
-from monoformer.train.loop import computes_in_bf16
 from monoformer.train.lora import add_adapters, merged
 from monoformer.train.parallel import ALONE, Ranks, rows_of_pass
+from monoformer.train.precision import computes_in_bf16
 from monoformer.train.sizes import check_sizes, picture_shape, sized
 from monoformer.train.start import Start, check_new, fill_parts, new_start, read_start, taking
 from monoformer.train.trainer import Parts
@@ -62,6 +63,21 @@ class Built:
         return merged(state, config.train.lora) if config.train.lora.rank else state
 
 
+def settled(config: RunConfig, *, device: torch.device, ranks: Ranks) -> RunConfig:
+    """The run with `precision = auto` decided, for all its processes and to its end: as its folder says where it goes
+    on, else what is faster here. Some CPUs are tried, and a trial might end otherwise another time.
+    """
+    if config.train.precision != "auto":
+        return config
+    saved = config.path / "config.json"
+    if last_step(config.path) and saved.is_file():
+        chosen = json.loads(saved.read_text(encoding="utf-8"))["train"]["precision"]
+    else:
+        (agreed,) = ranks.total(int(has_bf16_units(device)))
+        chosen = "bf16" if agreed == ranks.world else "fp32"
+    return replace(config, train=replace(config.train, precision=chosen))
+
+
 def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, ranks: Ranks = ALONE) -> Built:
     """Build everything that a configuration names. Raises ValueError for settings that contradict the data.
 
@@ -73,7 +89,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
     started = read_start(config) if config.start else None
     if started:
         config = taking(config, started.pretrained)
-    config = replace(config, data=sized(config.data, config.model))
+    config = settled(replace(config, data=sized(config.data, config.model)), device=device, ranks=ranks)
     check_sizes(config)
     bf16 = computes_in_bf16(config.train, device)
     dtype = torch.bfloat16 if bf16 else torch.float32

@@ -22,7 +22,7 @@ from monoformer.data.encoding import Job
 from monoformer.data.source import Indexed, seed_of
 from monoformer.device import choose
 from monoformer.pretrained import find_folder, read_description, read_folder_config
-from monoformer.train.loop import computes_in_bf16
+from monoformer.train.precision import computes_in_bf16
 from monoformer.train.sizes import check_sizes, sized
 
 

@@ -12,15 +12,13 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import torch
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from monoformer.config.autoencoder import AutoencoderRun
 from monoformer.config.run import RunConfig, from_json, save_config, to_json
-from monoformer.config.train import TrainConfig
 from monoformer.data.loader import Loader
-from monoformer.device import has_bf16_units, keep_freed_memory
+from monoformer.device import keep_freed_memory
 from monoformer.train.breakdown import Breakdown
 from monoformer.train.checkpoint import Checkpoints, TrainState, checkpoints, load_checkpoint, read_progress
 from monoformer.train.curves import CURVES, draw_curves
@@ -293,8 +291,3 @@ class Loop(Generic[T]):
             self.metrics.path.unlink(missing_ok=True)
             (self.folder / "skipped.json").unlink(missing_ok=True)
         save_config(self.config, self.folder / "config.json")
-
-
-def computes_in_bf16(config: TrainConfig, device: torch.device) -> bool:
-    """Whether matrix products are in bfloat16: asked for, or left open where the device has units for it."""
-    return config.precision == "bf16" or (config.precision == "auto" and has_bf16_units(device))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from monoformer.config.train import AdamWConfig, MuonConfig, TrainConfig
-from monoformer.device import has_bf16_units
 from monoformer.train.muon import Muon
+from monoformer.train.precision import computes_in_bf16
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
@@ -37,7 +37,8 @@ def build_optimizers(
             )
             if not matrices:  # adapters alone
                 return [adamw]
-            iteration = torch.bfloat16 if has_bf16_units(matrices[0].device) else torch.float32
+            device = matrices[0].device
+            iteration = torch.bfloat16 if device.type == "cuda" or computes_in_bf16(config, device) else torch.float32
             muon = [{"params": matrices, "peak": rate}]
             return [Muon(muon, lr=rate, momentum=momentum, weight_decay=decay, dtype=iteration), adamw]
         case _:

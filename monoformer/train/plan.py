@@ -15,7 +15,6 @@ from monoformer.config.parallel import ParallelConfig
 from monoformer.config.run import RunConfig
 from monoformer.device import GPUS, total_memory
 from monoformer.model.monoformer import MonoFormer
-from monoformer.train.loop import computes_in_bf16
 from monoformer.train.machines import (
     AGAIN,
     MACHINE,
@@ -35,6 +34,7 @@ from monoformer.train.machines import (
 from monoformer.train.memory import Memory, memory_of
 from monoformer.train.operations import Operations
 from monoformer.train.parallel import ALONE, Ranks, parts_of, rows_of_pass
+from monoformer.train.precision import computes_in_bf16
 from monoformer.train.workload import Pass, compose, resolved, seen_by
 
 GIB = 2**30

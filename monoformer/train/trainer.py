@@ -20,11 +20,12 @@ from monoformer.model.attention import build_mask
 from monoformer.model.monoformer import MonoFormer
 from monoformer.train.breakdown import Breakdown
 from monoformer.train.checkpoint import TrainState
-from monoformer.train.loop import Loop, Numbers, Sample, Scores, computes_in_bf16
+from monoformer.train.loop import Loop, Numbers, Sample, Scores
 from monoformer.train.loss import PassLosses, pass_losses
 from monoformer.train.operations import Operations, seen_in
 from monoformer.train.optim import EMA, build_optimizers
 from monoformer.train.parallel import ALONE, Ranks, accumulating, replicated, rows_of_pass
+from monoformer.train.precision import computes_in_bf16
 from monoformer.vision import VisionEncoder
 
 
