@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from monoformer.cli.training import read_config
 from monoformer.config.data import ScenesData
@@ -12,6 +13,7 @@ from monoformer.config.sweep import SweepConfig, SweepRun, load_sweep
 from monoformer.data.scenes import Scenes
 from monoformer.data.scenes.source import Edit, Story
 from monoformer.document import Image
+from monoformer.model.monoformer import MonoFormer
 from monoformer.sweep import Job, append_result, figures, latest, plan, read_results, totals, write_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +42,14 @@ def test_every_study_is_well_formed(file: Path) -> None:
     tokens = {j.config.train.rows * j.config.sequence.row for j in made if j.config.model_path not in starts}
     assert len(tokens) == 1 or "tokens a step differ" in file.read_text(encoding="utf-8"), tokens
     assert f"| {len(made)} |" in next(line for line in table.splitlines() if line.startswith(f"| {file.name} |"))
+
+
+def test_the_sizes_of_the_scaling_study_are_what_they_are_called() -> None:
+    for job in jobs(load_sweep(ROOT / "reproduce" / "scaling.toml")):
+        with torch.device("meta"):
+            network = MonoFormer(replace(job.config.model, vocabulary=job.config.tokenizer.vocabulary))
+        millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+        assert millions == pytest.approx(float(job.run.name.removesuffix("M")), rel=0.1)
 
 
 def test_there_are_studies() -> None:
