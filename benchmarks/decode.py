@@ -1,13 +1,18 @@
 """How fast the engine writes, as a share of what reading the weights once a pass would allow.
 
 python benchmarks/decode.py                                     # 125M parameters, batch 1 and 8, 256 new tokens
-python benchmarks/decode.py --batches 16 --tokens 128 --peer 410      # a peer's tokens a second, measured beside this
+python benchmarks/decode.py --repeats 5                         # the medians of five turns of each
+python benchmarks/decode.py --batches 16 --tokens 128 --peer 410      # a peer's tokens a second, measured elsewhere
 
-Greedy, random weights. A table, then one line of JSON.
+Greedy, random weights. The peer is `generate` of transformers on a LLaMA of the same shape, in turn with ours. A table,
+then one line of JSON.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from statistics import median
 
+import torch
 import tyro
 from network import Shape, build_engine, matrix_weights, memory_speed, prompt, ratios, report, timed
 
@@ -33,8 +38,10 @@ class Case(Shape):
     """Text tokens of a prompt."""
     deterministic: bool = False
     """Passes padded to fixed shapes."""
+    repeats: int = 3
+    """Turns; the medians count."""
     peer: tuple[float, ...] = ()
-    """A peer's tokens a second on this machine, one for each of the batches."""
+    """A peer's tokens a second on this machine, one for each of the batches; else transformers' are measured."""
 
 
 def write(engine: Engine, case: Case, *, sessions: int) -> int:
@@ -49,6 +56,24 @@ def write(engine: Engine, case: Case, *, sessions: int) -> int:
     return sum(session.written for session in waiting)
 
 
+def build_peer(case: Case, device: torch.device) -> Callable[[int, int], object]:
+    """transformers' `generate` for (rows, new tokens)."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=case.width, num_hidden_layers=case.layers, num_attention_heads=case.heads,
+        num_key_value_heads=case.kv_heads, intermediate_size=case.mlp_width, vocab_size=case.vocabulary,
+        max_position_embeddings=case.context, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).to(device, case.dtype).eval()
+
+    def generate(rows: int, tokens: int) -> object:
+        ids = torch.ones(rows, case.prompt, dtype=torch.long, device=device)
+        return model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens)
+
+    return generate
+
+
 def main() -> None:
     """Time the writing beside the memory's speed."""
     case = tyro.cli(Case)
@@ -56,18 +81,26 @@ def main() -> None:
     model, device = engine.network.model, engine.network.device
     read = (matrix_weights(model) + model.config.vocabulary * model.config.width) * case.dtype.itemsize  # text head too
     speed = memory_speed(device)
+    beside = None if case.peer else build_peer(case, device)
     tokens: dict[str, float] = {}
-    share: dict[str, float] = {}
+    peers: dict[str, float] = {}
     for sessions in case.batches:
-        write(engine, replace(case, tokens=4), sessions=sessions)
-        counted: list[int] = []
-        spent = timed(lambda n=sessions, c=counted: c.append(write(engine, case, sessions=n)), device)  # type: ignore[misc]
-        tokens[str(sessions)] = counted[0] / spent
-        share[str(sessions)] = read * counted[0] / sessions / spent / speed
+        ours: list[float] = []
+        theirs: list[float] = []
+        for turn in range(case.repeats + 1):
+            count = case.tokens if turn else 4  # the first turn warms up
+            ours.append(timed(lambda n=sessions, c=count: write(engine, replace(case, tokens=c), sessions=n), device))  # type: ignore[misc]
+            if beside is not None:
+                theirs.append(timed(lambda n=sessions, c=count: beside(n, c), device))  # type: ignore[misc]
+        tokens[str(sessions)] = sessions * case.tokens / median(ours[1:])
+        if theirs:
+            peers[str(sessions)] = sessions * case.tokens / median(theirs[1:])
+    share = {name: read * rate / int(name) / speed for name, rate in tokens.items()}
     result = {
         "tokens_per_second": tokens,
         "bandwidth_share": share,
-        "ratio_to_peer": ratios(tokens, case.peer, names="peer"),
+        "peer_tokens_per_second": peers,
+        "ratio_to_peer": ratios(tokens, case.peer or tuple(peers.values()), names="peer"),
         "milliseconds_per_pass": {name: int(name) / rate * 1e3 for name, rate in tokens.items()},
         "precision": str(case.dtype).removeprefix("torch."),
         "memory_bytes_per_second": speed,

@@ -94,7 +94,8 @@ def has_bf16_units(device: torch.device) -> bool:
     """Whether the device multiplies bf16 matrices faster than fp32: CUDA, a CPU with AMX, or one that is seen to.
 
     Of CPUs with avx512_bf16 alone, AMD's do it 2.2 times as fast as fp32, while some of Intel's take twice as long
-    (measured: 423 and 189 GFLOP/s, 160 and 310); so they are tried, once a process, in a tenth of a second.
+    (measured: 423 and 189 GFLOP/s, 160 and 310); so they are tried, once a process, in 0.2 s. The first few products of
+    a process are slow in bf16 (34 GFLOP/s): the second of two rounds counts.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
@@ -102,7 +103,8 @@ def has_bf16_units(device: torch.device) -> bool:
         return device.type == "cpu"
     if not torch.cpu._is_avx512_bf16_supported():
         return False
-    bf16, fp32 = (matrix_speed(device, dtype, seconds=0.05) for dtype in (torch.bfloat16, torch.float32))
+    for _ in range(2):
+        bf16, fp32 = (matrix_speed(device, dtype, size=512, seconds=0.05) for dtype in (torch.bfloat16, torch.float32))
     return bf16 > 1.3 * fp32
 
 
