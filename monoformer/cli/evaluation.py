@@ -170,7 +170,8 @@ def plan(
     if peer:
         generate = {"peer": type(peer.network).__name__, "size": list(peer.size), **peer.settings}
     settings = to_json(config)
-    depends = [origin["weights"], settings, digest_named(settings), generate, origin["precision"]]
+    code = [origin["commit"], origin["versions"]["monoformer"]]  # a figure of other code is another figure
+    depends = [origin["weights"], settings, digest_named(settings), generate, origin["precision"], *code]
     own = digest([*depends, to_json(trained.data) if trained else None], folder)
     if any(record["digest"] == own for record in read_results(folder / "results.jsonl")):
         return Suite(config=config, generate=generate, digest=own, journal=Journal(), evaluator=None)

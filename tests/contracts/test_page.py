@@ -69,6 +69,15 @@ def test_drawings_are_those_of_the_pipeline_and_their_files_say_how(desk: Desk, 
     assert "temperature" not in said
 
 
+def test_a_chinese_prompt_is_drawn_and_kept_as_it_was_typed(desk: Desk, tmp_path: Path) -> None:
+    (request,) = wish_drawings(desk, "画一个红色的圆", count=1, size="8 x 8", seed=5, steps=2, guidance=1.0)
+    board = asyncio.run(drawn(desk, [request]))
+    (expected,) = desk.pipeline.generate_images("画一个红色的圆", size=(8, 8), seed=5, steps=2, guidance=1.0)
+    assert board.finished[0].to_pil().tobytes() == expected.tobytes()
+    with PILImage.open(keep_picture(board.finished[0], request, tmp_path)) as kept:
+        assert json.loads(kept.info["monoformer"])["prompt"] == "画一个红色的圆"
+
+
 def test_an_edit_keeps_what_is_not_painted(desk: Desk) -> None:
     shown = enlarged(picture(), side=64)
     before, request = wish_edit(desk, shown, "make it blue", layers=[brushed((32, 0, 64, 64), shown.size)], steps=2)
