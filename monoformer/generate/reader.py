@@ -69,10 +69,21 @@ class Reader:
         return reading
 
     def restart(self, slot: int, layout: Layout) -> Reading:
-        """Read a layout into a slot that its user has already."""
-        self.slots.clear(slot)
-        self.slots.keys[slot] = list(self._key(layout))
-        return Reading(Context(slot), layout)
+        """Read a layout into a slot that its user has already, after what this slot or another knows of it."""
+        slots, keys, reading = self.slots, list(self._key(layout)), Reading(Context(slot), layout)
+        source, count = slots.longest(keys) if self.network.buckets is None else (0, 0)
+        count = min(count, slots.filled[source], len(layout) - 1)
+        if source == slot:
+            slots.filled[slot] = count
+        elif count >= WORTH:
+            slots.copy(source, slot, count)
+        else:
+            count = 0
+            slots.clear(slot)
+        slots.keys[slot] = keys
+        if count:
+            self._skip(reading, count)
+        return reading
 
     def shared(self, layout: Layout) -> Reading | None:
         """The reading of an equal layout that others draw behind, if there is one; it has one user more then."""

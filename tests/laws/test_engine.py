@@ -31,6 +31,7 @@ from tests.laws.test_generate import (
     assert_same_picture,
     engine,
     events_of,
+    opens_a_picture,
     picture,
     request,
 )
@@ -95,6 +96,21 @@ def test_a_talk_that_goes_on_finds_its_cache(mode: str) -> None:
         [request(made, changed, "text", max_tokens=4)]
     )
     assert server.reader.tokens_read - before >= first - 4, "another picture is another beginning"
+
+
+def test_what_guidance_compares_with_grows_with_the_pictures_of_a_session() -> None:
+    made = opens_a_picture(tiny.pretrained(), DRAW)
+    read, pictures = [], []
+    for guidance in (1.0, 2.0):
+        server = engine(made)
+        server.writer.unwritable = torch.arange(made.model.config.vocabulary) != T.boi  # it draws until no room is left
+        events = events_of(server, request(made, DRAW, "any", steps=2, guidance=guidance))
+        pictures = [event.image for event in events if event.image]
+        read.append(server.reader.tokens_read)
+    assert len(pictures) > 3
+    whole = len(made.sequencer().prompt(Document(tuple(pictures[:-1])), opening="image"))
+    assert read[1] - read[0] <= whole + 2 * len(pictures), "each picture once, and the opening tokens again"
+
 
 
 # --- in pieces ---
