@@ -112,7 +112,6 @@ def test_what_guidance_compares_with_grows_with_the_pictures_of_a_session() -> N
     assert read[1] - read[0] <= whole + 2 * len(pictures), "each picture once, and the opening tokens again"
 
 
-
 # --- in pieces ---
 
 
