@@ -9,6 +9,8 @@ Knows nothing of sessions.
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 TOKENS = 64
 """Tokens of a pass and of the cache are rounded up to a multiple of so many; one token stays one."""
 CPU_TOKENS = 1024
@@ -20,14 +22,22 @@ class Buckets:
     """The shapes that passes may have."""
 
     rows: int = 8
-    """Rows of every pass, empty ones included."""
+    """Rows of every pass that reads, empty ones included."""
+    pictures: int = 8
+    """Rows of every pass that denoises. On a CPU, where larger ones are no faster, 2: a guided picture."""
 
-    def groups(self, shapes: Sequence[Hashable]) -> list[list[int]]:
+    @classmethod
+    def of(cls, device: torch.device) -> "Buckets":
+        """Those that suit a device."""
+        return cls(pictures=2) if device.type == "cpu" else cls()
+
+    @staticmethod
+    def groups(shapes: Sequence[Hashable], *, most: int) -> list[list[int]]:
         """The rows of each pass: as many as fit, and only such as have one shape."""
         found: dict[Hashable, list[int]] = {}
         for row, shape in enumerate(shapes):
             found.setdefault(shape, []).append(row)
-        return [rows[i : i + self.rows] for rows in found.values() for i in range(0, len(rows), self.rows)]
+        return [rows[i : i + most] for rows in found.values() for i in range(0, len(rows), most)]
 
 
 def rounded(count: int, *, most: int | None = None) -> int:

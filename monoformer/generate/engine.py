@@ -70,7 +70,7 @@ class Engine:
             autoencoder=autoencoder,
             cache=pretrained.model.cache(slots, self.config.context),
             vision=vision,
-            buckets=Buckets() if deterministic else None,
+            buckets=Buckets.of(pretrained.model.tokens.weight.device) if deterministic else None,
         )
         self.reader = Reader(self.network, self.sequencer, budget=budget)
         self.admission = Admission(self.network, self.sequencer)

@@ -92,7 +92,8 @@ def _read_groups(network: Network, contexts: Sequence[Context], layouts: Sequenc
             [  # who has pictures reads alone
                 (rounded(len(layout)), _span(network, context), row if layout.blocks else -1)
                 for row, (context, layout) in enumerate(zip(contexts, layouts, strict=True))
-            ]
+            ],
+            most=buckets.rows,
         )
     states = torch.zeros((len(layouts), max(lengths), network.model.config.width), device=network.device)
     for rows in groups:
@@ -181,10 +182,10 @@ def denoise(
         most = len(order) if network.device.type != "cpu" else max(1, CPU_TOKENS // (grid[0] * grid[1]))
         groups = [order[first : first + most] for first in range(0, len(order), most)]
     else:
-        groups = buckets.groups([_span(network, context) for context in contexts])
+        groups = buckets.groups([_span(network, context) for context in contexts], most=buckets.pictures)
     found: dict[int, Estimate] = {}
     for rows in groups:
-        padded = rows if buckets is None else rows + rows[:1] * (buckets.rows - len(rows))
+        padded = rows if buckets is None else rows + rows[:1] * (buckets.pictures - len(rows))
         estimates = _denoise(network, [contexts[row] for row in padded], x[padded], t[padded], grid)
         found |= dict(zip(rows, estimates, strict=False))
     return [found[row] for row in range(len(contexts))]

@@ -56,6 +56,6 @@ def test_padding_changes_no_more_than_the_last_bits() -> None:
 
 
 def test_groups_have_one_shape_and_a_limit() -> None:
-    assert Buckets(rows=2).groups(["a", "b", "a", "a"]) == [[0, 2], [3], [1]]
+    assert Buckets.groups(["a", "b", "a", "a"], most=2) == [[0, 2], [3], [1]]
     assert [rounded(n) for n in (0, 1, 2, TOKENS, TOKENS + 1)] == [0, 1, TOKENS, TOKENS, 2 * TOKENS]
     assert rounded(TOKENS + 1, most=100) == 100
