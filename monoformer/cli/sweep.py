@@ -13,8 +13,9 @@ from rich.console import Console
 
 from monoformer import __version__
 from monoformer.cli.options import parse
+from monoformer.cli.study import draw_study
 from monoformer.cli.training import read_config, run
-from monoformer.config.sweep import load_sweep
+from monoformer.config.sweep import SweepConfig, load_sweep
 from monoformer.device import choose, forget_host_peak
 from monoformer.doctor import describe_device
 from monoformer.evaluate.build import build_evaluator
@@ -33,7 +34,8 @@ class _Sweep:
     folder: str = ""
     """Where the runs and results.jsonl go; empty: runs/sweeps/NAME OF THE FILE."""
     table: bool = False
-    """Only print the table of what is finished, as Markdown."""
+    """Only print the table of what is finished, as Markdown, and draw it; the results that lie beside the file
+    (NAME.jsonl) count too."""
 
 
 def sweep(arguments: list[str]) -> None:
@@ -44,7 +46,7 @@ def sweep(arguments: list[str]) -> None:
     results = folder / "results.jsonl"
     jobs = plan(study, folder, read=read_config)
     if options.table:
-        print(write_table(study, jobs, read_results(results)))
+        _show(study, jobs, [*read_results(options.file.with_suffix(".jsonl")), *read_results(results)], folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()
@@ -60,10 +62,17 @@ def sweep(arguments: list[str]) -> None:
             console.print(f"stopped and saved in {job.config.path}; the same command goes on from here:\n  {again}")
             sys.exit(130)
         append_result(results, record)
-    print(write_table(study, jobs, read_results(results)))
+    _show(study, jobs, read_results(results), folder)
     if any("error" in record for record in latest(jobs, read_results(results)).values()):
         console.print(f"some runs failed; what is said above is also in {results}. The same command tries them again.")
         sys.exit(1)
+
+
+def _show(study: SweepConfig, jobs: list[Job], records: list[Record], folder: Path) -> None:
+    """The table on the screen, the picture in the folder."""
+    print(write_table(study, jobs, records))
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_study(study, jobs, records, folder / "study.png")
 
 
 def _perform(job: Job, where: str, console: Console) -> Record | None:

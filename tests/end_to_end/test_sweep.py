@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image as PILImage
 from torch import Tensor
 
 from monoformer.cli.main import main
@@ -125,6 +126,20 @@ def test_the_table(finished: Path, file: Path, capsys: pytest.CaptureFixture[str
     assert [line.split("|")[1].strip() for line in lines[4:8]] == ["words", "broken", "after-broken", "pictures"]
     assert [line.split("|")[2].strip() for line in lines[4:8]] == ["1 of 1", "0 of 1", "0 of 1", "1 of 1"]
     assert "broken-seed0 failed: ValueError" in lines[-2]
+    with PILImage.open(finished / "study.png") as shown:
+        assert shown.width > 1000, "several panels side by side"
+
+
+def test_results_that_are_published_beside_the_file_are_in_its_table(
+    finished: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = tmp_path / file.name
+    published.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    published.with_suffix(".jsonl").write_text((finished / "results.jsonl").read_text(encoding="utf-8"))
+    capsys.readouterr()
+    assert run(published, tmp_path / "nothing", "--table") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[2].strip() for line in lines[4:8]] == ["1 of 1", "0 of 1", "0 of 1", "1 of 1"]
 
 
 def test_a_study_stopped_by_ctrl_c_goes_on_to_the_same_bits(

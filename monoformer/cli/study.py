@@ -1,0 +1,61 @@
+"""A study's figures as a picture: a panel for each loss and score, a place for each variant, a point for each seed.
+
+Knows nothing of how the figures came about. Invariant: a variant stands where it stands in the study's file.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from monoformer.config.sweep import SweepConfig
+from monoformer.sweep import Job, Record, figures, latest
+
+COLUMNS = 3
+"""Panels side by side."""
+BESIDE = ("M parameters", "MB of weights", "M tokens", "minutes", "GiB at most", "GiB at most on the device")
+"""Figures of what a run took, which the table has and the picture has not."""
+
+
+def draw_study(sweep: SweepConfig, jobs: Sequence[Job], records: Sequence[Record], target: Path) -> bool:
+    """Draw what is finished; False, and no picture, where nothing is."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    found = points(jobs, records)
+    if not found:
+        return False
+    variants = [run.name for run in sweep.runs]
+    columns = min(COLUMNS, len(found))
+    rows = -(-len(found) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(4.4 * columns, 3.2 * rows), constrained_layout=True, squeeze=False
+    )
+    for axis in axes.flat[len(found) :]:
+        axis.set_axis_off()
+    for axis, (name, own) in zip(axes.flat, found.items(), strict=False):
+        places = [place for place, variant in enumerate(variants) if variant in own]
+        for place in places:
+            axis.plot([place] * len(own[variants[place]]), own[variants[place]], "o", color="tab:blue", alpha=0.4)
+        axis.plot(places, [fmean(own[variants[place]]) for place in places], color="tab:blue", linewidth=1.2)
+        axis.set_xticks(range(len(variants)), variants, rotation=25, ha="right", fontsize=8)
+        axis.set_title(name, fontsize=10)
+        axis.grid(alpha=0.3)
+    figure.suptitle(sweep.title, fontsize=11)
+    figure.savefig(target, dpi=110)
+    plt.close(figure)
+    return True
+
+
+def points(jobs: Sequence[Job], records: Sequence[Record]) -> Mapping[str, Mapping[str, Sequence[float]]]:
+    """For each loss and score, for each variant that has it, its value of every finished seed."""
+    done = latest(jobs, records)
+    found: dict[str, dict[str, list[float]]] = {}
+    for job in jobs:
+        record = done.get(job.digest, {"error": "not begun"})
+        if "error" not in record:
+            for name, value in figures(record).items():
+                if name not in BESIDE:
+                    found.setdefault(name, {}).setdefault(job.run.name, []).append(value)
+    return found
