@@ -9,7 +9,7 @@ makes does not depend on the others (up to the last bits of matrix products). Se
 their calls wait for one another. Ctrl-C ends a call and leaves nothing of it behind.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -100,6 +100,11 @@ class Pipeline:
         if where.type == "cpu":
             keep_freed_memory()
         return cls(loaded, autoencoder=autoencoder, vision=vision, slots=slots, deterministic=deterministic, card=text)
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Other weights of the same network; what the cache knows by the old ones is forgotten."""
+        self.pretrained.model.load_state_dict(weights)
+        self.engine.reset()
 
     def generate(
         self,

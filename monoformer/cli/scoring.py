@@ -45,8 +45,7 @@ def build_scores(built: Built, *, count: int) -> Callable[[int, dict[str, Tensor
 
     Only the network is copied: it is never the one that is trained.
     """
-    model = empty_copy(built.parts)
-    parts, pretrained = built.parts, replace(built.pretrained, model=model)
+    parts, pretrained = built.parts, replace(built.pretrained, model=empty_copy(built.parts))
     pipeline = Pipeline(pretrained, autoencoder=parts.autoencoder, vision=parts.vision, slots=max(count, 2))
     data = parts.config.data
     evaluators = [
@@ -55,7 +54,7 @@ def build_scores(built: Built, *, count: int) -> Callable[[int, dict[str, Tensor
     ]
 
     def scores(step: int, weights: dict[str, Tensor]) -> dict[str, float]:
-        model.load_state_dict(built.plain(weights))
+        pipeline.load_weights(built.plain(weights))
         return {name: float(value) for evaluator in evaluators for name, value in evaluator.run()}
 
     return scores

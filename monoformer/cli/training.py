@@ -114,13 +114,12 @@ def find_preset(name: str) -> Callable[[], RunConfig]:
 def build_sample(built: Built) -> Sample:
     """Draws the same held-out prompts with the averaged weights into the run's samples/ folder."""
     config = built.parts.config
-    model = empty_copy(built.parts)
-    pretrained = replace(built.pretrained, model=model)
+    pretrained = replace(built.pretrained, model=empty_copy(built.parts))
     pipeline = Pipeline(pretrained, autoencoder=built.parts.autoencoder, vision=built.parts.vision, slots=2 * SAMPLES)
     prompts = sample_prompts(config)
 
     def sample(step: int, weights: dict[str, Tensor]) -> Path:
-        model.load_state_dict(built.plain(weights))
+        pipeline.load_weights(built.plain(weights))
         folder = config.path / "samples"
         folder.mkdir(exist_ok=True)
         pictures = pipeline.generate(prompts, want="image")

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -16,6 +17,7 @@ from monoformer.config.diffusion import DDPMConfig, FlowConfig
 from monoformer.config.generate import GenerateConfig
 from monoformer.config.run import save_config
 from monoformer.document import Document, Text
+from monoformer.pipeline import Pipeline
 from monoformer.presets import PRESETS
 from monoformer.pretrained import Pretrained, find_folder, load_pretrained, save_pretrained
 from monoformer.train.build import build_run
@@ -260,3 +262,14 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(ValueError, match="tokenizer"):
         load_pretrained(tmp_path / "model")
+
+
+def test_other_weights_forget_what_the_cache_knew() -> None:
+    made, prompt = tiny.pretrained(), "a red circle beside a blue square"
+    pipeline = Pipeline(replace(made, model=deepcopy(made.model)))
+    pipeline.generate_images(prompt, steps=2)
+    with torch.no_grad():
+        made.model.tokens.weight.neg_()
+    pipeline.load_weights(made.model.state_dict())
+    (drawn,), (fresh,) = (own.generate_images(prompt, steps=2) for own in (pipeline, Pipeline(made)))
+    assert drawn.tobytes() == fresh.tobytes()
