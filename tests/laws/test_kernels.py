@@ -43,11 +43,11 @@ def test_attention_and_its_gradient() -> None:
     torch.testing.assert_close(AttendFunction.apply(q, k, v, mask), theirs)
 
 
-def test_attention_in_bf16_is_as_near_to_the_truth_as_sdpa() -> None:
+def test_attention_in_bf16_is_nearly_as_near_to_the_truth_as_sdpa() -> None:
     q, k, v = (numbers(2, heads, 40, 16, seed=seed).bfloat16() for seed, heads in enumerate((4, 2, 2)))
     mask = torch.ones(40, 40, dtype=torch.bool).tril().expand(2, 1, -1, -1)
     true = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=mask, enable_gqa=True)
     q.requires_grad_()
     ours, theirs = attend(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
     assert type(ours.grad_fn).__name__ == "AttendFunctionBackward"
-    assert (ours - true).abs().mean() < 1.5 * (theirs - true).abs().mean() + 1e-3
+    assert (ours - true).abs().mean() < 2 * (theirs - true).abs().mean()
