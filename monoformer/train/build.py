@@ -3,11 +3,10 @@
 A run's tokenizer is trained once and kept in the run's folder, so that resuming never trains another.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch import Tensor
 from monoformer.autoencoder import Autoencoder, build_autoencoder, check_fits
 from monoformer.batch import Batch, Layout
 from monoformer.config.data import check_named
-from monoformer.config.run import RunConfig, check_start
+from monoformer.config.run import RunConfig, check_start, load_config
 from monoformer.data.build import build_source
 from monoformer.data.cache import check_caches
 from monoformer.data.loader import Loader, Numbered
@@ -69,12 +68,12 @@ def settled(config: RunConfig, *, device: torch.device, ranks: Ranks) -> RunConf
     """
     if config.train.precision != "auto":
         return config
+    # all processes ask, whatever each finds in the folder: or those that ask would wait for ever
+    (agreed,) = ranks.total(int(has_bf16_units(device)))
     saved = config.path / "config.json"
     if last_step(config.path) and saved.is_file():
-        chosen = json.loads(saved.read_text(encoding="utf-8"))["train"]["precision"]
-    else:
-        (agreed,) = ranks.total(int(has_bf16_units(device)))
-        chosen = "bf16" if agreed == ranks.world else "fp32"
+        return replace(config, train=replace(config.train, precision=load_config(saved).train.precision))
+    chosen: Literal["bf16", "fp32"] = "bf16" if agreed == ranks.world else "fp32"
     return replace(config, train=replace(config.train, precision=chosen))
 
 
