@@ -181,8 +181,7 @@ def write_table(sweep: SweepConfig, jobs: Sequence[Job], records: Iterable[Recor
 
 
 def figures(record: Record) -> dict[str, float]:
-    """What the table shows of a finished run."""
-    losses = {name: record[name] for name in ("text_loss", "image_loss")}
+    """What the table shows of a finished run: what it took and what came of it."""
     memory = {"MB of weights": record["weight_bytes"] / 1e6} if "weight_bytes" in record else {}  # older ones have none
     memory |= {said: record[name] for name, said in PEAKS.items() if name in record}
     return {
@@ -190,9 +189,13 @@ def figures(record: Record) -> dict[str, float]:
         **memory,
         "M tokens": record["tokens"] / 1e6,
         "minutes": record["seconds"] / 60,
-        **losses,
-        **record["scores"],
+        **outcomes(record),
     }
+
+
+def outcomes(record: Record) -> dict[str, float]:
+    """Losses and scores of a finished run."""
+    return {**{name: record[name] for name in ("text_loss", "image_loss")}, **record["scores"]}
 
 
 def compute(record: Record) -> float:

@@ -8,16 +8,14 @@ from pathlib import Path
 from statistics import fmean
 
 from monoformer.config.sweep import SweepConfig
-from monoformer.sweep import Job, Record, figures, latest
+from monoformer.sweep import Job, Record, latest, outcomes
 
 COLUMNS = 3
 """Panels side by side."""
-BESIDE = ("M parameters", "MB of weights", "M tokens", "minutes", "GiB at most", "GiB at most on the device")
-"""Figures of what a run took, which the table has and the picture has not."""
 
 
-def draw_study(sweep: SweepConfig, jobs: Sequence[Job], records: Sequence[Record], target: Path) -> bool:
-    """Draw what is finished; False, and no picture, where nothing is."""
+def draw_study(sweep: SweepConfig, jobs: Sequence[Job], records: Sequence[Record], target: Path) -> None:
+    """Draw what is finished; no picture where nothing is."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -25,7 +23,7 @@ def draw_study(sweep: SweepConfig, jobs: Sequence[Job], records: Sequence[Record
 
     found = points(jobs, records)
     if not found:
-        return False
+        return
     variants = [run.name for run in sweep.runs]
     columns = min(COLUMNS, len(found))
     rows = -(-len(found) // columns)
@@ -45,7 +43,6 @@ def draw_study(sweep: SweepConfig, jobs: Sequence[Job], records: Sequence[Record
     figure.suptitle(sweep.title, fontsize=11)
     figure.savefig(target, dpi=110)
     plt.close(figure)
-    return True
 
 
 def points(jobs: Sequence[Job], records: Sequence[Record]) -> Mapping[str, Mapping[str, Sequence[float]]]:
@@ -55,7 +52,6 @@ def points(jobs: Sequence[Job], records: Sequence[Record]) -> Mapping[str, Mappi
     for job in jobs:
         record = done.get(job.digest, {"error": "not begun"})
         if "error" not in record:
-            for name, value in figures(record).items():
-                if name not in BESIDE:
-                    found.setdefault(name, {}).setdefault(job.run.name, []).append(value)
+            for name, value in outcomes(record).items():
+                found.setdefault(name, {}).setdefault(job.run.name, []).append(value)
     return found

@@ -17,10 +17,8 @@ from torch import Tensor, nn
 
 HINT = 64
 """Rows of a product that fp32 weights are put in order for."""
-
-
 BESIDE = (("q", "k", "v"), ("gate", "up"))
-"""Layers of a module that read the same input: few rows pass through them in one product."""
+"""Layers of a module that read the same input: packed, they are one product."""
 
 
 class PackedLinear(nn.Module):
