@@ -85,7 +85,7 @@ def scenes() -> RunConfig:
         diffusion=FlowConfig(time_mean=1.0, clamp_time=0.3),
         tokenizer=TokenizerConfig(vocabulary=512),
         data=ScenesData(size=64, objects=(1, 3), draw=4.0, describe=2.5, edit=5.0, question=1.5, story=0.5),
-        sequence=SequenceConfig(row=298, window=1024, noise_draws=2),
+        sequence=SequenceConfig(row=295, window=1024, noise_draws=2),
         train=replace(AT_64, steps=9000, rows=15),
         generate=replace(STOCHASTIC, guidance=3.0),
     )
