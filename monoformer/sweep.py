@@ -39,12 +39,16 @@ class Job:
 
     run: SweepRun
     seed: int
+    round: int
+    """When it is done: first all variants of their first seed, so that a study cut short still compares."""
+    asked: tuple[str, ...]
+    """Preset and options as the study's file has them, @NAME still in its place."""
     arguments: tuple[str, ...]
     """Preset and options, as given to `monoformer train`; its own name and folder left out."""
     config: RunConfig
     scores: tuple[ScoreConfig, ...]
-    needs: tuple[Path, ...]
-    """Model folders of the jobs that it starts from."""
+    needs: tuple["Job", ...]
+    """The jobs that it starts from."""
     digest: str
     """Of the configuration and the scores: whether a result is this job's."""
 
@@ -55,26 +59,26 @@ class Job:
 
 
 def plan(sweep: SweepConfig, folder: Path, *, read: ReadConfig) -> list[Job]:
-    """All jobs in the order of the file. Raises ValueError for one whose options are wrong."""
+    """All jobs: seed by seed, variants in the order of the file. Raises ValueError for one whose options are wrong."""
     jobs: list[Job] = []
     for run in sweep.runs:
         for seed in sweep.seeds_of(run):
             jobs.append(_job(sweep, run, seed, folder, read=read, earlier=jobs))
-    return jobs
+    return sorted(jobs, key=lambda job: job.round)
 
 
 def _job(
     sweep: SweepConfig, run: SweepRun, seed: int, folder: Path, *, read: ReadConfig, earlier: Sequence[Job]
 ) -> Job:
-    needs: list[Path] = []
+    needs: list[Job] = []
 
     def place(match: re.Match[str]) -> str:
-        needs.append(_find(match["name"], seed, earlier, asking=run.name).config.model_path)
-        return f"{match['option'] or ''}{needs[-1]}"
+        needs.append(_find(match["name"], seed, earlier, asking=run.name))
+        return f"{match['option'] or ''}{needs[-1].config.model_path}"
 
-    words = [*shlex.split(sweep.overrides), *shlex.split(run.overrides), f"--seed={seed}"]
-    words = [re.sub(r"^(?P<option>--[^=]+=)?@(?P<name>.+)$", place, word) for word in words]
-    arguments = (run.preset or sweep.preset, *words)
+    asked = [*shlex.split(sweep.overrides), *shlex.split(run.overrides), f"--seed={seed}"]
+    asked.insert(0, run.preset or sweep.preset)
+    arguments = tuple(re.sub(r"^(?P<option>--[^=]+=)?@(?P<name>.+)$", place, word) for word in asked)
     config = read(list(arguments))
     scores = sweep.scores_of(run)
     trained = digest([to_json(replace(config, name="", folder=""))], folder)
@@ -82,6 +86,8 @@ def _job(
     return Job(
         run=run,
         seed=seed,
+        round=max([sweep.seeds_of(run).index(seed), *(job.round for job in needs)]),
+        asked=tuple(asked),
         arguments=arguments,
         config=replace(config, name=name, folder=str(folder / f"{name}-{trained}")),
         scores=scores,
@@ -132,6 +138,27 @@ def latest(jobs: Iterable[Job], records: Iterable[Record]) -> dict[str, Record]:
     """The last record of each job that has one, by digest."""
     wanted = {job.digest for job in jobs}
     return {record["digest"]: record for record in records if record.get("digest") in wanted}
+
+
+def published(jobs: Iterable[Job], records: Iterable[Record]) -> list[Record]:
+    """Results that were published with a study, as those of the jobs that ask for the same.
+
+    What was asked counts, not the whole configuration: a setting that came later makes no published result another's.
+    """
+    digests = {(job.run.name, job.asked): job.digest for job in jobs}
+    found = [(digests.get((record.get("run", ""), tuple(record.get("asked", ())))), record) for record in records]
+    return [record | {"digest": digest} for digest, record in found if digest]
+
+
+def due(jobs: Sequence[Job], records: Iterable[Record]) -> list[Job]:
+    """The jobs without a result, and those they start from whose model is not there (any more), in order."""
+    done = latest(jobs, records)
+    wanted = {job.digest: job for job in jobs if "error" in done.get(job.digest, {"error": "not begun"})}
+    for job in reversed(jobs):
+        if job.digest in wanted:
+            missing = [needed for needed in job.needs if not (needed.config.model_path / "config.json").is_file()]
+            wanted |= {needed.digest: needed for needed in missing}
+    return [job for job in jobs if job.digest in wanted]
 
 
 def totals(lines: Sequence[Mapping[str, float]], *, tokens: int) -> dict[str, float]:

@@ -20,7 +20,19 @@ from monoformer.device import choose, forget_host_peak
 from monoformer.doctor import describe_device
 from monoformer.evaluate.build import build_evaluator
 from monoformer.pipeline import Pipeline
-from monoformer.sweep import Job, Record, append_result, commit, latest, plan, read_results, totals, write_table
+from monoformer.sweep import (
+    Job,
+    Record,
+    append_result,
+    commit,
+    due,
+    latest,
+    plan,
+    published,
+    read_results,
+    totals,
+    write_table,
+)
 from monoformer.train.build import build_run
 from monoformer.train.metrics import read_metrics
 
@@ -36,6 +48,8 @@ class _Sweep:
     table: bool = False
     """Only print the table of what is finished, as Markdown, and draw it; the results that lie beside the file
     (NAME.jsonl) count too."""
+    missing: bool = False
+    """Do only the runs that have no result beside the file either: to go on with a study that others began."""
 
 
 def sweep(arguments: list[str]) -> None:
@@ -45,15 +59,18 @@ def sweep(arguments: list[str]) -> None:
     folder = Path(options.folder) if options.folder else Path("runs") / "sweeps" / options.file.stem
     results = folder / "results.jsonl"
     jobs = plan(study, folder, read=read_config)
+    others = (
+        published(jobs, read_results(options.file.with_suffix(".jsonl"))) if options.table or options.missing else []
+    )
     if options.table:
-        _show(study, jobs, [*read_results(options.file.with_suffix(".jsonl")), *read_results(results)], folder)
+        _show(study, jobs, [*others, *read_results(results)], folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()
+    wanted = due(jobs, [*others, *read_results(results)])
     for number, job in enumerate(jobs, start=1):
-        done = latest(jobs, read_results(results)).get(job.digest, {"error": "not begun"})
         where = f"[bold]{job.name}[/bold] ({number} of {len(jobs)})"
-        if "error" not in done:
+        if job not in wanted:
             console.print(f"{where}: finished before")
             continue
         record = _perform(job, where, console)
@@ -62,7 +79,7 @@ def sweep(arguments: list[str]) -> None:
             console.print(f"stopped and saved in {job.config.path}; the same command goes on from here:\n  {again}")
             sys.exit(130)
         append_result(results, record)
-    _show(study, jobs, read_results(results), folder)
+    _show(study, jobs, [*others, *read_results(results)], folder)
     if any("error" in record for record in latest(jobs, read_results(results)).values()):
         console.print(f"some runs failed; what is said above is also in {results}. The same command tries them again.")
         sys.exit(1)
@@ -81,6 +98,7 @@ def _perform(job: Job, where: str, console: Console) -> Record | None:
         "digest": job.digest,
         "run": job.run.name,
         "seed": job.seed,
+        "asked": list(job.asked),
         "arguments": list(job.arguments),
         "folder": str(job.config.path),
         "commit": commit(),
@@ -104,9 +122,9 @@ def _train(job: Job, where: str, console: Console) -> bool:
     """Train to the end, unless the model is there; False when stopped. A finished run's checkpoints are deleted."""
     if (job.config.model_path / "config.json").is_file():
         return True
-    for model in job.needs:
-        if not (model / "config.json").is_file():
-            raise ValueError(f"it starts from {model}, but that run has not finished")
+    for needed in job.needs:
+        if not (needed.config.model_path / "config.json").is_file():
+            raise ValueError(f"it starts from {needed.config.model_path}, but that run has not finished")
     forget_host_peak()  # of the jobs before, in the same process
     built = build_run(job.config)
     console.print(f"{where}: {built.news}")

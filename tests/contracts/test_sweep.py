@@ -14,7 +14,18 @@ from monoformer.data.scenes import Scenes
 from monoformer.data.scenes.source import Edit, Story
 from monoformer.document import Image
 from monoformer.model.monoformer import MonoFormer
-from monoformer.sweep import Job, append_result, figures, latest, plan, read_results, totals, write_table
+from monoformer.sweep import (
+    Job,
+    append_result,
+    due,
+    figures,
+    latest,
+    plan,
+    published,
+    read_results,
+    totals,
+    write_table,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "reproduce").glob("*.toml"))
@@ -38,7 +49,7 @@ def test_every_study_is_well_formed(file: Path) -> None:
     assert len({job.config.folder for job in made}) == len(made)
     table = (ROOT / "reproduce" / "README.md").read_text(encoding="utf-8")
     assert f"| {file.name} |" in table
-    starts = {model for job in made for model in job.needs}
+    starts = {needed.config.model_path for job in made for needed in job.needs}
     tokens = {j.config.train.rows * j.config.sequence.row for j in made if j.config.model_path not in starts}
     assert len(tokens) == 1 or "tokens a step differ" in file.read_text(encoding="utf-8"), tokens
     assert f"| {len(made)} |" in next(line for line in table.splitlines() if line.startswith(f"| {file.name} |"))
@@ -58,13 +69,36 @@ def test_there_are_studies() -> None:
 
 def test_jobs_come_in_order_and_start_from_the_same_seed() -> None:
     made = jobs(TWO)
-    assert [job.name for job in made] == ["a-seed0", "a-seed1", "b-seed0", "b-seed1"]
-    for first, second in ((made[0], made[2]), (made[1], made[3])):
+    assert [job.name for job in made] == ["a-seed0", "b-seed0", "a-seed1", "b-seed1"], (
+        "all variants of a seed, then the next"
+    )
+    for first, second in ((made[0], made[1]), (made[2], made[3])):
         assert second.config.start == str(first.config.model_path)
-        assert second.needs == (first.config.model_path,)
+        assert second.needs == (first,)
         assert second.config.seed == first.seed
-    assert made[2].config.train.steps == 70
+    assert made[1].config.train.steps == 70
     assert made[0].arguments == ("scenes-quick", "--seed=0")
+    assert made[1].asked == ("scenes-quick", "--from", "@a", "--train.steps=70", "--seed=0")
+
+
+def test_what_a_job_starts_from_is_done_before_it_whatever_the_order_of_seeds() -> None:
+    base, other = SweepRun(name="a", seeds=(1, 0)), SweepRun(name="b", overrides="--from=@a", seeds=(0, 1))
+    made = [job.name for job in jobs(study(base, other))]
+    for seed in (0, 1):
+        assert made.index(f"a-seed{seed}") < made.index(f"b-seed{seed}")
+
+
+def test_published_results_count_by_what_was_asked_and_models_that_are_gone_are_made_again(tmp_path: Path) -> None:
+    made = jobs(TWO, str(tmp_path))
+    records = [{"digest": "of an older version", "run": job.run.name, "asked": list(job.asked)} for job in made]
+    assert due(made, records) == made
+    assert due(made, published(made, records)) == []
+    assert due(made, published(made, records[:3])) == made[2:], "b-seed1, and a-seed1 that it starts from"
+    folder = made[2].config.model_path
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    assert due(made, published(made, records[:3])) == made[3:]
+    assert published(made, [{"digest": made[0].digest, "run": "a", "asked": ["scenes-quick", "--seed=9"]}]) == []
 
 
 def test_an_option_given_twice_has_its_last_value() -> None:
@@ -84,7 +118,7 @@ def test_digests_follow_what_matters_and_nothing_else() -> None:
     changed = jobs(replace(TWO, runs=(replace(TWO.runs[0], overrides="--train.rows 9"), TWO.runs[1])))
     assert not {job.digest for job in changed} & {job.digest for job in before}, "what starts from another is another"
     renamed = jobs(replace(TWO, title="u", runs=(replace(TWO.runs[0], name="c"),)))
-    assert [job.digest for job in renamed] == [job.digest for job in before[:2]]
+    assert [job.digest for job in renamed] == [job.digest for job in before if job.run.name == "a"]
 
 
 def test_other_scores_are_another_result_of_the_same_run(tmp_path: Path) -> None:
@@ -157,7 +191,7 @@ def record(job: Job, **more: object) -> dict[str, object]:
 
 
 def test_the_table_has_a_row_a_variant_with_mean_and_spread() -> None:
-    a, b, c, d = jobs(TWO)
+    a, c, b, d = jobs(TWO)
     records = [
         record(a, scores={"draw_exact": 0.5}),
         record(b, scores={"draw_exact": 0.7}),
@@ -183,7 +217,7 @@ def test_slopes_are_fitted_for_each_seed() -> None:
     sweep = replace(TWO, slopes=("image_loss", "draw_exact"))
     made = jobs(sweep)
     big = {"parameters": 100 * 10**6}
-    losses = [0.5, 0.4, 0.5 / 100**0.2, 0.4 / 100**0.3]  # the seeds' exponents are -0.2 and -0.3
+    losses = [0.5, 0.5 / 100**0.2, 0.4, 0.4 / 100**0.3]  # the seeds' exponents are -0.2 and -0.3
     records = [
         record(job, image_loss=loss, **(big if job.run.name == "b" else {}))
         for job, loss in zip(made, losses, strict=True)

@@ -140,6 +140,8 @@ def test_results_that_are_published_beside_the_file_are_in_its_table(
     assert run(published, tmp_path / "nothing", "--table") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[2].strip() for line in lines[4:8]] == ["1 of 1", "0 of 1", "0 of 1", "1 of 1"]
+    assert run(published, tmp_path / "nothing", "--missing") == 1, "what failed is tried again, and fails again"
+    assert [r["run"] for r in results(tmp_path / "nothing")] == ["broken", "after-broken"], "the rest is published"
 
 
 def test_a_study_stopped_by_ctrl_c_goes_on_to_the_same_bits(
