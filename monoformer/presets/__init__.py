@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from monoformer.config.run import RunConfig
+from monoformer.presets.language import monoformer_mini_text, scenes_text, shakespeare, text_quick
 from monoformer.presets.latents import flickr8k, scenes_latent
 from monoformer.presets.monoformer import monoformer_imagenet256, monoformer_t2i, monoformer_understanding
 from monoformer.presets.small import (
@@ -14,9 +15,6 @@ from monoformer.presets.small import (
     monoformer_mini,
     scenes,
     scenes_quick,
-    scenes_text,
-    shakespeare,
-    text_quick,
 )
 from monoformer.presets.transfusion import SIZES, transfusion
 
@@ -31,6 +29,7 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "cifar10": cifar10,
     "emoji": emoji,
     "monoformer-mini": monoformer_mini,
+    "monoformer-mini-text": monoformer_mini_text,
     "scenes-latent": scenes_latent,
     "flickr8k": flickr8k,
     "folder": folder,

@@ -91,53 +91,6 @@ def scenes() -> RunConfig:
     )
 
 
-BOOKS = TextData(files=("data/text/books",), characters=240)
-"""Public-domain books in documents that fit a row of 252 tokens, whatever small vocabulary they are written in."""
-
-
-def text_quick() -> RunConfig:
-    """A small language model in the shape of scenes-quick: books, and captions and stories of the drawn world.
-
-    monoformer train text-quick --data.sources.0.files BOOKS/
-    Two CPU cores, about as long as scenes-quick. Not measured yet.
-    """
-    base = scenes_quick()
-    assert isinstance(base.data, ScenesData)
-    words = replace(base.data, draw=0.0, describe=0.0, edit=0.0, question=0.0, story=1.0, caption=1.0)
-    return replace(base, name="text-quick", data=MixtureData(sources=(BOOKS, words), weights=(0.5, 0.5)))
-
-
-def scenes_text() -> RunConfig:
-    """scenes-quick with books as a tenth of its documents (MonoFormer's 9 : 1), in place of its stories.
-
-    monoformer train scenes-text --data.sources.1.files BOOKS/
-    Two CPU cores, about as long as scenes-quick. Not measured yet.
-    """
-    base = scenes_quick()
-    assert isinstance(base.data, ScenesData)
-    drawn = replace(base.data, story=0.0)
-    return replace(base, name="scenes-text", data=MixtureData(sources=(drawn, BOOKS), weights=(0.9, 0.1)))
-
-
-def shakespeare() -> RunConfig:
-    """Shakespeare by characters, in the size of nanoGPT's run on a CPU: the text path alone beside a known figure.
-
-    monoformer train shakespeare --data.files INPUT.txt    (reproduce/shakespeare.sh)
-    Two CPU cores, some minutes. 1.53 nats a character of the last tenth (nanoGPT's run of this size: 1.88).
-    """
-    base = scenes_quick()
-    return replace(
-        base,
-        name="shakespeare",
-        model=replace(base.model, width=128, heads=4, kv_heads=4, mlp_width=344, context=256),
-        tokenizer=TokenizerConfig(vocabulary=266),
-        data=TextData(files=("data/text/tinyshakespeare.txt",), characters=254, holdout=0.0),
-        sequence=SequenceConfig(row=256, window=512),
-        train=replace(base.train, steps=2000, rows=3, checkpoint_every=500),
-        generate=GenerateConfig(temperature=0.8),
-    )
-
-
 def cifar10() -> RunConfig:
     """CIFAR-10 at 32x32, drawn from class names, by a network of scenes-quick's shape with patches of 4.
 
@@ -190,7 +143,7 @@ def emoji() -> RunConfig:
     return RunConfig(
         name="emoji",
         model=PICTURES_AT_64,
-        diffusion=FlowConfig(time_mean=1.0),
+        diffusion=FlowConfig(time_mean=1.0, clamp_time=0.3),
         tokenizer=TokenizerConfig(vocabulary=2048),
         data=MixtureData(sources=(EMOJI, TextData(files=("data/text/books",), characters=300)), weights=(0.85, 0.15)),
         sequence=SequenceConfig(row=294, window=1024, noise_draws=2),
@@ -200,29 +153,20 @@ def emoji() -> RunConfig:
 
 
 def monoformer_mini() -> RunConfig:
-    """The released model: scenes of all five kinds, emoji with names and skin tones, books; 64x64, no autoencoder.
+    """The released model: `scenes` trained on, with emoji by names and skin tones, and books; 64x64, no autoencoder.
 
-    monoformer train monoformer-mini --from runs/emoji --data.sources.1.files EMOJI.parquet --data.sources.2.files BOOKS
-    Two CPU cores, some three hours after those of `emoji`, which it starts from. Not measured yet.
+    monoformer train monoformer-mini --from runs/scenes --data.sources.1.files BOOKS/ --data.sources.2.files EMOJI
+    Two CPU cores, some two hours after those of `scenes`, whose shape and tokenizer it keeps. Not measured yet.
     """
-    base = emoji()
-    drawn = ScenesData(
-        size=64,
-        objects=(1, 3),
-        draw=5.0,
-        describe=2.0,
-        edit=4.0,
-        question=1.5,
-        story=0.5,
-        left_out=("red circle", "blue ring", "green square", "yellow cross"),
-    )
+    base = scenes()
+    assert isinstance(base.data, ScenesData)
     books = TextData(files=("data/text/books",), characters=300)
     return replace(
         base,
         name="monoformer-mini",
-        data=MixtureData(sources=(drawn, EMOJI, books), weights=(0.6, 0.25, 0.15)),
-        train=replace(base.train, steps=3200),
-        generate=replace(STOCHASTIC, guidance=3.0),
+        data=MixtureData(sources=(base.data, books, EMOJI), weights=(0.4, 0.15, 0.45)),
+        sequence=replace(base.sequence, row=298),
+        train=replace(base.train, steps=8000),
     )
 
 

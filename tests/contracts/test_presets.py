@@ -19,7 +19,8 @@ from monoformer.train.build import build_run
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "paper-to-code.md").read_text(encoding="utf-8")
-PAPERS = [name for name in PRESETS if name.startswith(("monoformer-", "transfusion-")) and name != "monoformer-mini"]
+OURS = ("monoformer-mini", "monoformer-mini-text")
+PAPERS = [name for name in PRESETS if name.startswith(("monoformer-", "transfusion-")) and name not in OURS]
 
 
 @cache
