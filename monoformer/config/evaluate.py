@@ -161,6 +161,11 @@ class CaptionScores:
     """What runs of a sweep call these scores."""
     data: ParquetData = field(default_factory=ParquetData)
     """Pictures with captions, all of them; without files: the run's own held-out pictures."""
+    source: str = ""
+    """The one of the run's own sources whose pictures are shown, by the name in its metrics, such as 'emoji128'; empty:
+    the first one with captions."""
+    seen: bool = False
+    """Pictures that the run trained on, in the place of those that it held out: whether it knows what it was shown."""
     count: int = 256
     """Pictures shown."""
     among: int = 100
@@ -176,6 +181,10 @@ class CaptionScores:
         check_count(self.name, self.count, least=2)
         if self.among < 0 or self.among == 1 or not (self.among or self.cider):
             raise ValueError(f"{self.name}: among must be 2 or more, or 0 with cider, but is {self.among}")
+        if self.data.files and (self.source or self.seen):
+            raise ValueError(
+                f"{self.name}: source and seen choose among the run's own pictures; leave them or files out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ class Subject:
     batch: int = BATCH
     """Items drawn or read at a time."""
     samples: Path | None = None
-    """Where pictures drawn for `ImageScores` go."""
+    """Where pictures drawn for `ImageScores` go; of those for `CaptionScores` one picture, as .png."""
     peer: Peer | None = None
     """What draws in the model's place, for scenes and images."""
 
@@ -225,8 +225,10 @@ def build_captions(config: CaptionScores, subject: Subject) -> CaptionEvaluator:
         among=config.among,
         cider=config.cider,
         drawn=config.drawn,
+        seen=config.seen,
         seed=config.seed,
         chunk=subject.batch,
+        samples=subject.samples.with_suffix(".png") if subject.samples else None,
         journal=subject.journal,
     )
 

@@ -8,9 +8,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from random import Random
 
 import torch
+from PIL import Image as PILImage
 from torch import Tensor
 
 from monoformer.document import Document, Image, Text
@@ -18,9 +20,13 @@ from monoformer.evaluate.images import draw_all
 from monoformer.evaluate.journal import Journal
 from monoformer.evaluate.material import Captioned
 from monoformer.evaluate.score import Score, ratio, share
+from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.generate.choice import likelihoods
 from monoformer.generate.passes import Context, read
 from monoformer.pipeline import Pipeline
+
+BESIDE, COLUMNS = 64, 8
+"""Drawings that are shown beside the true pictures, and how many side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +41,13 @@ class CaptionEvaluator:
     among: int = 100
     cider: bool = True
     drawn: bool = False
+    seen: bool = False
+    """Whether the run trained on these pictures."""
     seed: int = 0
     chunk: int = 64
     """Pictures, or captions of one picture, in one pass."""
+    samples: Path | None = None
+    """File of a picture of the first drawings, each beside the true one."""
     journal: Journal = field(default_factory=Journal)
 
     def __post_init__(self) -> None:
@@ -64,21 +74,23 @@ class CaptionEvaluator:
                 chosen = pictures[first : first + self.chunk]
                 work = partial(self._write, chosen, first)
                 written += self.journal.remember("write", first, count=len(chosen), compute=work)
-            yield (
-                f"{'drawing_' * self.drawn}cider_plain_words",
-                cider(written, [own for _, own in self.shown]).scaled(100),
-            )
+            score = cider(written, [own for _, own in self.shown]).scaled(100)
+            yield f"{'seen_' * self.seen}{'drawing_' * self.drawn}cider_plain_words", score
         if self.among:
             found = [
                 self.journal.remember("find", i, count=1, compute=partial(self._find, i, pixels))
                 for i, pixels in enumerate(pictures)
             ]
-            yield f"{'drawing' if self.drawn else 'caption'}_found_among_{self.among}", share(sum(found), len(found))
+            what = f"{'seen_' * self.seen}{'drawing' if self.drawn else 'caption'}"
+            yield f"{what}_found_among_{self.among}", share(sum(found), len(found))
 
     def _draw(self) -> list[Tensor]:
         prompts = [Document((Text(own[0], "user"),)) for _, own in self.shown]
         chunks = draw_all(self.pipeline, prompts, seed=self.seed, chunk=self.chunk, journal=self.journal)
-        return [pixels for chunk in chunks for pixels in torch.from_numpy(chunk).permute(0, 3, 1, 2)]
+        drawn = [pixels for chunk in chunks for pixels in torch.from_numpy(chunk).permute(0, 3, 1, 2)]
+        if self.samples is not None:
+            beside(self.shown[:BESIDE], drawn).save(self.samples)
+        return drawn
 
     def _write(self, chosen: Sequence[Tensor], first: int) -> list[str]:
         pictures = [Image(pixels=pixels).to_pil() for pixels in chosen]
@@ -93,6 +105,15 @@ class CaptionEvaluator:
         image = self.pipeline.context_image(Image(pixels=pixels).to_pil())
         mine, *theirs = caption_likelihoods(self.pipeline, image, [own[0], *chosen], chunk=self.chunk)
         return mine > max(theirs)
+
+
+def beside(shown: Sequence[Captioned], drawn: Sequence[Tensor]) -> PILImage.Image:
+    """The true picture and the drawn one, the caption under them."""
+    cells = [
+        Cell((Image(pixels=pixels).to_pil(), Image(pixels=made).to_pil()), own[0])
+        for (pixels, own), made in zip(shown, drawn, strict=False)
+    ]
+    return draw_gallery([Section("true, drawn", tuple(cells))], columns=COLUMNS)
 
 
 def caption_likelihoods(pipeline: Pipeline, image: Image, captions: Sequence[str], *, chunk: int = 64) -> list[float]:

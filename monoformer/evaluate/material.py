@@ -20,10 +20,13 @@ from monoformer.config.data import (
 )
 from monoformer.config.evaluate import CaptionScores, TextScores
 from monoformer.config.sources import CacheData
+from monoformer.config.spelling import hint
+from monoformer.data.build import names_of
 from monoformer.data.cache import read_record
 from monoformer.data.captions import read_text
 from monoformer.data.images import FolderPictures, ParquetPictures
 from monoformer.data.scenes import Scenes, draw
+from monoformer.data.source import Split
 from monoformer.data.text import TextFiles, text_files
 from monoformer.document import Document, Text
 from monoformer.pipeline import Pipeline
@@ -74,24 +77,36 @@ def check_held_out(text: TextData, data: DataConfig | None) -> None:
 
 
 def captioned(config: CaptionScores, data: DataConfig | None) -> list[Captioned]:
-    """Pictures with all their captions: some of the named files', else some that the run held out of its own."""
+    """Pictures with all their captions: some of the named files', else of the run's own, held out or seen."""
     named = bool(config.data.files)
-    for source in (config.data,) if named else sources(data):
+    split: Split = "train" if named or config.seen else "test"  # a named file is all for the test
+    for source in (config.data,) if named else own_sources(config, data):
         match source:
             case ScenesData(size=size):
-                scenes = Scenes(source, split="test", seed=config.seed)
+                scenes = Scenes(source, split=split, seed=config.seed)
                 shown = [scenes.describing(i) for i in range(config.count)]
                 return [(draw(example.scene, size), (example.caption,)) for example in shown]
             case ParquetData():
-                # a named file is all for the test; of the run's own only what it held out
-                parquet = ParquetPictures(source, split="train" if named else "test")
+                parquet = ParquetPictures(source, split=split)
                 return [(parquet.picture(row), parquet.captions(row)) for row in some(parquet.rows, config)]
             case FolderData():
-                folder = FolderPictures(source, split="test")
+                folder = FolderPictures(source, split=split)
                 return [(folder.picture(row), folder.captions(row)) for row in some(folder.rows, config)]
             case _:
                 continue
     raise ValueError(f"{config.name}: there are no pictures with captions; name files, --captions.data.files FILE")
+
+
+def own_sources(config: CaptionScores, data: DataConfig | None) -> tuple[SourceConfig, ...]:
+    """The run's sources, or the one that is asked for; ValueError where it has none of that name."""
+    found = sources(data)
+    names = names_of(found)
+    if not config.source:
+        return found
+    if config.source not in names:
+        say = hint(config.source, names, otherwise=f"it has {', '.join(names) or 'none'}")
+        raise ValueError(f"{config.name}: the run has no source {config.source!r}; {say}")
+    return (found[names.index(config.source)],)
 
 
 def some(rows: Sequence[int], config: CaptionScores) -> list[int]:

@@ -9,16 +9,18 @@ from random import Random
 import pytest
 import torch
 
-from monoformer.config.data import FolderData, ScenesData, TextData
+from monoformer.config.data import FolderData, MixtureData, ParquetData, ScenesData, TextData
 from monoformer.config.evaluate import CaptionScores, ForgettingScores, TaskScores, TextScores
 from monoformer.document import Document, Image, Text
 from monoformer.evaluate.build import build_evaluator
-from monoformer.evaluate.captions import caption_likelihoods, plain_words
+from monoformer.evaluate.captions import COLUMNS, beside, caption_likelihoods, plain_words
 from monoformer.evaluate.likelihood import continuation, read_layouts
+from monoformer.evaluate.material import captioned
 from monoformer.evaluate.tasks import TASKS, TaskEvaluator, encode_pair, read_tasks
 from monoformer.pipeline import Pipeline
 from monoformer.pretrained import export_llama, save_pretrained
 from tests import tiny
+from tests.laws.test_autoencoder_training import write_parquet
 
 LINES = {
     "openbook_qa.jsonl": {"query": "the red circle is", "choices": ["large", "left of a square"], "gold": 1},
@@ -159,6 +161,48 @@ def test_a_caption_is_found_by_likelihood_alone() -> None:
         build_evaluator(replace(scores, count=4), pipeline, data=data)
     with pytest.raises(ValueError, match="no pictures with captions"):
         build_evaluator(scores, pipeline, data=TextData(files=("a",)))
+
+
+def test_the_pictures_are_those_of_the_source_that_is_named_held_out_or_seen(tmp_path: Path) -> None:
+    (tmp_path / "things").mkdir()
+    write_parquet(tmp_path / "things" / "train.parquet")
+    things = ParquetData(files=(str(tmp_path / "things" / "train.parquet"),), caption="{name}", size=16, holdout=2)
+    data = MixtureData(sources=(ScenesData(size=16), things), weights=(1.0, 1.0))
+    scores = CaptionScores(count=100, among=2, cider=False, source="things")
+    held = {own[0] for _, own in captioned(scores, data)}
+    seen = {own[0] for _, own in captioned(replace(scores, seen=True), data)}
+    assert (len(held), len(seen)) == (2, 4)
+    assert held | seen == {f"thing {number}" for number in range(6)}
+    assert len(captioned(replace(scores, source=""), data)) == 100, "else of the first source, which has no end"
+    with pytest.raises(ValueError, match="no source 'thigs'; did you mean 'things'"):
+        captioned(replace(scores, source="thigs"), data)
+    with pytest.raises(ValueError, match="source and seen choose among the run's own"):
+        replace(scores, data=things)
+
+    scenes = [captioned(replace(scores, source="scenes", seen=seen, count=8), data) for seen in (False, True)]
+    assert not {own for _, own in scenes[0]} & {own for _, own in scenes[1]}
+    pipeline = Pipeline(tiny.pretrained(image_sizes=((16, 16),)), slots=2)
+    figures = [
+        name
+        for seen in (False, True)
+        for name, _ in build_evaluator(replace(scores, seen=seen, drawn=True), pipeline, data=data).run()
+    ]
+    assert figures == ["drawing_found_among_2", "seen_drawing_found_among_2"]
+
+
+def test_drawings_stand_beside_the_true_pictures() -> None:
+    def plain(level: int) -> torch.Tensor:
+        return torch.full((3, 16, 16), level, dtype=torch.uint8)
+
+    shown = [(plain(number), (f"thing {number}",)) for number in range(10)]
+    made = [plain(200 + number) for number in range(10)]
+    picture = beside(shown, made)
+    wide = picture.width // COLUMNS
+    for number in range(COLUMNS):
+        middle = number * wide + wide // 2
+        assert picture.getpixel((middle - 40, 60)) == (number,) * 3
+        assert picture.getpixel((middle + 40, 60)) == (200 + number,) * 3
+    assert picture.height > 2 * wide / 2, "two rows"
 
 
 def test_cider_is_that_of_the_library() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image as PILImage
 
 from monoformer.card import read_card
 from monoformer.cli.main import main
@@ -100,6 +101,14 @@ def test_the_card_holds_the_table_and_its_command(run: Path, tmp_path: Path) -> 
     assert "--seed=5 --card`" in after
     assert read_card(after) == read_card(before)
     assert after.index("## Scores") < after.index("## Limits")
+
+
+def test_what_was_drawn_from_captions_stands_beside_the_true_pictures(run: Path, tmp_path: Path) -> None:
+    assert evaluate(run, f"--out={tmp_path}", "--suite", "captions", "--captions.drawn", "--captions.seen") == 0
+    (suite,) = suites(tmp_path)
+    assert [figure["name"] for figure in suite["figures"]] == ["seen_drawing_found_among_2"]
+    with PILImage.open(tmp_path / f"samples-{suite['digest']}.png") as picture:
+        assert picture.width > 8 * 160
 
 
 def test_wrong_suites_and_options_are_one_line_errors(
