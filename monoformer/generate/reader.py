@@ -130,13 +130,19 @@ class Reader:
     def release(self, slots: Sequence[int], readings: Sequence[Reading], *, broken: bool) -> None:
         """Give slots back; what is still to be read into those that nobody else uses is given up."""
         for slot in slots:
-            if not self.slots.release(slot, broken=broken):
+            if not self._release(slot, broken=broken):
                 continue
-            self._shared = {key: r for key, r in self._shared.items() if r.context.slot != slot}
             for reading in readings:
                 if reading.context.slot == slot and reading.source is not None:
-                    self.slots.release(reading.source)
+                    self._release(reading.source)
                     reading.source = None
+
+    def _release(self, slot: int, *, broken: bool = False) -> bool:
+        """Use a slot no longer; whether that was its last user, so that nobody else can draw behind what it holds."""
+        if not self.slots.release(slot, broken=broken):
+            return False
+        self._shared = {key: r for key, r in self._shared.items() if r.context.slot != slot}
+        return True
 
     def _key(self, layout: Layout) -> tuple[Hashable, ...]:
         return tuple(keys_of(layout, time_token=self.sequencer.time_token))
@@ -153,7 +159,7 @@ class Reader:
         self._skip(reading, count)
         reading.source = None
         if slots.users[source]:
-            slots.release(source)
+            self._release(source)
 
     def _skip(self, reading: Reading, count: int) -> None:
         """The first `count` tokens are in the cache already."""

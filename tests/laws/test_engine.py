@@ -67,6 +67,23 @@ def test_pictures_of_one_prompt_read_it_once() -> None:
     assert (len(three.active), three.free) == (2, []), "different prompts share the null context"
 
 
+def test_a_slot_that_went_back_when_its_beginning_was_copied_is_shared_no_longer() -> None:
+    """A picture of one step ends before another prompt has copied its beginning; then its prompt comes again."""
+    made = tiny.pretrained()
+    first, second = (Document((Text(f"the large red circle is left of {end}"),)) for end in ("what", "a blue square"))
+    expected = [engine(made).run([request(made, d, "image", steps=1)])[0].images[0] for d in (first, second)]
+    server = engine(made)
+    for document in (first, second):
+        server.add(request(made, document, "image", steps=1))
+    found = [event.image for _ in range(9) for event in server.step() if event.image]
+    assert not server.active
+    (again,) = server.run([request(made, first, "image", steps=1)])
+    for image, own in zip([*found, *again.images], [*expected, expected[0]], strict=True):
+        assert image is not None
+        assert_same_picture(image, own)
+    assert sorted(server.free) == list(range(len(server.free)))
+
+
 def test_samples_of_one_prompt_copy_its_beginning() -> None:
     made = tiny.pretrained()
     warm: dict[str, Any] = {"temperature": 1.0, "max_tokens": 6}
