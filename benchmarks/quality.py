@@ -4,14 +4,16 @@ with every other setting of drawing; edits with guidance by the picture.
 python benchmarks/quality.py --model MODEL --count 128 --out runs/quality
 python benchmarks/quality.py --model MODEL --evaluations 4 8 --guidances 1 2   # fewer points
 
-Every sampler that fits the model; a point that is in OUT/results.jsonl is not drawn again. Leaves OUT/quality.png, and
-ends in one line of JSON with the best of each sampler.
+Every sampler that fits the model; a point that is in OUT/results.jsonl for the same weights, count and seed is not
+drawn again. Leaves OUT/quality.png, and ends in one line of JSON with the best of each sampler, and with the fewest
+evaluations that are enough: no worse than the lower end of the best one's 95% interval.
 """
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import tyro
@@ -21,9 +23,12 @@ from rich.table import Table
 
 from monoformer.card import read_card
 from monoformer.config.generate import GenerateConfig, check_sampler
+from monoformer.evaluate.digests import digest_chunks, read_chunks
 from monoformer.evaluate.material import scenes_of
 from monoformer.evaluate.scenes import SceneEvaluator
+from monoformer.evaluate.score import share
 from monoformer.pipeline import Pipeline
+from monoformer.pretrained import find_folder
 from monoformer.sweep import Record, append_result, read_results
 
 SAMPLERS = {
@@ -93,12 +98,16 @@ def measure(case: Case) -> list[Record]:
     pipeline = Pipeline.from_pretrained(case.model)
     trained = read_card(pipeline.card)
     data = scenes_of(None if trained is None else trained.data, pipeline, name="quality")
-    results = case.out / "results.jsonl"
-    known = {json.dumps(record["point"]): record for record in read_results(results)}
+    results, folder = case.out / "results.jsonl", find_folder(case.model)
+    weights = digest_chunks(chunk for file in sorted(folder.glob("*.safetensors")) for chunk in read_chunks(file))
+    origin = {"weights": weights, "count": case.count, "seed": case.seed}
+    known = {_key(record): record for record in read_results(results)}
     made: list[Record] = []
-    asked = list(points(case, pipeline.pretrained.generate))
-    for point, settings in track(asked, "drawing", console=Console(stderr=True)):
-        if json.dumps(point) not in known:
+    for point, settings in track(
+        list(points(case, pipeline.pretrained.generate)), "drawing", console=Console(stderr=True)
+    ):
+        key = _key({"point": point, **origin})
+        if key not in known:
             try:
                 check_sampler(settings, pipeline.pretrained.diffusion)
             except ValueError:
@@ -107,31 +116,61 @@ def measure(case: Case) -> list[Record]:
             evaluator = SceneEvaluator(
                 pipeline, data, count=case.count, seed=case.seed, tasks=(point.get("task", "draw"),)
             )
-            record = {"point": point, "count": case.count, "seed": case.seed, **dict(evaluator.run())}
-            append_result(results, record)
-            known[json.dumps(point)] = record
-        made.append(known[json.dumps(point)])
+            known[key] = {"point": point, **origin, **dict(evaluator.run())}
+            append_result(results, known[key])
+        made.append(known[key])
     return made
 
 
+def _key(record: Record) -> str:
+    return json.dumps([record.get(name) for name in ("point", "weights", "count", "seed")])
+
+
+def interval(record: Record) -> tuple[float, float]:
+    """The 95% interval of a point's share of drawings that are exactly right."""
+    score = share(round(record["draw_exact"] * record["count"]), record["count"])
+    assert score.low is not None
+    assert score.high is not None
+    return score.low, score.high
+
+
+def best_of(records: list[Record], sampler: str) -> Record:
+    """A sampler's best point, the cheapest of equals, and the fewest evaluations that are enough; empty without any."""
+    own = [record for record in records if record["point"].get("sampler") == sampler]
+    if not own:
+        return {}
+    best = max(own, key=lambda record: (record["draw_exact"], -record["point"]["evaluations"]))
+    enough = [r["point"]["evaluations"] for r in own if r["draw_exact"] >= interval(best)[0]]
+    return {"draw_exact": best["draw_exact"], "evaluations": best["point"]["evaluations"], "enough": min(enough)}
+
+
 def plot(records: list[Record], target: Path) -> None:
-    """Two panels: against evaluations for every sampler, and against guidance."""
+    """Two panels with 95% intervals: against evaluations for every sampler, and against guidance."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True, sharey=True)
-    for name in SAMPLERS:
-        line = [(r["point"]["evaluations"], r["draw_exact"]) for r in records if r["point"].get("sampler") == name]
+    lines = {name: [r for r in records if r["point"].get("sampler") == name] for name in SAMPLERS}
+    for (name, line), style in zip(lines.items(), ("-", "-.", "--", "-", "-", ":"), strict=True):  # some coincide
         if line:
-            left.plot(*zip(*sorted(line), strict=True), marker=".", label=name)
-    scales = [(r["point"]["guidance"], r["draw_exact"]) for r in records if "guidance" in r["point"]]
-    right.plot(*zip(*scales, strict=True), marker=".")
+            _draw_line(left, sorted(line, key=lambda r: r["point"]["evaluations"]), "evaluations", style, name)
+    _draw_line(right, [record for record in records if "guidance" in record["point"]], "guidance", "-", "")
+    ticks = sorted({r["point"]["evaluations"] for line in lines.values() for r in line if line is not lines["heun"]})
     left.set(xlabel="evaluations of the network", ylabel="drawn exactly", xscale="log")
+    left.set_xticks(ticks, [str(tick) for tick in ticks])
+    left.minorticks_off()
     right.set(xlabel="guidance")
     left.legend(fontsize=8)
     for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.savefig(target, dpi=110)
+
+
+def _draw_line(axis: Any, records: list[Record], across: str, style: str, label: str) -> None:
+    places = [record["point"][across] for record in records]
+    (line,) = axis.plot(places, [record["draw_exact"] for record in records], style, marker=".", label=label)
+    low, high = zip(*map(interval, records), strict=True) if records else ((), ())
+    axis.fill_between(places, low, high, color=line.get_color(), alpha=0.08, linewidth=0)
 
 
 def main() -> None:
@@ -140,13 +179,6 @@ def main() -> None:
     case.out.mkdir(parents=True, exist_ok=True)
     records = measure(case)
     plot(records, case.out / "quality.png")
-    best = {
-        name: max(
-            ((r["draw_exact"], -r["point"]["evaluations"]) for r in records if r["point"].get("sampler") == name),
-            default=None,
-        )
-        for name in SAMPLERS
-    }
     table = Table("task", "setting", "exactly right")
     for record in records:
         point = record["point"]
@@ -154,7 +186,7 @@ def main() -> None:
             table.add_row(point["task"], point["setting"], f"{record[point['task'] + '_exact']:.1%}")
     if table.rows:
         Console(stderr=True).print(table)
-    summary = {name: {"draw_exact": found[0], "evaluations": -found[1]} for name, found in best.items() if found}
+    summary = {name: found for name in SAMPLERS if (found := best_of(records, name))}
     Console().print_json(json.dumps({"benchmark": "quality", "best": summary}), indent=None)
 
 

@@ -100,10 +100,25 @@ CHOOSING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 GUIDING = {"guidance_interval": (0.0, 1.0), "guidance_rescale": 0.0, "negative": "", "guided_channels": 0}
 """Settings of guidance beside its scales, and what leaves them out: without guidance they have no effect."""
 
+STEPS: dict[str, int] = {
+    "euler": 25,
+    "ddim": 25,  # without noise on a flow it is Euler's method
+    "heun": 13,  # it asks the network twice in every step but the last: 25 evaluations
+    "dpm++2m": 15,  # of second order with one evaluation a step
+    "ddpm": 250,  # the chain's own noise wants many: MonoFormer and Transfusion take as many
+}
+"""Steps of a sampler that a call names without steps: a folder's number was chosen for the folder's own sampler. Enough
+for what `benchmarks/quality.py` draws against evaluations of the network (docs/generate.md)."""
+
 
 def changed(settings: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfig:
-    """The settings with those that one call gives, without those of the folder that then have no effect."""
+    """The settings with those that one call gives, without those of the folder that then have no effect.
+
+    Another sampler than the folder's comes with steps of its own, unless the call gives their number.
+    """
     left_out: dict[str, Any] = {}
+    if given.get("sampler", settings.sampler) != settings.sampler:
+        left_out["steps"] = STEPS.get(given["sampler"], settings.steps)
     if given.get("temperature") == 0:
         left_out |= CHOOSING
     if given.get("sampler", "ddim") != "ddim":
@@ -116,7 +131,7 @@ def changed(settings: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfi
 def kept(settings: GenerateConfig, own: GenerateConfig) -> GenerateConfig:
     """A model's settings, but for those of a run that goes on from it which are not a field's default.
 
-    A sampler of the run's own brings its `eta`, which means nothing to another one.
+    A sampler of the run's own brings its `eta`, which means nothing to another one, and steps as in a call.
     """
     given = {field.name: getattr(own, field.name) for field in fields(own)}
     given = {name: value for name, value in given.items() if value != getattr(GenerateConfig(), name)}

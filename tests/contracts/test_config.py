@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import typing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from monoformer.config.data import (
     TextData,
     TokenizerConfig,
 )
-from monoformer.config.diffusion import DDPMConfig, FlowConfig
-from monoformer.config.generate import GenerateConfig, check_sampler, kept
+from monoformer.config.diffusion import DDPMConfig, FlowConfig, SamplerName
+from monoformer.config.generate import STEPS, GenerateConfig, check_sampler, kept
 from monoformer.config.generate import changed as called
 from monoformer.config.model import LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
 from monoformer.config.run import RunConfig, from_json, load_config, save_config, to_json
@@ -276,7 +277,8 @@ def test_a_run_that_contradicts_itself_is_refused() -> None:
 def test_a_call_leaves_out_what_it_did_not_give_and_what_has_no_effect() -> None:
     folder = GenerateConfig(sampler="ddim", eta=1.0, guidance_rescale=0.5, negative="blurred", temperature=0.7, top_k=5)
     for sampler in ("euler", "heun", "ddpm", "dpm++2m"):
-        assert called(folder, {"sampler": sampler}) == replace(folder, sampler=sampler, eta=0.0)  # type: ignore[arg-type]
+        own = replace(folder, sampler=sampler, eta=0.0, steps=STEPS[sampler])  # type: ignore[arg-type]
+        assert called(folder, {"sampler": sampler}) == own
     assert called(folder, {"sampler": "ddim", "steps": 3}) == replace(folder, steps=3)
     assert called(folder, {"temperature": 0.0}) == replace(folder, temperature=0.0, top_k=0)
     plain = called(folder, {"guidance": 1.0})
@@ -291,8 +293,20 @@ def test_a_run_keeps_its_model_s_settings_but_for_those_it_names() -> None:
     model = GenerateConfig(sampler="ddim", eta=1.0, steps=40, guidance=3.0, stop=("x",), temperature=0.7, top_k=5)
     assert kept(model, GenerateConfig()) == model
     assert kept(model, GenerateConfig(guidance=2.0, seed=3)) == replace(model, guidance=2.0, seed=3)
-    assert kept(model, GenerateConfig(sampler="heun")) == replace(model, sampler="heun", eta=0.0)
+    assert kept(model, GenerateConfig(sampler="heun")) == replace(model, sampler="heun", eta=0.0, steps=STEPS["heun"])
+    assert kept(model, GenerateConfig(sampler="heun", steps=7)).steps == 7
     assert kept(kept(model, DDIM), DDIM) == kept(model, DDIM)
+
+
+def test_another_sampler_comes_with_steps_of_its_own() -> None:
+    model = GenerateConfig(sampler="ddim", eta=1.0, steps=40)
+    assert set(STEPS) == set(typing.get_args(SamplerName))
+    for sampler, steps in STEPS.items():
+        assert called(model, {"sampler": sampler}).steps == (40 if sampler == "ddim" else steps)
+        assert called(model, {"sampler": sampler, "steps": 9}).steps == 9
+    assert called(model, {"eta": 0.5}).steps == 40
+    with pytest.raises(ValueError, match="must be one of"):
+        called(model, {"sampler": "eulre"})
 
 
 def test_fields_are_keyword_only_frozen_and_documented() -> None:
