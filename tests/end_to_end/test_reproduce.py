@@ -15,7 +15,9 @@ from PIL import Image as PILImage
 from transformers import LlamaConfig
 
 from monoformer.cli.training import read_config
+from monoformer.config.sweep import load_sweep
 from monoformer.presets import PRESETS
+from monoformer.sweep import plan
 from tests import latents
 from tests.contracts.test_evaluate import judge
 from tests.end_to_end.test_language_model import SHAPE, language_model
@@ -64,6 +66,25 @@ def test_the_settings_of_tinyllama_are_those_of_the_preset() -> None:
     assert read_config(["monoformer-t2i", *words]) == preset
     changed = read_config(["monoformer-t2i", *words, "--train.clip", "1"])  # so the comparison can fail
     assert changed == replace(preset, train=replace(preset.train, clip=1.0)) != preset
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "reproduce").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_study_can_be_planned(file: Path, tmp_path: Path) -> None:
+    study = load_sweep(file)
+    jobs = plan(study, tmp_path, read=read_config)
+    assert len(jobs) == sum(len(study.seeds_of(run)) for run in study.runs)
+    assert len({job.digest for job in jobs}) == len(jobs), "no run is another one under another name"
+    page = (ROOT / "reproduce" / "README.md").read_text(encoding="utf-8")
+    (said,) = re.findall(rf"^\| {re.escape(file.name)} \|.*\| (\d+) \|$", page, flags=re.MULTILINE)
+    assert int(said) == len(jobs)
+
+
+def test_pixels_and_latents_learn_the_same_documents(tmp_path: Path) -> None:
+    jobs = plan(load_sweep(ROOT / "reproduce" / "latent.toml"), tmp_path, read=read_config)
+    data = {job.run.name: job.config.data for job in jobs}
+    assert data["pixels"] == data["latent"] == data["latent-encoding"] != data["language-model"]
+    tokens = {job.run.name: (job.config.train.rows, job.config.sequence.row) for job in jobs}
+    assert len(set(tokens.values())) == 1
 
 
 @pytest.mark.slow
