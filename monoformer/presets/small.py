@@ -138,7 +138,7 @@ def emoji() -> RunConfig:
     """Emoji at 64x64 with names and skin tones, beside public-domain books: draw, name, change the skin tone, write.
 
     monoformer train emoji --data.sources.0.files EMOJI.parquet --data.sources.1.files BOOKS/
-    Two CPU cores, some three hours. After 1,540 steps, with clamp_time 0.05, 92 of 96 left-out skin tones came out right.
+    Two CPU cores, some three hours. After 1,540 steps, with clamp_time 0.05, 92 of 96 left-out skin tones are right.
     """
     return RunConfig(
         name="emoji",
