@@ -15,9 +15,11 @@ from PIL import Image as PILImage
 from transformers import LlamaConfig
 
 from monoformer.cli.training import read_config
+from monoformer.evaluate.tasks import TASKS
 from monoformer.presets import PRESETS
 from tests import latents
 from tests.contracts.test_evaluate import judge
+from tests.contracts.test_language_scores import write_tasks
 from tests.end_to_end.test_language_model import SHAPE, language_model
 from tests.pages import ROOT
 
@@ -118,6 +120,7 @@ def test_tinyllama_from_a_language_model_to_a_picture(tmp_path: Path) -> None:
         ULTRACHAT=tmp_path / "ultrachat.jsonl",
         LLAMA=llama,
         AUTOENCODER=autoencoder(tmp_path / "vae"),
+        TASKS=write_tasks(tmp_path / "tasks"),
         OUT=tmp_path / "out",
     )
     assert "8 pictures; 2 lines left out" in said
@@ -125,6 +128,12 @@ def test_tinyllama_from_a_language_model_to_a_picture(tmp_path: Path) -> None:
         assert drawn.size == (64, 64)
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["train"]["text_weight"] == 0.01
+    (suite,) = json.loads((tmp_path / "out/scores/scores.json").read_text())["suites"]
+    figures = {figure["name"]: figure["value"] for figure in suite["figures"]}
+    for task in TASKS:
+        before, after, lost = (figures[f"{when}_{task}_accuracy"] for when in ("before", "after", "difference"))
+        assert lost == pytest.approx(after - before, abs=1e-6), task
+    assert suite["settings"]["before"] == str(llama)
 
 
 @pytest.mark.slow
