@@ -147,3 +147,18 @@ def test_shakespeare_to_its_loss(tmp_path: Path) -> None:
     found = re.search(r"loss a character: (.*) nats", printed)
     assert found, printed
     assert 0 < float(found[1]) < 3  # 5.6 before training
+
+
+@pytest.mark.slow
+@needs_bash
+def test_baselines_to_their_table(tmp_path: Path) -> None:
+    tiny = [
+        *("--model.width=96", "--model.heads=2", "--model.kv-heads=1", "--model.mlp-width=64", "--model.layers=2"),
+        *("--train.steps=2", "--train.rows=2", "--train.warmup=1", "--sequence.window=16", "--generate.steps=2"),
+        *(f"--autoencoder.path={ROOT / 'models' / 'autoencoder-mini'}", "--count=2"),
+    ]
+    settings = {"TASKS": "scenes", "SEEDS": 0, "NETWORKS": "monoformer dit", "OUT": tmp_path}
+    said = script("baselines.sh", *tiny, **settings)
+    for network in ("monoformer", "dit"):
+        assert f"| scenes-latent-{network} | 1 of 1 |" in said
+    assert (tmp_path / "scenes" / "study.png").is_file()
