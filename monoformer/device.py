@@ -45,8 +45,9 @@ GPUS = {
 }
 """GPUs by short name."""
 
-UNTRIED = ("cuda", "mps")
-"""Device types on which no part of this package has run yet (docs/status.md); computing there says so once."""
+TRIED: dict[str, frozenset[str]] = {"cuda": frozenset(), "mps": frozenset()}
+"""What has run on a device type: the features of docs/status.md, each by its proof's name (`muon`: test_muon.py). What
+is used there and has not says so once; where nothing has, the first use of the device does."""
 
 
 def available() -> list[str]:
@@ -78,15 +79,23 @@ def choose(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def announce(kind: str, *features: str) -> None:
+    """Warn, once a process, of what is used on a device type and never ran there; `features` are `TRIED`'s names."""
+    tried = TRIED.get(kind)
+    if tried is None:
+        return
+    for feature in sorted({*features} - tried) if tried else [""]:
+        _warn_of(feature, kind)
+
+
 @cache
-def announce(kind: str) -> None:
-    """Warn, once a process, of a device type that nothing here has ever run on."""
-    if kind in UNTRIED:
-        warnings.warn(
-            f"this package has never run on {kind} (docs/status.md): check results, and tell us what you find; "
-            f"benchmarks/gpu.sh checks and times everything in one command",
-            stacklevel=3,
-        )
+def _warn_of(feature: str, kind: str) -> None:
+    what = f"{feature!r} of this package" if feature else "this package"
+    warnings.warn(
+        f"{what} has never run on {kind} (docs/status.md): check results, and tell us what you find; "
+        f"benchmarks/gpu.sh checks and times everything in one command",
+        stacklevel=4,
+    )
 
 
 @cache

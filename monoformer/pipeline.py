@@ -27,7 +27,7 @@ from monoformer.arguments import (
     read_texts,
 )
 from monoformer.autoencoder import Autoencoder
-from monoformer.device import choose, has_bf16_units, keep_freed_memory
+from monoformer.device import announce, choose, has_bf16_units, keep_freed_memory
 from monoformer.document import Document, Image, Segment, Text, flat, upright
 from monoformer.framing import Method, framed
 from monoformer.generate.deferred import Deferred
@@ -59,6 +59,7 @@ class Pipeline:
         """
         self.pretrained = pretrained
         weight = pretrained.model.tokens.weight
+        announce(weight.device.type, "engine", "generate", *(["deterministic"] if deterministic else []))
         if autoencoder is None:
             shape = pretrained.model.config
             autoencoder = Deferred(pretrained.autoencoder, shape, device=weight.device, dtype=weight.dtype)

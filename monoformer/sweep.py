@@ -29,6 +29,9 @@ Record: TypeAlias = dict[str, Any]
 """One line of the results."""
 
 
+LOSSES = ("text_loss", "image_loss")
+"""What a run's metrics and results name its losses; a network that only draws has one."""
+
 PEAKS = {"host_peak_gib": "GiB at most", "device_peak_gib": "GiB at most on the device"}
 """Peaks of memory in a run's metrics and results, and what the table calls them."""
 
@@ -168,8 +171,8 @@ def totals(lines: Sequence[Mapping[str, float]], *, tokens: int) -> dict[str, fl
     `tokens` is the size of a step, padding included.
     """
     steps, documents, seen, seconds = 0, 0.0, 0.0, 0.0
-    losses: dict[str, list[tuple[int, float]]] = {"text_loss": [], "image_loss": []}
     lines = [line for line in lines if "scores" not in line]  # an evaluation's line stands beside the step's own
+    losses: dict[str, list[tuple[int, float]]] = {name: [] for name in LOSSES if name in lines[0]}
     last = int(lines[-1]["step"])
     for line in lines:
         count, steps = int(line["step"]) - steps, int(line["step"])
@@ -222,7 +225,7 @@ def figures(record: Record) -> dict[str, float]:
 
 def outcomes(record: Record) -> dict[str, float]:
     """Losses and scores of a finished run."""
-    return {**{name: record[name] for name in ("text_loss", "image_loss")}, **record["scores"]}
+    return {**{name: record[name] for name in LOSSES if name in record}, **record["scores"]}
 
 
 def compute(record: Record) -> float:

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from monoformer.autoencoder import Autoencoder, build_autoencoder, check_fits
 from monoformer.batch import Batch, Layout
-from monoformer.config.data import check_named
+from monoformer.config.data import caches, check_named
 from monoformer.config.run import RunConfig, check_start, load_config
+from monoformer.config.train import MuonConfig
 from monoformer.data.build import build_source
 from monoformer.data.cache import check_caches
 from monoformer.data.loader import Loader, Numbered
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Source
-from monoformer.device import choose, has_bf16_units
+from monoformer.device import announce, choose, has_bf16_units
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Text
 from monoformer.model.monoformer import MonoFormer
@@ -90,6 +91,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
         config = taking(config, started.pretrained)
     config = settled(replace(config, data=sized(config.data, config.model)), device=device, ranks=ranks)
     check_sizes(config)
+    announce(device.type, *features_of(config))
     bf16 = computes_in_bf16(config.train, device)
     dtype = torch.bfloat16 if bf16 else torch.float32
     vision = build_vision(config.vision, device=device, dtype=dtype)
@@ -124,6 +126,21 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
     )
     step = last_step(config.path)
     return Built(parts=parts, pretrained=pretrained, news=f"goes on from step {step}" if step else news)
+
+
+def features_of(config: RunConfig) -> list[str]:
+    """What of docs/status.md a run uses."""
+    used = {
+        "train": True,
+        "muon": isinstance(config.train.optimizer, MuonConfig),
+        "lora": config.train.lora.rank > 0,
+        "unet": config.model.image_patches == "unet",
+        "experts": config.model.experts == "modality",
+        "latents": bool(config.autoencoder.path),
+        "vision": bool(config.vision.path),
+        "cache": bool(caches(config.data)),
+    }
+    return [name for name, is_used in used.items() if is_used]
 
 
 def build_network(

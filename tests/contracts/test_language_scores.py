@@ -32,14 +32,19 @@ LINES = {
 HELLASWAG = "Walk: A red one moves. the blue one\n2\n[step] is  left\nis seen\nmoves [x]it\nis large\n"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("tasks")
+def write_tasks(path: Path) -> Path:
+    """A folder with a few items of each of the seven tasks."""
+    path.mkdir(parents=True, exist_ok=True)
     for name, line in LINES.items():
         (path / name).write_text((json.dumps(line) + "\n") * 3, encoding="utf-8")
     (path / "arc_challenge.jsonl").write_text(json.dumps(LINES["arc_easy.jsonl"]) + "\n", encoding="utf-8")
     (path / "hellaswag_val_full.txt.bz2").write_bytes(bz2.compress(HELLASWAG.encode() * 2))
-    return str(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_tasks(tmp_path_factory.mktemp("tasks")))
 
 
 def test_prompts_are_those_of_lm_eval(folder: str) -> None:

@@ -7,8 +7,12 @@ import warnings
 import pytest
 import torch
 
-from monoformer.device import UNTRIED, announce
+from monoformer import device
+from monoformer.config.model import ModelConfig
+from monoformer.config.run import RunConfig
+from monoformer.device import TRIED, announce
 from monoformer.presets import PRESETS
+from monoformer.train.build import features_of
 from tests.pages import ROOT, read
 from tests.status import PAGE, rows
 
@@ -49,16 +53,57 @@ def test_every_preset_is_listed() -> None:
     assert listed == ours
 
 
-def test_warnings_are_of_the_devices_that_never_ran() -> None:
-    places = [(row["here"], *row["others"].split(" | ")) for row in rows()]
-    columns = zip(*(place for place in places if len(place) == 3), strict=True)
-    never = {device for device, column in zip(("cpu", "cuda", "mps"), columns, strict=True) if {*column} == {"never"}}
-    assert never == set(UNTRIED)
-    announce.cache_clear()
-    for device in UNTRIED:
-        with pytest.warns(UserWarning, match=f"never run on {device}.*docs/status.md"):
-            announce(device)
-    with warnings.catch_warnings():  # a warning would be an error: cpu is tried, and the others were told once
-        announce(torch.device("cpu").type)
-        announce(UNTRIED[0])
-    announce.cache_clear()
+def proven() -> dict[str, dict[str, str]]:
+    """By device, where and when each feature ran, by the name of its proof: `muon` for test_muon.py."""
+    found: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {}, "mps": {}}
+    for row in rows():
+        places = (row["here"], *row["others"].split(" | "))
+        if len(places) == 3:
+            for kind, place in zip(found, places, strict=True):
+                found[kind][re.sub(r".*/test_|\.py", "", row["proof"])] = place
+    return found
+
+
+def test_the_warnings_say_what_the_page_says() -> None:
+    columns = proven()
+    assert {kind: {name for name, place in columns[kind].items() if place != "never"} for kind in TRIED} == TRIED
+    assert set(columns["cpu"].values()) != {"never"}
+
+
+def test_where_nothing_ran_the_device_is_announced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "TRIED", {"cuda": frozenset()})
+    device._warn_of.cache_clear()
+    with pytest.warns(UserWarning, match=r"^this package has never run on cuda.*docs/status.md"):
+        announce("cuda", "muon", "train")
+    with warnings.catch_warnings(action="error"):
+        announce("cuda", "lora")
+        announce(torch.device("cpu").type, "lora")
+    device._warn_of.cache_clear()
+
+
+def test_where_something_ran_each_feature_that_did_not_is_announced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "TRIED", {"cuda": frozenset({"train", "engine"})})
+    device._warn_of.cache_clear()
+    with warnings.catch_warnings(action="error"):
+        announce("cuda")
+        announce("cuda", "train")
+    with pytest.warns(UserWarning, match=r"^'muon' of this package has never run on cuda.*docs/status.md") as told:
+        announce("cuda", "train", "muon")
+    assert len(told) == 1
+    with warnings.catch_warnings(action="error"):
+        announce("cuda", "muon", "train")
+    device._warn_of.cache_clear()
+
+
+def test_what_code_announces_is_on_the_page() -> None:
+    everything = RunConfig(model=ModelConfig(image_patches="unet", unet_width=8, experts="modality"))
+    assert features_of(everything) == ["train", "muon", "unet", "experts"]
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "monoformer").rglob("*.py")]
+    named = {
+        name
+        for text in texts
+        for said in re.findall(r"announce\((.*)\)", text)
+        for name in re.findall(r'"(\w+)"', said)
+    }
+    assert {"engine", "generate", "deterministic"} <= named
+    assert {*named, "train", "muon", "lora", "unet", "experts", "latents", "vision", "cache"} <= proven()["cpu"].keys()

@@ -4,14 +4,17 @@ import ast
 import json
 import re
 import runpy
+import shlex
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image as PILImage
 from transformers import LlamaConfig
 
-from monoformer.cli.main import COMMANDS
+from monoformer.cli.main import COMMANDS, main
 from tests.end_to_end.conftest import SMALL
 from tests.end_to_end.test_language_model import RUN, SHAPE, language_model
 from tests.pages import ROOT
@@ -91,3 +94,33 @@ def test_the_notebook_is_valid_and_its_code_is_understood() -> None:
             ast.parse(re.sub(r"^[!%].*", "pass", text, flags=re.MULTILINE))
             for command in re.findall(r"^!python -m monoformer (\w+)", text, flags=re.MULTILINE):
                 assert command in COMMANDS
+
+
+@pytest.mark.slow
+def test_the_notebook_s_cells_run_one_after_the_other(
+    here: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its commands at a tiny size, on the vocabulary of a run that is there; what installs the package is left out."""
+    shown: list[Any] = []
+    notebook_only = types.ModuleType("IPython.display")  # what a notebook brings; not among the tools for tests
+    notebook_only.Image = Path  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook_only)
+    tiny = {
+        "train": [*QUICK, f"--tokenizer.path={run / 'model'}"],
+        "evaluate": ["--count=2", "--sampling.steps=1"],
+    }
+    names: dict[str, Any] = {"display": shown.append}
+    done = []
+    for cell in json.loads((EXAMPLES / "monoformer.ipynb").read_text(encoding="utf-8"))["cells"]:
+        lines = "".join(cell["source"]).splitlines()
+        if cell["cell_type"] != "code" or cell["id"] == "install":
+            continue
+        for line in [line for line in lines if line.startswith("!")]:
+            name, *arguments = shlex.split(line.removeprefix("!python -m monoformer "))
+            main([name, *arguments, *tiny.get(name, [])])
+            done.append(name)
+        exec("\n".join(line for line in lines if not line.startswith(("!", "%"))), names)
+    assert done == ["doctor", "train", "evaluate"]
+    assert Path("runs/scenes-quick/curves.png").is_file()
+    assert [picture.size for picture in shown] == [(256, 256)] * 3
+    assert "draw_exact" in capsys.readouterr().out

@@ -16,10 +16,12 @@ from transformers import LlamaConfig
 
 from monoformer.cli.training import read_config
 from monoformer.config.sweep import load_sweep
+from monoformer.evaluate.tasks import TASKS
 from monoformer.presets import PRESETS
 from monoformer.sweep import plan
 from tests import latents
 from tests.contracts.test_evaluate import judge
+from tests.contracts.test_language_scores import write_tasks
 from tests.end_to_end.test_language_model import SHAPE, language_model
 from tests.pages import ROOT
 
@@ -139,6 +141,7 @@ def test_tinyllama_from_a_language_model_to_a_picture(tmp_path: Path) -> None:
         ULTRACHAT=tmp_path / "ultrachat.jsonl",
         LLAMA=llama,
         AUTOENCODER=autoencoder(tmp_path / "vae"),
+        TASKS=write_tasks(tmp_path / "tasks"),
         OUT=tmp_path / "out",
     )
     assert "8 pictures; 2 lines left out" in said
@@ -146,6 +149,12 @@ def test_tinyllama_from_a_language_model_to_a_picture(tmp_path: Path) -> None:
         assert drawn.size == (64, 64)
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["train"]["text_weight"] == 0.01
+    (suite,) = json.loads((tmp_path / "out/scores/scores.json").read_text())["suites"]
+    figures = {figure["name"]: figure["value"] for figure in suite["figures"]}
+    for task in TASKS:
+        before, after, lost = (figures[f"{when}_{task}_accuracy"] for when in ("before", "after", "difference"))
+        assert lost == pytest.approx(after - before, abs=1e-6), task
+    assert suite["settings"]["before"] == str(llama)
 
 
 @pytest.mark.slow
@@ -159,3 +168,18 @@ def test_shakespeare_to_its_loss(tmp_path: Path) -> None:
     found = re.search(r"loss a character: (.*) nats", printed)
     assert found, printed
     assert 0 < float(found[1]) < 3  # 5.6 before training
+
+
+@pytest.mark.slow
+@needs_bash
+def test_baselines_to_their_table(tmp_path: Path) -> None:
+    tiny = [
+        *("--model.width=96", "--model.heads=2", "--model.kv-heads=1", "--model.mlp-width=64", "--model.layers=2"),
+        *("--train.steps=2", "--train.rows=2", "--train.warmup=1", "--sequence.window=16", "--generate.steps=2"),
+        *(f"--autoencoder.path={ROOT / 'models' / 'autoencoder-mini'}", "--count=2"),
+    ]
+    settings = {"TASKS": "scenes", "SEEDS": 0, "NETWORKS": "monoformer dit", "OUT": tmp_path}
+    said = script("baselines.sh", *tiny, **settings)
+    for network in ("monoformer", "dit"):
+        assert f"| scenes-latent-{network} | 1 of 1 |" in said
+    assert (tmp_path / "scenes" / "study.png").is_file()
