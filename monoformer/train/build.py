@@ -98,7 +98,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
         autoencoder = build_autoencoder(config.autoencoder, device=device, dtype=dtype)
     check_fits(autoencoder, config.model)
     check_caches(config.data, autoencoder, path=config.autoencoder.path)
-    source = build_source(config.data, split="train", seed=config.seed, readers=config.train.readers)
+    source = build_source(config.data, split="train", seed=config.seed, readers=config.train.readers, later=True)
     tokenizer = started.pretrained.tokenizer if started else build_tokenizer(config, ranks=ranks)
     model, news = build_network(config, started, tokenizer, ranks=ranks, device=device, bf16=bf16)
     config = replace(config, model=model.config)
@@ -200,7 +200,7 @@ def load_rows(
     collate: Callable[[list[Row]], Collated],
     ranks: Ranks = ALONE,
 ) -> Loader[Row, Collated]:
-    """This process's stream of packed rows, as many at a time as one pass reads."""
+    """This process's stream of packed rows, as many at a time as one pass reads; it reads the pictures of no others."""
     sequencer = build_sequencer(config.model, tokenizer, config.sequence)
     length = config.sequence.row
     places = {name: place for place, name in enumerate(source.names)}
@@ -216,12 +216,26 @@ def load_rows(
         source,
         pack_window,
         collate,
+        read=read_images,
         window=config.sequence.window,
         rows=rows,
         rank=ranks.rank,
         world=ranks.world,
+        readers=config.train.readers,
         skip_limit=config.train.skip_limit,
     )
+
+
+def read_images(row: Row) -> tuple[Row, dict[int, BadDocument]]:
+    """The row with its images read; without the documents of which one is broken, and by number what is wrong."""
+    whole: Row = []
+    bad: dict[int, BadDocument] = {}
+    for layout in row:
+        try:
+            whole.append(layout.read())
+        except BadDocument as broken:
+            bad[layout.document] = broken
+    return whole, bad
 
 
 def lay_out(

@@ -51,7 +51,7 @@ def chats(root: Path, rows: list[Any], **options: Any) -> Chats:
 
 def read_one(root: Path, row: Any, **options: Any) -> Document:
     saved(root / "pictures" / "a.png")
-    return chats(root, [row], images=str(root / "pictures"), **options).document(0)
+    return chats(root, [row], images=str(root / "pictures"), **options).document(0).read()
 
 
 HELLO = [("user", "hello"), ("assistant", "hi")]
@@ -153,7 +153,7 @@ def test_interleaved_documents_keep_their_order_and_say_what_is_drawn(tmp_path: 
             assert words(source.document(0)) == expected
         else:
             with pytest.raises(BadDocument) as found:
-                source.document(0)
+                source.document(0).read()
             assert found.value.cause == expected, row
 
 
