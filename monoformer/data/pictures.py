@@ -8,6 +8,7 @@ import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -143,8 +144,8 @@ class PictureCache:
 
     def later(self, row: int, *, mirrored: bool = False) -> Image:
         """The picture, to be read when it is needed; where all get the same size, nothing is read until then."""
-        read = partial(self.picture, row)
-        return Image.of_size(self._size(row), later=partial(_mirrored, read) if mirrored else read)
+        image = Image.of_size(self._size(row), later=partial(self.picture, row))
+        return mirror(image) if mirrored else image
 
     def _size(self, row: int) -> tuple[int, int]:
         sizes = sizes_of(self._config)
@@ -157,10 +158,6 @@ class PictureCache:
         return size
 
 
-def mirror(pixels: Tensor) -> Tensor:
-    """Left and right exchanged."""
-    return torch.flip(pixels, dims=(2,))
-
-
-def _mirrored(read: Callable[[], Tensor]) -> Tensor:
-    return mirror(read())
+def mirror(image: Image) -> Image:
+    """Left and right exchanged, once the picture is read."""
+    return replace(image, later=lambda: torch.flip(image.read().pixels, dims=(2,)))

@@ -16,6 +16,7 @@ from monoformer.data.ahead import in_order
 from monoformer.data.captions import CaptionTemplate, texts
 from monoformer.data.chat import find_named, read_chat
 from monoformer.data.images import class_name, class_names, one_of
+from monoformer.data.pictures import mirror
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Split, choose, order
 from monoformer.document import Document, Text, describe_document, draw_document
@@ -152,8 +153,11 @@ class Stream:
         if not config.image_column:
             return Document((Text(caption),))
         picture = find_named(config, row.get(config.image_column), name=name, folder=folder)
+        if config.flip and uniform(*key, "flip") < 0.5:
+            picture = mirror(picture)
         if choose((config.draw, config.describe), uniform(*key, "kind")) == 0:
-            return draw_document(caption, picture)
+            prompt = one_of(config.prompts or (config.prompt,), uniform(*key, "prompt"))
+            return draw_document(prompt.replace("{}", caption), picture)
         return describe_document(picture, caption)
 
 

@@ -121,7 +121,10 @@ def tars(root: Path) -> SourceConfig:
                 (root / "words.txt").write_text(f"number {n}")
                 tar.add(root / "words.txt", arcname=f"{n}.txt")
     files = tuple(str(root / f"{shard}.tar") for shard in range(3))
-    return StreamData(files=files, image_column="png", caption="a {txt}", size=SIZE, block=5, holdout=0.2)
+    prompts = ("Draw {}.", "{}, please")
+    return StreamData(
+        files=files, image_column="png", caption="a {txt}", size=SIZE, block=5, holdout=0.2, flip=True, prompts=prompts
+    )
 
 
 def talk(root: Path) -> SourceConfig:
