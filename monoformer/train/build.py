@@ -31,7 +31,7 @@ from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.checkpoint import last_step
 from monoformer.train.freeze import freeze_text, new_rows
-from monoformer.train.lora import add_adapters, merged
+from monoformer.train.lora import merged, start_adapters, with_adapters
 from monoformer.train.parallel import ALONE, Ranks, rows_of_pass
 from monoformer.train.precision import computes_in_bf16
 from monoformer.train.sizes import check_sizes, picture_shape, sized
@@ -134,12 +134,14 @@ def build_network(
         check_new(config, "the projection of the vision encoder's features")
         started = started.with_vision(config.model)
     recipe = started.recipe if started else new_start(config, tokenizer)
+    if config.train.lora.rank:
+        recipe = with_adapters(recipe, config.train)
     model = fill_parts(recipe, config.train.parallel, ranks, device=device, bf16=bf16)
     count = sum(p.numel() for p in model.parameters())
     news = started.news if started else f"new weights: {count / 1e6:.1f}M parameters from seed {config.seed}"
     rows = new_rows(model.config, tokenizer)
     if config.train.lora.rank:
-        news += f"; {add_adapters(model, config.train, seed=config.seed, rows=rows)}"
+        news += f"; {start_adapters(model, config.train, seed=config.seed, rows=rows)}"
     elif config.train.freeze == "text":
         freeze_text(model, rows=rows)
     return model, news
