@@ -6,9 +6,10 @@ python benchmarks/data.py --readers 1 2 4 8 --steps 0    # the loader alone
 
 The inputs are made in a temporary folder: JPEGs as large as those of real training sets, each a mosaic of the pictures
 at hand, so that it holds as much detail as a photograph of its size. No loader reads a picture twice. First a consumer
-that does nothing but read; then real training on the same loader, the step of train_step.py, whose autoencoder is
-nothing but numbers. `data_wait` is the share of its time that it waited, as in `metrics.jsonl`, without the first step,
-which waits for the first window (`first_wait_seconds`). A table, then one line of JSON.
+that does nothing but read, alone and as one of several processes, which decodes its share of the pictures; then real
+training on the same loader, the step of train_step.py, whose autoencoder is nothing but numbers. `data_wait` is the
+share of its time that it waited, as in `metrics.jsonl`, without the first step, which waits for the first window
+(`first_wait_seconds`). A table, then one line of JSON.
 """
 
 import io
@@ -44,6 +45,7 @@ from monoformer.randomness import generator
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.build import build_loader, build_run, lay_out
 from monoformer.train.metrics import read_metrics
+from monoformer.train.parallel import Ranks
 from monoformer.train.trainer import Trainer
 
 Kind: TypeAlias = Literal["folder", "parquet", "webdataset"]
@@ -76,6 +78,8 @@ class Case:
     """Documents that the consumer reads which does nothing else."""
     readers: tuple[int, ...] = (1, 2)
     """Threads that decode; training takes the last."""
+    worlds: tuple[int, ...] = (8,)
+    """Numbers of processes of which one reads its rows, with as many readers as training."""
     steps: int = 24
     """Training steps for each kind; 0: none."""
     sequences: int = 4
@@ -190,13 +194,14 @@ def build_config(case: Case, data: SourceConfig, folder: Path) -> RunConfig:
     )
 
 
-def read_fast(case: Case, config: RunConfig, tokenizer: Tokenizer, readers: int) -> float:
-    """Documents a second for a consumer that only reads."""
-    source = build_source(config.data, seed=config.seed, readers=readers)
-    with build_loader(config, source, tokenizer) as loader:
+def read_fast(case: Case, config: RunConfig, tokenizer: Tokenizer, readers: int, *, world: int = 1) -> float:
+    """Documents a second, those of all processes, for a consumer that only reads and is the first of so many."""
+    config = replace(config, train=replace(config.train, readers=readers, rows=case.sequences * world))
+    source = build_source(config.data, seed=config.seed, readers=readers, later=True)
+    with build_loader(config, source, tokenizer, ranks=Ranks(world=world)) as loader:
         started, documents = time.perf_counter(), 0
         while documents < case.documents:
-            documents += next(loader).documents
+            documents += world * next(loader).documents
         return documents / (time.perf_counter() - started)
 
 
@@ -267,6 +272,9 @@ def main() -> None:
             speeds = {str(count): read_fast(case, config, tokenizer, count) for count in case.readers}
             result[f"{kind}_documents_per_second"] = speeds
             result[f"{kind}_megabytes_per_second"] = {count: speed * size / 1e6 for count, speed in speeds.items()}
+            result[f"{kind}_documents_per_second_as_one_of"] = {
+                str(world): read_fast(case, config, tokenizer, case.readers[-1], world=world) for world in case.worlds
+            }
             if kind == "folder":
                 result["milliseconds_per_document"] = stages(case, config, tokenizer)
             if case.steps:

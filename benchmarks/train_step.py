@@ -56,6 +56,8 @@ class Case:
     """bf16 is autocast; auto takes what is faster on the device, as a run does."""
     checkpointing: Checkpointing = "none"
     """What blocks compute again in the backward pass."""
+    compile: bool = False
+    """Whether blocks are compiled; the steps before the timed ones wait for the compiler."""
     steps: int = 10
     device: str = "auto"
     peer_tokens: float = 0.0
@@ -105,7 +107,7 @@ def build_trainer(case: Case) -> Trainer:
     )  # fmt: skip
     train = TrainConfig(
         rows=case.sequences, optimizer=AdamWConfig(), precision=case.precision, schedule="constant", warmup=1,
-        parallel=ParallelConfig(checkpointing=case.checkpointing),
+        parallel=ParallelConfig(checkpointing=case.checkpointing, compile=case.compile),
     )  # fmt: skip
     latents = AutoencoderConfig(path="latents at hand")
     config = RunConfig(

@@ -4,6 +4,7 @@ Three integer vectors say who sees whom: `visible(q, k) = document[q] == documen
 (0, private[q])`. Knows nothing of tokenizers, sources or networks.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ class Block:
     """The patch tokens of one image in a layout; the unit that becomes a batch's image slot."""
 
     pixels: Tensor
-    """uint8 (3, H, W); on the meta device where only `moments` are known."""
+    """uint8 (3, H, W); on the meta device where they are still to be read, or only `moments` are known."""
     number: int
     """Number of the image within its document, from 1."""
     start: int
@@ -38,6 +39,8 @@ class Block:
     """Read by the vision encoder, whose features are the tokens; else patches of the latent."""
     moments: Tensor | None = None
     """float32 (K, C, h, w) from a cache: mean and, where K is 2, deviation of the latent."""
+    later: Callable[[], Tensor] | None = None
+    """Reads what is on the meta device until then: the moments where there are any, else the pixels."""
 
 
 @dataclass
@@ -61,6 +64,12 @@ class Layout:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def read(self) -> "Layout":
+        """The same with every image that was still to be read, once in however many blocks it is shown."""
+        later = {block.number: block.later for block in self.blocks if block.later is not None}
+        found = {number: read() for number, read in later.items()}
+        return replace(self, blocks=[_holding(block, found.get(block.number)) for block in self.blocks])
+
     def add_token(self, token: int, *, labelled: bool = False, private: int = 0) -> None:
         """One causal token; with `labelled`, the token before it learns to predict it."""
         if labelled and self.ids:
@@ -81,6 +90,15 @@ class Layout:
         self.private += [private] * count
         self.labels += [IGNORED] * count
         self.next_position += count
+
+
+def _holding(block: Block, found: Tensor | None) -> Block:
+    """The block with what was read of its image."""
+    if found is None:
+        return block
+    if block.moments is not None:
+        return replace(block, later=None, moments=found)
+    return replace(block, later=None, pixels=found)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,11 @@
 """Documents: text and images in reading order, before any tokenizer.
 
 Knows nothing of tokens, rows or models. Invariant: an image is uint8 pixels (3, height, width), so that what a user
-saves as PNG and sends back is exactly what the model read. Only training may know an image by its latent alone: its
-pixels are then on the meta device, a size that nobody can read by mistake.
+saves as PNG and sends back is exactly what the model read. Only training may know an image by its latent alone, or by
+its size until it is read: its pixels are then on the meta device, a size that nobody can read by mistake.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
@@ -34,13 +35,15 @@ class Image:
     """
 
     pixels: Tensor
-    """uint8 (3, height, width); on the meta device where only `moments` are known."""
+    """uint8 (3, height, width); on the meta device where they are still to be read, or only `moments` are known."""
     target: bool = False
     role: Role | None = None
     noise_limit: float = 1.0
     """Share of the noise levels at which a target is trained; below 1 the text after it still recognises it."""
     moments: Tensor | None = None
     """float32 (K, C, h, w) from a cache of latents: their mean and, where K is 2, their deviation."""
+    later: Callable[[], Tensor] | None = None
+    """Reads what is on the meta device until then: the moments where the image has any, else the pixels."""
 
     def __post_init__(self) -> None:
         if not 0 < self.noise_limit <= 1 or (self.noise_limit != 1 and not self.target):
@@ -52,6 +55,20 @@ class Image:
                 f"Image.pixels must be uint8 of shape (3, height, width), but is {self.pixels.dtype} of "
                 f"shape {tuple(self.pixels.shape)}; Image.from_pil converts any picture"
             )
+
+    @classmethod
+    def of_size(cls, size: tuple[int, int], *, later: Callable[[], Tensor]) -> "Image":
+        """A picture of this height and width, whose pixels `later` reads when they are needed."""
+        return cls(pixels=torch.empty((3, *size), dtype=torch.uint8, device="meta"), later=later)
+
+    def read(self) -> "Image":
+        """The same with what was still to be read; raises what reading raises."""
+        if self.later is None:
+            return self
+        found = self.later()
+        if self.moments is not None:
+            return replace(self, later=None, moments=found)
+        return replace(self, later=None, pixels=found)
 
     @property
     def has_pixels(self) -> bool:
@@ -121,6 +138,12 @@ class Document:
         """The document's images, in order."""
         return tuple(segment for segment in self.segments if isinstance(segment, Image))
 
+    def read(self) -> "Document":
+        """The same with every image read; raises what reading raises."""
+        if not any(image.later for image in self.images):
+            return self
+        return Document(tuple(part.read() if isinstance(part, Image) else part for part in self.segments))
+
     def with_own_targets(self) -> "Document":
         """The same with every image of the assistant a target: it drew them, even if a user hands them back."""
         segments = (
@@ -129,23 +152,23 @@ class Document:
         return Document(tuple(segments))
 
 
-def draw_document(prompt: str, pixels: Tensor) -> Document:
+def draw_document(prompt: str, picture: Image) -> Document:
     """The user asks, the assistant draws."""
-    return Document((Text(prompt, role="user"), Image(pixels=pixels, target=True, role="assistant")))
+    return Document((Text(prompt, role="user"), replace(picture, target=True, role="assistant")))
 
 
-def describe_document(pixels: Tensor, caption: str) -> Document:
+def describe_document(picture: Image, caption: str) -> Document:
     """The user shows a picture, the assistant says what it is."""
-    return Document((Image(pixels=pixels, role="user"), Text(caption, role="assistant")))
+    return Document((replace(picture, role="user"), Text(caption, role="assistant")))
 
 
-def answer_document(pixels: Tensor, question: str, answer: str) -> Document:
+def answer_document(picture: Image, question: str, answer: str) -> Document:
     """The user shows a picture and asks about it, the assistant answers."""
-    user = (Image(pixels=pixels, role="user"), Text(question, role="user"))
+    user = (replace(picture, role="user"), Text(question, role="user"))
     return Document((*user, Text(answer, role="assistant")))
 
 
-def edit_document(before: Tensor, instruction: str, after: Tensor) -> Document:
+def edit_document(before: Image, instruction: str, after: Image) -> Document:
     """The user shows a picture and says what to change, the assistant draws it."""
-    user = (Image(pixels=before, role="user"), Text(instruction, role="user"))
-    return Document((*user, Image(pixels=after, target=True, role="assistant")))
+    user = (replace(before, role="user"), Text(instruction, role="user"))
+    return Document((*user, replace(after, target=True, role="assistant")))

@@ -143,19 +143,15 @@ class Sequencer:
         if image.target or not self.vision_grid[0]:
             self._add_block(layout, image, number)
             return
-        block = Block(
-            pixels=image.pixels, number=number, start=len(layout), grid=self.vision_grid, noised=False, by_encoder=True
-        )
-        self._add_patches(layout, block)
+        block = _block(layout, image, number, grid=self.vision_grid)
+        self._add_patches(layout, replace(block, by_encoder=True))
 
     def _add_block(self, layout: Layout, image: Image, number: int, *, noised: bool = False, private: int = 0) -> None:
         if self.time_token:
             layout.add_token(self.tokenizer.time, private=private)
         grid = self.grid(*image.pixels.shape[-2:])
-        block = Block(
-            pixels=image.pixels, number=number, start=len(layout), grid=grid, noised=noised, moments=image.moments
-        )
-        self._add_patches(layout, block, private=private)
+        block = _block(layout, image, number, grid=grid)
+        self._add_patches(layout, replace(block, noised=noised), private=private)
 
     def _add_patches(self, layout: Layout, block: Block, *, private: int = 0) -> None:
         layout.blocks.append(block)
@@ -219,6 +215,12 @@ class Sequencer:
         ids = self.tokenizer.encode_template(piece)
         last = ids.index(self.tokenizer.eos) if closing and self.tokenizer.eos in ids else -1
         return [_Token(token, labelled=index <= last) for index, token in enumerate(ids)]
+
+
+def _block(layout: Layout, image: Image, number: int, *, grid: tuple[int, int]) -> Block:
+    """The clean block of an image where the layout ends."""
+    start, moments, later = len(layout), image.moments, image.later
+    return Block(pixels=image.pixels, number=number, start=start, grid=grid, noised=False, moments=moments, later=later)
 
 
 def drop(document: Document, number: int, *, seed: int, config: SequenceConfig) -> tuple[Document, bool]:

@@ -4,7 +4,16 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from monoformer.config.bounds import check_numbers, check_weights
-from monoformer.config.sources import CacheData, ChatData, InterleavedData, Shape, Sizes, StreamData, check_shape
+from monoformer.config.sources import (
+    CacheData,
+    ChatData,
+    InterleavedData,
+    Shape,
+    Sizes,
+    StreamData,
+    check_prompts,
+    check_shape,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +86,7 @@ class FolderData:
 
     def __post_init__(self) -> None:
         check_shape(self.shape, self.buckets, self.size)
-        if self.prompts and self.prompt != "{}":
-            raise ValueError(f"data.prompts take the place of data.prompt, but it is {self.prompt!r}; give one of them")
-        for prompt in (self.prompt, *self.prompts):
-            if prompt.count("{}") != 1:
-                raise ValueError(f"data.prompt must hold {{}} once, where the caption goes, but is {prompt!r}")
+        check_prompts(self.prompt, self.prompts)
         check_weights(self, "draw", "describe", room="data")
 
 

@@ -70,8 +70,6 @@ class RunConfig:
             raise ValueError("train.freeze = text keeps the text path of a model to start from; give one with --from")
         if self.train.lora.rank and not self.start:
             raise ValueError("train.lora adapts the matrices of a model to start from; give one with --from")
-        if self.train.lora.rank and self.train.parallel.strategy == "fsdp":
-            raise ValueError("train.lora keeps the model whole; leave --train.parallel.strategy at ddp")
         if self.sequence.noise_limit and (self.vision.path or self.model.vision_width):
             raise ValueError(
                 f"sequence.noise_limit = {self.sequence.noise_limit} makes pictures before their caption targets, "

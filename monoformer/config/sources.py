@@ -99,10 +99,16 @@ class StreamData:
     """How a picture gets its size."""
     buckets: Sizes = ()
     """(height, width) of the sizes for shape = bucket; empty: the model's image sizes."""
+    prompt: str = "{}"
+    """Template around the caption of a picture that is to be drawn, e.g. 'Please generate an image of {}.'"""
+    prompts: tuple[str, ...] = ()
+    """Several templates in place of `prompt`; each document takes one of them."""
     draw: float = 3.0
     """Relative weight of caption -> picture documents."""
     describe: float = 1.0
     """Relative weight of picture -> caption documents."""
+    flip: bool = False
+    """Whether pictures are mirrored at random."""
     block: int = 1000
     """Rows that are shuffled together, beside the order of the shards."""
     holdout: float = 0.01
@@ -115,6 +121,9 @@ class StreamData:
         check_weights(self, "draw", "describe", room="data")
         if self.characters < 0 or (self.characters and not self.chat):
             raise ValueError(f"data.characters = {self.characters} cuts conversations; set data.chat, or leave it at 0")
+        check_prompts(self.prompt, self.prompts)
+        if (self.chat or not self.image_column) and (self.flip or self.prompts or self.prompt != "{}"):
+            raise ValueError("data.flip, data.prompt and data.prompts are for pictures with captions; leave them out")
         check_numbers(self, "block", room="data", least=1)
         check_numbers(self, "holdout", room="data", least=0, below=1)
 
@@ -125,6 +134,15 @@ class CacheData:
 
     root: str = ""
     """The folder that it wrote."""
+
+
+def check_prompts(prompt: str, prompts: tuple[str, ...]) -> None:
+    """Refuse templates that no caption can go into, and two settings that contradict each other."""
+    if prompts and prompt != "{}":
+        raise ValueError(f"data.prompts take the place of data.prompt, but it is {prompt!r}; give one of them")
+    for template in (prompt, *prompts):
+        if template.count("{}") != 1:
+            raise ValueError(f"data.prompt must hold {{}} once, where the caption goes, but is {template!r}")
 
 
 def check_shape(shape: Shape, buckets: Sizes, size: int) -> None:

@@ -111,8 +111,8 @@ class TrainConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     """How processes share the run, and what blocks keep."""
     readers: int = 2
-    """Threads of every process, for each source, that read and decode pictures. The order of documents is the same for
-    any number; where many processes share a machine, so do their readers."""
+    """Threads of every process that decode the pictures of its rows, and as many for each source that read files. The
+    order of documents is the same for any number; where many processes share a machine, so do their readers."""
     bad_steps: int = 20
     """Steps whose gradient is not finite are left out and written down; after so many the run stops."""
     spike_factor: float = 3.0

@@ -7,8 +7,8 @@ threads.
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, TypeVar
@@ -25,26 +25,39 @@ class _Failure:
     error: BaseException
 
 
-def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, readers: int) -> Iterator[Result]:
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, readers: int) -> Generator[Result]:
     """What `work` makes of each item, in their order. More than one of the `readers` are threads that run ahead.
 
     They help where Python lets others run: in decoding and resizing pictures, and in waiting for files. What `work`
-    raises is raised in its item's place.
+    raises is raised in its item's place, and so is what asking for an item raises.
     """
     if readers < 2:
         yield from map(work, items)
         return
-    left = iter(items)
     with ThreadPoolExecutor(readers, thread_name_prefix="reader") as pool:
-        waiting = deque(pool.submit(work, item) for item in islice(left, WAITING * readers))
+        left = _submitted(pool, work, iter(items))
+        waiting = deque(islice(left, WAITING * readers))
         try:
             while waiting:
                 found = waiting.popleft().result()
-                waiting.extend(pool.submit(work, item) for item in islice(left, 1))
+                waiting.extend(islice(left, 1))
                 yield found
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _submitted(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterator[Item]
+) -> Iterator[Future[Result]]:
+    """The work on each item; last, a failure to get one."""
+    try:
+        for item in items:
+            yield pool.submit(work, item)
+    except Exception as error:
+        failed: Future[Result] = Future()
+        failed.set_exception(error)
+        yield failed
 
 
 class Ahead(Generic[Item]):

@@ -28,27 +28,35 @@ from monoformer.data.streams import Stream
 from monoformer.data.text import TextFiles
 
 
-def build_source(config: DataConfig, *, split: Split = "train", seed: int = 0, readers: int = 1) -> Source:
+def build_source(
+    config: DataConfig, *, split: Split = "train", seed: int = 0, readers: int = 1, later: bool = False
+) -> Source:
     """The endless stream of a configuration; ValueError where its data is missing or unusable.
 
-    `readers`: threads of each source that decode pictures; the stream is the same for any number.
+    `readers`: threads of each source that decode pictures; the stream is the same for any number. `later`: pictures
+    are left to be read when they are needed, and one that is broken is found then (`Document.read`).
     """
-    sources = build_parts(config, split=split, seed=seed, readers=readers)
+    sources = build_parts(config, split=split, seed=seed, readers=readers, later=later)
     return Mixture(sources, weights=config.weights, seed=seed) if isinstance(config, MixtureData) else sources[0]
 
 
-def build_parts(config: DataConfig, *, split: Split = "train", seed: int = 0, readers: int = 1) -> list[Source]:
+def build_parts(
+    config: DataConfig, *, split: Split = "train", seed: int = 0, readers: int = 1, later: bool = False
+) -> list[Source]:
     """The sources of a mixture one by one, or the only one there is."""
     if not isinstance(config, MixtureData):
-        return [build_single(config, split=split, seed=seed, name=name_source(config), readers=readers)]
+        name = name_source(config)
+        return [build_single(config, split=split, seed=seed, name=name, readers=readers, later=later)]
     # Every source has a seed of its own, or two scene sources would draw the same scenes.
     return [
-        build_single(source, split=split, seed=seed_of(place, seed), name=name, readers=readers)
+        build_single(source, split=split, seed=seed_of(place, seed), name=name, readers=readers, later=later)
         for place, (source, name) in enumerate(zip(config.sources, names_of(config.sources), strict=True))
     ]
 
 
-def build_single(config: SourceConfig, *, split: Split, seed: int, name: str, readers: int = 1) -> Source:
+def build_single(
+    config: SourceConfig, *, split: Split, seed: int, name: str, readers: int = 1, later: bool = False
+) -> Source:
     """The endless stream of one source."""
     check_named(config)
     match config:
@@ -56,26 +64,26 @@ def build_single(config: SourceConfig, *, split: Split, seed: int, name: str, re
             return Indexed(Scenes(config, split=split, seed=seed).document, name=name, length=documents)
         case FolderData():
             folder = FolderPictures(config, split=split, seed=seed)
-            return Indexed(folder.document, name=name, length=folder.length, readers=readers)
+            return Indexed(folder.document, name=name, length=folder.length, readers=readers, later=later)
         case ParquetData():
             table = ParquetPictures(config, split=split, seed=seed)
-            return Indexed(table.document, name=name, length=table.length, readers=readers)
+            return Indexed(table.document, name=name, length=table.length, readers=readers, later=later)
         case TextData():
             text = TextFiles(config, split=split, seed=seed)
             return Indexed(text.document, name=name, length=text.length)
         case ChatData():
             chats = Chats(config, split=split, seed=seed)
-            return Indexed(chats.document, name=name, length=len(chats.rows), readers=readers)
+            return Indexed(chats.document, name=name, length=len(chats.rows), readers=readers, later=later)
         case InterleavedData():
             pages = Interleaved(config, split=split, seed=seed)
-            return Indexed(pages.document, name=name, length=len(pages.rows), readers=readers)
+            return Indexed(pages.document, name=name, length=len(pages.rows), readers=readers, later=later)
         case StreamData():
-            return Stream(config, split=split, seed=seed, name=name, readers=readers)
+            return Stream(config, split=split, seed=seed, name=name, readers=readers, later=later)
         case CacheData(root=root) if split == "test":  # it holds what is trained on; the rest is with its source
             return build_single(read_record(root).encoding.source, split=split, seed=seed, name=name)
         case CacheData():
             cache = Cache(config, seed=seed)
-            return Indexed(cache.document, name=name, length=cache.length)
+            return Indexed(cache.document, name=name, length=cache.length, later=later)
         case _:
             assert_never(config)
 

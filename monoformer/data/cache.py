@@ -5,14 +5,16 @@
     pictures-00000.parquet    every different picture once: key, size, mean and deviation of its latent
     cache.json                written last, when all is there
 
-Knows nothing of tokens or models. Invariant: with the seed that it was encoded with, the first pass over a cache is the
-very stream that was encoded, document by document; what comes after is shuffled anew.
+A broken picture is noted where it stands: its document is found bad when its pictures are read, as in the source. Knows
+nothing of tokens or models. Invariant: with the seed that it was encoded with, the first pass over a cache is the very
+stream that was encoded, document by document; what comes after is shuffled anew.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,13 +95,17 @@ class Cache:
         self.length = self.record.encoding.documents
         self._name, self._seed = config.root, seed
         self._documents, self._pictures = _table(folder, DOCUMENTS), _table(folder, PICTURES)
-        keys = np.array(self._pictures.select_columns(["key"])[:]["key"], dtype=np.int64)
+        columns = self._pictures.select_columns(["key", "height", "width"])[:]
+        keys = np.array(columns["key"], dtype=np.int64)
+        self._sizes = np.array([columns["height"], columns["width"]], dtype=np.int32)
         self._rows = np.argsort(keys)
         self._keys = keys[self._rows]
         self._order = Order(seed, self.length)
 
     def document(self, index: int) -> Document:
-        """Document number `index` of the endless stream; BadDocument where the source had one."""
+        """Document number `index` of the endless stream, its latents still to be read; BadDocument where the source had
+        one.
+        """
         epoch, place = divmod(index, self.length)
         as_encoded = epoch == 0 and self._seed == self.record.encoding.seed
         row = place if as_encoded else self._order.item(index)
@@ -111,21 +117,36 @@ class Cache:
     def _segment(self, found: Mapping[str, Any]) -> Segment:
         if "text" in found:
             return Text(found["text"], found.get("role"))
-        row = self._pictures[int(self._rows[np.searchsorted(self._keys, found["image"])])]
-        height, width, by = row["height"], row["width"], self.record.encoding.by
-        parts = [np.frombuffer(row[name], dtype="<f4") for name in ("mean", "deviation") if name in row]
-        moments = torch.from_numpy(np.stack(parts))
+        if found["image"] is None:
+            (height, width), later = found["size"], partial(_break, found["bad"], found["cause"])
+        else:
+            row = int(self._rows[np.searchsorted(self._keys, found["image"])])
+            (height, width), later = self._sizes[:, row].tolist(), partial(self._moments, row)
+        by = self.record.encoding.by
+        shape = (1 + by.deviation, by.channels, height // by.down, width // by.down)
         return Image(
             pixels=torch.empty((3, height, width), dtype=torch.uint8, device="meta"),
-            moments=moments.view(len(parts), by.channels, height // by.down, width // by.down),
+            moments=torch.empty(shape, device="meta"),
+            later=later,
             target=found.get("target", False),
             role=found.get("role"),
             noise_limit=found.get("noise_limit", 1.0),
         )
 
+    def _moments(self, row: int) -> Tensor:
+        """float32 (K, C, h, w) of a picture."""
+        found, by = self._pictures[row], self.record.encoding.by
+        parts = [np.frombuffer(found[name], dtype="<f4") for name in ("mean", "deviation") if name in found]
+        shape = (len(parts), by.channels, found["height"] // by.down, found["width"] // by.down)
+        return torch.from_numpy(np.stack(parts)).view(shape)
+
+
+def _break(say: str, cause: str) -> Tensor:
+    raise BadDocument(say, cause=cause)
+
 
 def to_row(document: Document | BadDocument) -> str:
-    """A document as the JSON of its row; what is as by default is left out."""
+    """A document, its pictures read now, as the JSON of its row; what is as by default is left out."""
     if isinstance(document, BadDocument):
         return json.dumps({"bad": str(document), "cause": document.cause}, ensure_ascii=False)
     return json.dumps({"segments": [_to_json(segment) for segment in document.segments]}, ensure_ascii=False)
@@ -136,7 +157,12 @@ def _to_json(segment: Segment) -> dict[str, Any]:
     if isinstance(segment, Text):
         return {"text": segment.text, **role}
     limit = {"noise_limit": segment.noise_limit} if segment.noise_limit != 1 else {}
-    return {"image": key_of(segment.pixels), "target": segment.target, **role, **limit}
+    rest = {"target": segment.target, **role, **limit}
+    try:
+        return {"image": key_of(segment.read().pixels), **rest}
+    except BadDocument as bad:
+        size = list(segment.pixels.shape[1:])
+        return {"image": None, "bad": str(bad), "cause": bad.cause, "size": size, **rest}
 
 
 def key_of(pixels: Tensor) -> int:

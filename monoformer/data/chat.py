@@ -7,13 +7,12 @@ the assistant's are targets.
 import base64
 import binascii
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from monoformer.config.sources import ChatData, InterleavedData, StreamData
-from monoformer.data.pictures import read_as
+from monoformer.data.pictures import picture_later
 from monoformer.data.rows import Rows
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Order, Split
@@ -72,8 +71,8 @@ def read_chat(row: Mapping[str, Any], config: ChatData | StreamData, *, name: st
             if isinstance(part, str):
                 segments.append(Text(part, turn.role))
             else:
-                pixels = read_named(config, part.content, name=name, folder=folder)
-                segments.append(Image(pixels=pixels, role=turn.role, target=turn.role == "assistant"))
+                picture = find_named(config, part.content, name=name, folder=folder)
+                segments.append(replace(picture, role=turn.role, target=turn.role == "assistant"))
     return Document(tuple(segments))
 
 
@@ -120,8 +119,10 @@ def finished(turns: list[Turn], *, characters: int) -> list[Turn]:
     return turns[:last]
 
 
-def read_named(config: ChatData | InterleavedData | StreamData, content: Any, *, name: str, folder: Path) -> Tensor:
-    """Pixels of a picture that a row names; paths are relative to the configured folder, else to the row's file."""
+def find_named(config: ChatData | InterleavedData | StreamData, content: Any, *, name: str, folder: Path) -> Image:
+    """The picture that a row names, to be read when it is needed; paths are relative to the configured folder, else to
+    the row's file.
+    """
     if isinstance(content, dict):
         content = content.get("bytes") or content.get("path")
     if isinstance(content, str) and content.startswith("data:"):
@@ -134,9 +135,9 @@ def read_named(config: ChatData | InterleavedData | StreamData, content: Any, *,
     if isinstance(content, str) and "://" in content:
         raise BadDocument(f"{name} names the picture {content:.80}, which is not here", cause="picture behind a link")
     if isinstance(content, bytes):
-        return read_as(config, content, name=f"in {name}")
+        return picture_later(config, content, name=f"in {name}")
     path = Path(config.images or folder) / content
-    return read_as(config, path, name=f"{path} of {name}")
+    return picture_later(config, path, name=f"{path} of {name}")
 
 
 def _objects(entries: list[Any], name: str) -> list[dict[str, Any]]:

@@ -77,7 +77,8 @@ class Job:
             for text in pq.read_table(path)["document"].to_pylist():
                 images = [segment["image"] for segment in json.loads(text).get("segments", ()) if "image" in segment]
                 for place, key in enumerate(images):
-                    found.setdefault(key, Wanted(key=key, document=number, place=place))
+                    if key is not None:
+                        found.setdefault(key, Wanted(key=key, document=number, place=place))
                 number += 1
         return list(found.values())
 
@@ -151,7 +152,10 @@ def work(job: Job, rank: int, world: int, tell: Tell | None = None) -> None:
 
 
 class Reader:
-    """Documents of a source by number. A stream, which has no random access, is read from its start where need be."""
+    """Documents of a source by number, their pictures still to be read.
+
+    A stream, which has no random access, is read from its start where need be.
+    """
 
     def __init__(self, encoding: Encoding) -> None:
         self._encoding = encoding
@@ -159,7 +163,7 @@ class Reader:
 
     def _start(self) -> None:
         source, seed = self._encoding.source, self._encoding.seed
-        self._source = build_single(source, split="train", seed=seed, name=name_source(source))
+        self._source = build_single(source, split="train", seed=seed, name=name_source(source), later=True)
         self._documents, self._next = iter(self._source), 0
         self._last: Document | BadDocument = BadDocument("nothing was read yet", cause="nothing")
 
@@ -202,12 +206,12 @@ def _by_size(wanted: list[Wanted], reader: Reader) -> Iterator[tuple[list[int], 
     for one in wanted:
         document = reader.read(one.document)
         images = () if isinstance(document, BadDocument) else document.images
-        if len(images) <= one.place or key_of(images[one.place].pixels) != one.key:
+        pixels = images[one.place].read().pixels if len(images) > one.place else torch.empty(0)
+        if key_of(pixels) != one.key:
             raise ValueError(
                 f"document {one.document} is another one than when the encoding began: its source has changed; "
                 f"encode again into a new folder"
             )
-        pixels = images[one.place].pixels
         found.setdefault(tuple(pixels.shape), []).append((one.key, pixels))
     for size in sorted(found):
         yield [key for key, _ in found[size]], torch.stack([pixels for _, pixels in found[size]])

@@ -1,7 +1,8 @@
 """Pictures with captions, from folders and from parquet files, as documents that draw, describe or edit them.
 
-Knows nothing of tokens or models. Invariant: `document(index)` depends on the data, configuration, split and seed
-alone; a test row is never seen in training, on either side of an edit. The split does not depend on the seed.
+A document's pictures are read when they are needed (`Document.read`). Knows nothing of tokens or models. Invariant:
+`document(index)` depends on the data, configuration, split and seed alone; a test row is never seen in training, on
+either side of an edit. The split does not depend on the seed.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from torch import Tensor
 from monoformer.config.data import FolderData, ParquetData, check_named
 from monoformer.data.captions import CaptionTemplate, check_column, folder_captions, read_class_names, texts
 from monoformer.data.edits import edit_pairs, held_out
-from monoformer.data.pictures import PictureCache, mirror, read_as
+from monoformer.data.pictures import Content, PictureCache
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Order, Split, choose
 from monoformer.document import Document, describe_document, draw_document, edit_document
@@ -46,7 +47,7 @@ class FolderPictures:
         self.rows = self.train_rows if split == "train" else self.test_rows
         self.length = len(self.rows)
         self._order = Order(seed, self.length)
-        self._cache = PictureCache(self._read)
+        self._cache = PictureCache(config, lambda row: (self.files[row], str(self.files[row])))
 
     def captions(self, row: int) -> tuple[str, ...]:
         """All captions of a picture, bare; BadDocument where there are none."""
@@ -71,16 +72,12 @@ class FolderPictures:
         """Document number `index` of the endless shuffled stream."""
         row = self.rows[self._order.item(index)]
         caption = one_of(self.captions(row), uniform(self._seed, index, "caption"))
-        pixels = self.picture(row)
-        if self._config.flip and uniform(self._seed, index, "flip") < 0.5:
-            pixels = mirror(pixels)
+        mirrored = self._config.flip and uniform(self._seed, index, "flip") < 0.5
+        picture = self._cache.later(row, mirrored=mirrored)
         if choose((self._config.draw, self._config.describe), uniform(self._seed, index, "kind")) == 0:
             prompt = one_of(self._prompts, uniform(self._seed, index, "prompt"))
-            return draw_document(prompt.replace("{}", caption), pixels)
-        return describe_document(pixels, caption)
-
-    def _read(self, row: int) -> Tensor:
-        return read_as(self._config, self.files[row], name=str(self.files[row]))
+            return draw_document(prompt.replace("{}", caption), picture)
+        return describe_document(picture, caption)
 
 
 class ParquetPictures:
@@ -113,7 +110,7 @@ class ParquetPictures:
             self.edit_pairs = edit_pairs(groups, self._edit_values, sources=self.train_rows, targets=self.rows)
         self._weights = self._kinds(split)
         self._pair_order = Order(seed, max(len(self.edit_pairs), 1))
-        self._cache = PictureCache(self._read)
+        self._cache = PictureCache(config, self._find)
 
     def _kinds(self, split: Split) -> tuple[float, float, float]:
         """Weights of draw, describe and edit; a test split without pairs has no edits."""
@@ -154,21 +151,21 @@ class ParquetPictures:
         kind = choose(self._weights, uniform(self._seed, index, "kind"))
         if kind == 2:
             source, target = self.edit_pairs[self._pair_order.item(index)]
-            return edit_document(self.picture(source), self.instruction(target), self.picture(target))
+            return edit_document(self._cache.later(source), self.instruction(target), self._cache.later(target))
         row = self.rows[self._order.item(index)]
         caption = one_of(self.captions(row), uniform(self._seed, index, "caption"))
         if kind == 0:
-            return draw_document(caption, self.picture(row))
-        return describe_document(self.picture(row), caption)
+            return draw_document(caption, self._cache.later(row))
+        return describe_document(self._cache.later(row), caption)
 
-    def _read(self, row: int) -> Tensor:
+    def _find(self, row: int) -> tuple[Content, str]:
         name = f"in row {row} of {', '.join(self._config.files)}"
         cell: Any = self._pictures[row][self._config.image_column]
         content = (cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell
         if not isinstance(content, bytes | str) or not content:
             say = f"the picture {name} is missing; data.image_column holds {cell!r:.80} there"
             raise BadDocument(say, cause="no picture")
-        return read_as(self._config, Path(content) if isinstance(content, str) else content, name=name)
+        return Path(content) if isinstance(content, str) else content, name
 
 
 def read_table(config: ParquetData, *, text_columns: Sequence[str]) -> "datasets.Dataset":

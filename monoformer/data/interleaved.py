@@ -3,15 +3,16 @@
 Knows nothing of tokens. Invariant: segments keep their order; a document of one wrong segment is skipped whole.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from monoformer.config.sources import InterleavedData
-from monoformer.data.chat import read_named, read_role
+from monoformer.data.chat import find_named, read_role
 from monoformer.data.rows import Rows
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Order, Split
-from monoformer.document import Document, Image, Segment, Text
+from monoformer.document import Document, Segment, Text
 
 
 class Interleaved:
@@ -46,5 +47,5 @@ class Interleaved:
         drawn = entry.get("target", self._config.draw if role is None else role == "assistant")
         if not isinstance(drawn, bool):
             raise BadDocument(f"{name} has a target that is {drawn!r:.40}, not true or false", cause="wrong type")
-        pixels = read_named(self._config, entry["image"], name=name, folder=folder)
-        return Image(pixels=pixels, target=drawn, role=role)
+        picture = find_named(self._config, entry["image"], name=name, folder=folder)
+        return replace(picture, target=drawn, role=role)

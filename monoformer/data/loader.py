@@ -1,21 +1,24 @@
 """The global stream of documents -> batches of packed rows, read ahead in threads, with exact resume.
 
 The stream is cut into windows, each packed alone; rows run on across windows and are dealt to ranks in order
-(DESIGN 4, "Order of data"). Documents that cannot be used are left out and counted, those that packing refuses too.
-Knows nothing of tokens: packing and collating are functions it is given. Invariant: the state counts what the consumer
-received, never what was read ahead, and does not depend on ranks or `rows`.
+(DESIGN 4, "Order of data"). A rank reads the pictures of its own rows alone. Documents that cannot be used are left
+out and counted: those that the source or packing refuses before rows are made, those whose pictures turn out to be
+broken when their row is read. Knows nothing of tokens: packing, reading and collating are functions it is given.
+Invariant: the state counts what the consumer received, never what was read ahead, and does not depend on ranks or
+`rows`.
 """
 
 import copy
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from monoformer.data.ahead import Ahead
+from monoformer.data.ahead import Ahead, in_order
 from monoformer.data.skipped import BadDocument, Tally
 from monoformer.data.source import Source
 from monoformer.document import Document
@@ -27,6 +30,9 @@ Numbered: TypeAlias = list[tuple[int, Document]]
 """Documents with their numbers in the stream."""
 Pack: TypeAlias = Callable[[Numbered], tuple[list[Row], dict[int, BadDocument]]]
 """Packs a window's documents: its rows, and by number what is wrong with those that are in none."""
+
+Read: TypeAlias = Callable[[Row], tuple[Row, dict[int, BadDocument]]]
+"""Reads a row's pictures: the row without the documents that cannot be used, and by number what is wrong with them."""
 
 MOST_EMPTY_WINDOWS = 100
 """So many windows without one row mean that packing refuses every document."""
@@ -48,10 +54,10 @@ class _Position:
 class Loader(Generic[Row, Batch]):
     """An endless iterator of this rank's batches. It owns the source: nobody else may read it meanwhile.
 
-    `pack` gets the numbered documents of a window and returns its rows; `collate` makes a batch of `rows` rows. Both
-    run in threads unless `prefetch` is 0: one window and `prefetch` batches are ready before they are asked for. All
-    ranks pack the same windows and collate their own rows.
-    A source of which more than the share `skip_limit` is skipped ends the stream with a ValueError.
+    `pack` gets the numbered documents of a window and returns its rows; `read` reads what a row still lacks, in
+    `readers` threads; `collate` makes a batch of `rows` rows. All run in threads unless `prefetch` is 0: one window and
+    `prefetch` batches are ready before they are asked for. All ranks pack the same windows, and read and collate their
+    own rows. A source of which more than the share `skip_limit` is skipped ends the stream with a ValueError.
     """
 
     def __init__(
@@ -60,11 +66,13 @@ class Loader(Generic[Row, Batch]):
         pack: Pack[Row],
         collate: Callable[[list[Row]], Batch],
         *,
+        read: Read[Row] = lambda row: (row, {}),
         window: int,
         rows: int,
         rank: int = 0,
         world: int = 1,
         prefetch: int = 2,
+        readers: int = 1,
         skip_limit: float = 0.01,
     ) -> None:
         if window < 1 or rows < 1 or prefetch < 0 or not 0 <= rank < world:
@@ -73,8 +81,11 @@ class Loader(Generic[Row, Batch]):
                 f"rows {rows}, prefetch {prefetch}, rank {rank}, world {world}"
             )
         self._windows = _Windows(source, pack, window, skip_limit)
-        self._dealer = _Dealer(collate, rows, rank, world)
+        self._dealer = _Dealer(read, collate, rows, rank, world, readers)
         self._prefetch = prefetch
+        self._late = Tally()
+        self.found: dict[int, BadDocument] = {}
+        """What this rank found wrong in its rows, by number of the document, since `note` was called."""
         self._position = _Position(copy.deepcopy(source.state_dict()), 0, 0, Tally(), Tally())
         self._reader: _Reader[Batch] | None = None
         self._closed = False
@@ -88,32 +99,43 @@ class Loader(Generic[Row, Batch]):
         if self._reader is None:
             self._reader = _Reader(self._windows, self._dealer, self._position, prefetch=self._prefetch)
             weakref.finalize(self, self._reader.stop.set)
-        batch, self._position = self._reader.read()
+        batch, self._position, found = self._reader.read()
+        self.found |= found
         return batch
 
+    def note(self, found: Mapping[int, BadDocument]) -> None:
+        """Count what all ranks `found` in their rows; all of them note the same.
+
+        Raises ValueError where too much of a source cannot be used.
+        """
+        for number in sorted(found):
+            self._late.skip(self._windows.source.origin(number), number, found[number])
+        self.found = {}
+        self.skipped.check(self._windows.skip_limit)
+
     def state_dict(self) -> dict[str, Any]:
-        """Where the consumer is: the window's source state, the number of its first document, its rows consumed, and
-        what was skipped before that window.
+        """Where the consumer is: the window's source state, the number of its first document, its rows consumed, what
+        was skipped before that window, and what was noted of the rows.
         """
         position = self._position
         place = {"source": copy.deepcopy(position.source), "document": position.document, "row": position.row}
-        return {**place, "skipped": position.tally.state_dict()}
+        return {**place, "skipped": position.tally.state_dict(), "late": self._late.state_dict()}
 
     @property
     def skipped(self) -> Tally:
-        """What was skipped up to the window that the consumer is in, that window included."""
-        return self._position.seen
+        """What was skipped up to the window that the consumer is in, that window included, and in the rows noted."""
+        return self._position.seen.plus(self._late)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a position that `state_dict` gave, with any number of ranks; what was read ahead is dropped."""
         try:
-            tally = Tally(state.get("skipped"))  # older states have none
+            tally, late = Tally(state.get("skipped")), Tally(state.get("late"))  # older states have none
             place = copy.deepcopy(dict(state["source"])), int(state["document"]), int(state["row"])
             position = _Position(*place, tally, tally)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"a loader's state holds source, document and row, but this is {state}") from error
         self._end_reader()
-        self._position = position
+        self._position, self._late, self.found = position, late, {}
 
     def close(self) -> None:
         """Stop reading ahead; waits for what is in progress. The state stays readable."""
@@ -204,22 +226,33 @@ class _Windows(Generic[Row]):
 class _Dealer(Generic[Row, Batch]):
     """Batches of the windows' rows; holds no position itself."""
 
+    read: Read[Row]
     collate: Callable[[list[Row]], Batch]
     rows: int
     rank: int
     world: int
+    readers: int
 
     def batches(
         self, windows: Iterator[_Window[Row]], skip: int, stop: threading.Event
-    ) -> Iterator[tuple[Batch, _Position]]:
-        """This rank's batches, each with the position after it; the first window's first `skip` rows are left out."""
-        rows = self._row_stream(windows, skip)
+    ) -> Iterator[tuple[Batch, _Position, dict[int, BadDocument]]]:
+        """This rank's batches, each with the position after it and what was found wrong in it; the first window's first
+        `skip` rows are left out.
+        """
+        own = self._own(self._row_stream(windows, skip))
+        with closing(in_order(lambda entry: (*self.read(entry[0]), entry[1]), own, readers=self.readers)) as read:
+            while True:
+                block = list(islice(read, self.rows))
+                if stop.is_set():
+                    return
+                found = {number: bad for _, wrong, _ in block for number, bad in wrong.items()}
+                yield self.collate([row for row, _, _ in block]), block[-1][2], found
+
+    def _own(self, rows: Iterator[tuple[Row, _Position]]) -> Iterator[tuple[Row, _Position]]:
+        """This rank's rows, each with the position after the rows that all ranks read together."""
         own = slice(self.rank * self.rows, (self.rank + 1) * self.rows)
-        while True:
-            block = list(islice(rows, self.world * self.rows))
-            if stop.is_set():
-                return
-            yield self.collate([row for row, _ in block[own]]), block[-1][1]
+        while len(block := list(islice(rows, self.world * self.rows))) == self.world * self.rows:
+            yield from ((row, block[-1][1]) for row, _ in block[own])
 
     def _row_stream(self, windows: Iterator[_Window[Row]], skip: int) -> Iterator[tuple[Row, _Position]]:
         """All ranks' rows in order, each with the position after it."""
@@ -252,8 +285,10 @@ class _Reader(Generic[Batch]):
         batches = dealer.batches(self._windows, start.row, self.stop)
         self._batches = Ahead(batches, count=prefetch, stop=self.stop)
 
-    def read(self) -> tuple[Batch, _Position]:
-        """The next batch and the position after it; raises what reading ran into, each time it is asked."""
+    def read(self) -> tuple[Batch, _Position, dict[int, BadDocument]]:
+        """The next batch, the position after it, and what was found wrong in it; raises what reading ran into, each
+        time it is asked.
+        """
         return next(self._batches)
 
     def close(self) -> None:

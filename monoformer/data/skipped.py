@@ -39,10 +39,26 @@ class Tally:
         own = self._sources.setdefault(source, {"read": 0, "skipped": {}})
         own["read"] += 1
         if bad is not None:
-            found = own["skipped"].setdefault(bad.cause, {"count": 0, "examples": []})
-            found["count"] += 1
-            if len(found["examples"]) < EXAMPLES:
-                found["examples"].append(f"document {number}: {bad}")
+            self._skip(source, bad.cause, 1, [f"document {number}: {bad}"])
+
+    def skip(self, source: str, number: int, bad: BadDocument) -> None:
+        """Note what was found later: a document that was read, by this tally or another, and cannot be used."""
+        self._skip(source, bad.cause, 1, [f"document {number}: {bad}"])
+
+    def plus(self, other: "Tally") -> "Tally":
+        """Both together."""
+        both = Tally(self._sources)
+        for source, own in other._sources.items():
+            both._sources.setdefault(source, {"read": 0, "skipped": {}})["read"] += own["read"]
+        for source, cause, count, examples in other.entries():
+            both._skip(source, cause, count, examples)
+        return both
+
+    def _skip(self, source: str, cause: str, count: int, examples: list[str]) -> None:
+        own = self._sources.setdefault(source, {"read": 0, "skipped": {}})
+        found = own["skipped"].setdefault(cause, {"count": 0, "examples": []})
+        found["count"] += count
+        found["examples"] += examples[: EXAMPLES - len(found["examples"])]
 
     @property
     def total(self) -> int:

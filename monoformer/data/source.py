@@ -50,13 +50,22 @@ class Indexed:
     """A source made of a pure function of the document's number, which may raise `BadDocument`."""
 
     def __init__(
-        self, document: Callable[[int], Document], *, name: str = "data", length: int = 0, readers: int = 1
+        self,
+        document: Callable[[int], Document],
+        *,
+        name: str = "data",
+        length: int = 0,
+        readers: int = 1,
+        later: bool = False,
     ) -> None:
-        """`length`: how many items its documents are made of; 0: without end. `readers`: threads that make them."""
+        """`length`: how many items its documents are made of; 0: without end. `readers`: threads that make them.
+        `later`: whether pictures that may be read later are left so.
+        """
         self.document = document
         self.length = length
         self._name = name
         self._readers = readers
+        self._later = later
         self._index = 0
 
     def __iter__(self) -> Iterator[Document | BadDocument]:
@@ -80,7 +89,8 @@ class Indexed:
 
     def _read(self, index: int) -> Document | BadDocument:
         try:
-            return self.document(index)
+            document = self.document(index)
+            return document if self._later else document.read()
         except BadDocument as bad:
             return bad
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from monoformer.config.sources import StreamData
 from monoformer.data.ahead import in_order
 from monoformer.data.captions import CaptionTemplate, texts
-from monoformer.data.chat import read_chat, read_named
+from monoformer.data.chat import find_named, read_chat
 from monoformer.data.images import class_name, class_names, one_of
+from monoformer.data.pictures import mirror
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Split, choose, order
 from monoformer.document import Document, Text, describe_document, draw_document
@@ -34,9 +35,18 @@ class Stream:
     """An endless stream of the rows of one data set, with a position: a block of rows and the place in it."""
 
     def __init__(
-        self, config: StreamData, *, split: Split = "train", seed: int = 0, name: str = "stream", readers: int = 1
+        self,
+        config: StreamData,
+        *,
+        split: Split = "train",
+        seed: int = 0,
+        name: str = "stream",
+        readers: int = 1,
+        later: bool = False,
     ) -> None:
+        """`later`: whether pictures are left to be read when they are needed."""
         self._config, self._split, self._seed, self._name, self._readers = config, split, seed, name, readers
+        self._later = later
         self._template = CaptionTemplate(config.caption)
         self._data = open_stream(config)
         self._shards = max(self._data.num_shards, 1)
@@ -115,7 +125,8 @@ class Stream:
                 if at is None:
                     say = f"shard {shard} of {self._name} cannot be read on after row {first + len(block)} ({broken})"
                     raise BadDocument(say, cause="broken shard")
-                return self._document(block[at], (self._seed, epoch, shard, first + at))
+                document = self._document(block[at], (self._seed, epoch, shard, first + at))
+                return document if self._later else document.read()
             except BadDocument as bad:
                 return bad
 
@@ -141,10 +152,13 @@ class Stream:
         caption = one_of(captions, uniform(*key, "caption"))
         if not config.image_column:
             return Document((Text(caption),))
-        pixels = read_named(config, row.get(config.image_column), name=name, folder=folder)
+        picture = find_named(config, row.get(config.image_column), name=name, folder=folder)
+        if config.flip and uniform(*key, "flip") < 0.5:
+            picture = mirror(picture)
         if choose((config.draw, config.describe), uniform(*key, "kind")) == 0:
-            return draw_document(caption, pixels)
-        return describe_document(pixels, caption)
+            prompt = one_of(config.prompts or (config.prompt,), uniform(*key, "prompt"))
+            return draw_document(prompt.replace("{}", caption), picture)
+        return describe_document(picture, caption)
 
 
 def open_stream(config: StreamData) -> "datasets.IterableDataset":

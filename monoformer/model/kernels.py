@@ -107,6 +107,8 @@ def _inverse_rms(x: Tensor, epsilon: float) -> Tensor:
 
 def _turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
+    if torch.compiler.is_compiling():  # which fuses it, but would stop and start again at results put into halves
+        return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
     turned = torch.empty_like(x)
     top, bottom = turned.chunk(2, dim=-1)
     torch.mul(first, cosine, out=top).addcmul_(second, sine, value=-1)

@@ -32,7 +32,7 @@ from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.checkpoint import last_step
 from monoformer.train.freeze import freeze_text, new_rows
-from monoformer.train.lora import add_adapters, merged
+from monoformer.train.lora import merged, start_adapters, with_adapters
 from monoformer.train.parallel import ALONE, Ranks, rows_of_pass
 from monoformer.train.precision import computes_in_bf16
 from monoformer.train.sizes import check_sizes, picture_shape, sized
@@ -100,7 +100,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
         autoencoder = build_autoencoder(config.autoencoder, device=device, dtype=dtype)
     check_fits(autoencoder, config.model)
     check_caches(config.data, autoencoder, path=config.autoencoder.path)
-    source = build_source(config.data, split="train", seed=config.seed, readers=config.train.readers)
+    source = build_source(config.data, split="train", seed=config.seed, readers=config.train.readers, later=True)
     tokenizer = started.pretrained.tokenizer if started else build_tokenizer(config, ranks=ranks)
     model, news = build_network(config, started, tokenizer, ranks=ranks, device=device, bf16=bf16)
     config = replace(config, model=model.config)
@@ -151,12 +151,14 @@ def build_network(
         check_new(config, "the projection of the vision encoder's features")
         started = started.with_vision(config.model)
     recipe = started.recipe if started else new_start(config, tokenizer)
+    if config.train.lora.rank:
+        recipe = with_adapters(recipe, config.train)
     model = fill_parts(recipe, config.train.parallel, ranks, device=device, bf16=bf16)
     count = sum(p.numel() for p in model.parameters())
     news = started.news if started else f"new weights: {count / 1e6:.1f}M parameters from seed {config.seed}"
     rows = new_rows(model.config, tokenizer)
     if config.train.lora.rank:
-        news += f"; {add_adapters(model, config.train, seed=config.seed, rows=rows)}"
+        news += f"; {start_adapters(model, config.train, seed=config.seed, rows=rows)}"
     elif config.train.freeze == "text":
         freeze_text(model, rows=rows)
     return model, news
@@ -217,7 +219,7 @@ def load_rows(
     collate: Callable[[list[Row]], Collated],
     ranks: Ranks = ALONE,
 ) -> Loader[Row, Collated]:
-    """This process's stream of packed rows, as many at a time as one pass reads."""
+    """This process's stream of packed rows, as many at a time as one pass reads; it reads the pictures of no others."""
     sequencer = build_sequencer(config.model, tokenizer, config.sequence)
     length = config.sequence.row
     places = {name: place for place, name in enumerate(source.names)}
@@ -233,12 +235,26 @@ def load_rows(
         source,
         pack_window,
         collate,
+        read=read_images,
         window=config.sequence.window,
         rows=rows,
         rank=ranks.rank,
         world=ranks.world,
+        readers=config.train.readers,
         skip_limit=config.train.skip_limit,
     )
+
+
+def read_images(row: Row) -> tuple[Row, dict[int, BadDocument]]:
+    """The row with its images read; without the documents of which one is broken, and by number what is wrong."""
+    whole: Row = []
+    bad: dict[int, BadDocument] = {}
+    for layout in row:
+        try:
+            whole.append(layout.read())
+        except BadDocument as broken:
+            bad[layout.document] = broken
+    return whole, bad
 
 
 def lay_out(

@@ -24,7 +24,7 @@ from monoformer.train.checkpoint import Checkpoints, TrainState, checkpoints, lo
 from monoformer.train.curves import CURVES, draw_curves
 from monoformer.train.guards import Spikes, check_same_run, locked, stop_signals
 from monoformer.train.metrics import Metrics, memory_peaks, progress_bar
-from monoformer.train.notices import tell_skipped, write_down_bad
+from monoformer.train.notices import share_found, tell_skipped, write_down_bad
 from monoformer.train.optim import rate_factor, set_rates
 from monoformer.train.parallel import ALONE, Ranks, clip
 from monoformer.train.tracking import Tracking
@@ -172,12 +172,19 @@ class Loop(Generic[T]):
         except ValueError as error:
             self._failure = error
         place = loader.state_dict()
-        places = self.ranks.gather([bool(read), place["document"], place["row"], loader.skipped.total])
+        told = bool(read), place["document"], place["row"], loader.skipped.total, len(loader.found)
+        places = self.ranks.gather(told)
         if not all(own[0] for own in places):
             self._failure = self._failure or ValueError("another process could not read its data; it says why")
             return []
-        if any(own != places[0] for own in places):
+        if any(own[:4] != places[0][:4] for own in places):
             raise ValueError(f"processes read different data: (read, document, row, skipped) is {places} by rank")
+        if any(own[4] for own in places):
+            try:
+                loader.note(share_found(loader.found, self.ranks))
+            except ValueError as error:
+                self._failure = error
+                return []
         return read
 
     def _note_signal(self, number: int) -> None:

@@ -6,44 +6,58 @@ very names and shapes, so that whoever loads it knows nothing of adapters.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from monoformer.config.train import LoRAConfig, TrainConfig
 from monoformer.model.monoformer import MonoFormer, is_text
+from monoformer.pretrained.recipe import Recipe
 from monoformer.randomness import generator
 from monoformer.train.freeze import keep_old_rows
+from monoformer.train.parallel import part
 
 BASE, DOWN, UP = ".base_layer.", ".lora_A.default.", ".lora_B.default."
 """How peft names the frozen layer, A (rank, in) and B (out, rank)."""
 
 
-def add_adapters(model: MonoFormer, config: TrainConfig, *, seed: int, rows: Sequence[int]) -> str:
-    """Freeze the network and give its matrices adapters, as `config.lora` says; what there is to say of it.
+def with_adapters(recipe: Recipe, config: TrainConfig) -> Recipe:
+    """The same network with its matrices frozen and beside them adapters, as `config.lora` says; without weights yet.
 
-    With `images = whole`, what images alone pass through is trained too, and `rows` of the embedding and the text head.
     Raises ValueError where no matrix is left to adapt, or peft is absent.
     """
-    names = adapted(model, config)
+    names = adapted(recipe.model, config)
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise ValueError("train.lora needs peft; install it with: pip install 'monoformer[lora]'") from None
-    lora = config.lora
-    described = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=names)
+    described = LoraConfig(r=config.lora.rank, lora_alpha=config.lora.alpha, target_modules=names)
     # on the meta device: nothing is drawn from the global generator
-    inject_adapter_in_model(described, model, low_cpu_mem_usage=True)
+    inject_adapter_in_model(described, recipe.model, low_cpu_mem_usage=True)
+    frozen = {f"{name}.weight": f"{name}{BASE}weight" for name in names}
+    assert not any(name in frozen for drawn in recipe.new.values() for name in drawn), "only known matrices are adapted"
+    return replace(recipe, read={frozen.get(name, name): read for name, read in recipe.read.items()})
+
+
+def start_adapters(model: MonoFormer, config: TrainConfig, *, seed: int, rows: Sequence[int]) -> str:
+    """Give the adapters their first weights, in the parts that a process has of them; what there is to say of it.
+
+    With `images = whole`, what images alone pass through is trained too, and `rows` of the embedding and the text head.
+    """
+    ending = f"{DOWN}weight"
+    names = [name.removesuffix(ending) for name, _ in model.named_parameters() if name.endswith(ending)]
     for name in names:
         initialize(model.get_submodule(name), generator(seed, "lora", name))
-    if lora.images == "whole":
+    if config.lora.images == "whole":
         for parameter in model.image_parameters():
             parameter.requires_grad_(True)
         for matrix in {model.tokens.weight, model.text_head.weight}:  # one, where they are tied
             keep_old_rows(matrix.requires_grad_(True), rows)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     whole = sum(p.numel() for p in model.parameters())
-    return f"adapters of rank {lora.rank} in {len(names)} matrices: {trained / 1e6:.2f}M of {whole / 1e6:.2f}M trained"
+    said = f"{trained / 1e6:.2f}M of {whole / 1e6:.2f}M trained"
+    return f"adapters of rank {config.lora.rank} in {len(names)} matrices: {said}"
 
 
 def adapted(model: MonoFormer, config: TrainConfig) -> list[str]:
@@ -68,17 +82,12 @@ def adapted(model: MonoFormer, config: TrainConfig) -> list[str]:
 
 @torch.no_grad()
 def initialize(layer: nn.Module, draws: torch.Generator) -> None:
-    """A drawn with deviation 1 / sqrt(fan-in), B zero, on the device of the frozen weight."""
-    weight = layer.get_submodule("base_layer").weight
-    assert isinstance(weight, Tensor)
-    down, up = (layer.get_submodule(f"lora_{name}.default") for name in "AB")
-    for module in (down, up):
-        module.to_empty(device=weight.device)
-        module.requires_grad_(True)
-    assert isinstance(down.weight, Tensor)
-    assert isinstance(up.weight, Tensor)
-    down.weight.copy_(torch.randn(down.weight.shape, generator=draws) * down.weight.shape[1] ** -0.5)
-    up.weight.zero_()
+    """A drawn with deviation 1 / sqrt(fan-in), B zero."""
+    down, up = (layer.get_submodule(f"lora_{name}.default").weight for name in "AB")
+    assert isinstance(down, Tensor)
+    assert isinstance(up, Tensor)
+    down.copy_(part(torch.randn(down.shape, generator=draws) * down.shape[1] ** -0.5, down))
+    up.zero_()
 
 
 @torch.no_grad()

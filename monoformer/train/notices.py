@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from monoformer.data.skipped import Tally
+from monoformer.data.skipped import BadDocument, Tally
+from monoformer.train.parallel import Ranks
 
 
 def write_down_bad(folder: Path, step: int, losses: dict[str, float], place: dict[str, Any], console: Console) -> None:
@@ -19,6 +20,12 @@ def write_down_bad(folder: Path, step: int, losses: dict[str, float], place: dic
     told = {name: str(value) for name, value in losses.items()}
     path.write_text(json.dumps({"step": step, "losses": told, "loader": place}, indent=2), encoding="utf-8")
     console.print(f"step {step} has no finite gradient and is left out; its documents: {path}")
+
+
+def share_found(found: dict[int, BadDocument], ranks: Ranks) -> dict[int, BadDocument]:
+    """What all processes found wrong in their rows, by number of the document."""
+    all_found = ranks.gather_all([(number, str(bad), bad.cause) for number, bad in found.items()])
+    return {number: BadDocument(say, cause=cause) for own in all_found for number, say, cause in own}
 
 
 def tell_skipped(tally: Tally, folder: Path, told: set[tuple[str, str]], console: Console) -> None:

@@ -69,6 +69,14 @@ class Ranks:
         dist.all_gather(found, own, group=group or self.numbers)
         return [numbers.tolist() for numbers in found]
 
+    def gather_all(self, value: Any) -> list[Any]:
+        """Every process's value, whatever it is, by rank."""
+        if self.numbers is None:
+            return [value]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value, group=self.numbers)
+        return found
+
     def total(self, *values: float) -> list[float]:
         """The sums over all processes."""
         return [sum(column) for column in zip(*self.gather(values), strict=True)]

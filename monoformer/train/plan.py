@@ -128,7 +128,7 @@ def sparing(config: RunConfig, machines: Machines) -> list[ParallelConfig]:
     """The run's own way, then those that hold less; what training would refuse is not among them."""
     given, levels = config.train.parallel, list(AGAIN)
     ways = [given]
-    if machines.gpus > 1 and not config.train.lora.rank:
+    if machines.gpus > 1:
         ways.append(replace(given, strategy="fsdp", replicas=1))
     tried = [replace(way, checkpointing=how) for way in ways for how in levels[levels.index(given.checkpointing) :]]
     return list(dict.fromkeys(tried))

@@ -42,7 +42,7 @@ def read_bad_step(path: Path, config: RunConfig) -> BadStep:
     if tokenizer is None:
         raise ValueError(f"the run of {path} has no tokenizer; its folder must be as the run left it")
     config = replace(config, data=sized(config.data, config.model), train=replace(config.train, pass_rows=0))
-    source = build_source(config.data, split="train", seed=config.seed)
+    source = build_source(config.data, split="train", seed=config.seed, later=True)
     with load_rows(config, source, tokenizer, collate=_numbers) as loader:
         loader.load_state_dict(place)
         numbers = next(loader)

@@ -3,6 +3,7 @@
 import base64
 import json
 import tarfile
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def chats(root: Path, rows: list[Any], **options: Any) -> Chats:
 
 def read_one(root: Path, row: Any, **options: Any) -> Document:
     saved(root / "pictures" / "a.png")
-    return chats(root, [row], images=str(root / "pictures"), **options).document(0)
+    return chats(root, [row], images=str(root / "pictures"), **options).document(0).read()
 
 
 HELLO = [("user", "hello"), ("assistant", "hi")]
@@ -153,7 +154,7 @@ def test_interleaved_documents_keep_their_order_and_say_what_is_drawn(tmp_path: 
             assert words(source.document(0)) == expected
         else:
             with pytest.raises(BadDocument) as found:
-                source.document(0)
+                source.document(0).read()
             assert found.value.cause == expected, row
 
 
@@ -201,6 +202,29 @@ def test_a_torn_shard_is_one_bad_document_and_the_others_are_read(tmp_path: Path
         resumed.load_state_dict(states[at])
         again = [words(d) if isinstance(d, Document) else d.cause for d in islice(resumed, 12)]
         assert again == found[at + 1 : at + 13]
+
+
+def test_pictures_of_a_stream_are_mirrored_and_asked_for_in_several_ways(tmp_path: Path) -> None:
+    half = PILImage.new("RGB", (8, 8), "black")
+    half.paste("white", (0, 0, 4, 8))
+    half.save(tmp_path / "half.png")
+    row = {"image": str(tmp_path / "half.png"), "caption": "half"}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(30)), encoding="utf-8")
+    config = StreamData(files=(str(tmp_path / "rows.jsonl"),), size=8, holdout=0.0, describe=0.0)
+    prompts = ("Draw {}.", "{}, please")
+    plain, varied = (
+        [(words(document)[0][1], bool(document.images[0].pixels[0, 0, 0])) for document in usable(source, 30)]
+        for source in (build_source(config), build_source(replace(config, prompts=prompts, flip=True)))
+    )
+    assert set(plain) == {("half", True)}
+    assert set(varied) == {(prompt.replace("{}", "half"), left) for prompt in prompts for left in (False, True)}
+    assert 5 <= sum(left for _, left in varied) <= 25
+    for wrong in ({"prompt": "a"}, {"prompt": "a {}", "prompts": prompts}):
+        with pytest.raises(ValueError, match=r"data\.prompt"):
+            StreamData(**wrong)  # type: ignore[arg-type]
+    for useless in ({"chat": True, "flip": True}, {"image_column": "", "prompts": prompts}):
+        with pytest.raises(ValueError, match="leave them out"):
+            StreamData(**useless)  # type: ignore[arg-type]
 
 
 def test_data_sets_that_cannot_be_opened_say_so(tmp_path: Path) -> None:

@@ -213,13 +213,13 @@ def test_an_answer_is_read_back_as_it_was_told(desk: Desk, tmp_path: Path) -> No
 
 
 def test_examples_are_of_every_kind() -> None:
-    pixels = Image.from_pil(picture()).pixels
+    shown = Image.from_pil(picture())
     every = [
-        draw_document("a", pixels),
-        draw_document("a", pixels),
-        describe_document(pixels, "b"),
-        answer_document(pixels, "c?", "d"),
-        edit_document(pixels, "e", pixels),
+        draw_document("a", shown),
+        draw_document("a", shown),
+        describe_document(shown, "b"),
+        answer_document(shown, "c?", "d"),
+        edit_document(shown, "e", shown),
         Document((Text("a story"),)),
     ]
     found = find_examples(every)

@@ -6,13 +6,14 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image as PILImage
 
 from monoformer.config.data import FolderData, ParquetData, TextData
 from monoformer.data.build import build_source
 from monoformer.data.captions import CaptionTemplate, check_column, texts
 from monoformer.data.images import FolderPictures, ParquetPictures
-from monoformer.data.pictures import PictureCache, read_picture
+from monoformer.data.pictures import PictureCache, find_size, picture_later, read_picture
 from monoformer.data.skipped import BadDocument
 from monoformer.data.text import TextFiles, cut
 from monoformer.document import Document
@@ -100,11 +101,11 @@ def test_broken_pictures_and_decompression_bombs_are_named(tmp_path: Path, monke
     for broken in (whole[: len(whole) // 2], b"GIF89a", b"", b"text"):
         (tmp_path / "cat" / "a.png").write_bytes(broken)
         with pytest.raises(ValueError, match=r"a\.png cannot be read"):
-            folder(tmp_path).document(0)
+            folder(tmp_path).document(0).read()
     (tmp_path / "cat" / "a.png").write_bytes(whole)
     monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ValueError, match=r"a\.png is too large"):
-        folder(tmp_path).document(0)
+        folder(tmp_path).document(0).read()
 
 
 def test_what_lacks_a_caption_or_a_picture_is_one_bad_document_not_a_bad_folder(tmp_path: Path) -> None:
@@ -152,9 +153,24 @@ def test_pictures_are_upright_on_white_cropped_and_smooth(tmp_path: Path) -> Non
     assert read_picture(path, sizes=((16, 16),), name="")[0, 0, 0] == 128, "16-bit grey is scaled, not clipped"
 
 
+@pytest.mark.parametrize("form", ["jpg", "png", "tif", "webp", "gif", "bmp"])
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_the_header_tells_the_size_that_a_picture_gets(form: str, turned: int, tmp_path: Path) -> None:
+    sizes, path, tags = ((64, 64), (48, 80), (80, 48), (16, 16)), tmp_path / f"a.{form}", PILImage.Exif()
+    tags[0x0112] = turned
+    for width, height in ((300, 200), (200, 301), (16, 16), (801, 640), (70, 80)):
+        options = {} if form in ("gif", "bmp") else {"exif": tags}
+        PILImage.new("RGB", (width, height), "red").save(path, **options)
+        pixels = read_picture(path, sizes=sizes, name="")
+        assert find_size(path, sizes=sizes, name="") == tuple(pixels.shape[1:])
+        assert torch.equal(
+            pixels, picture_later(FolderData(shape="bucket", buckets=sizes), path, name="").read().pixels
+        )
+
+
 def test_the_cache_is_bounded_and_reads_once_what_it_holds(tmp_path: Path) -> None:
     path, read = save(tmp_path / "a.png"), []
-    cache = PictureCache(lambda row: read.append(row) or read_picture(path, sizes=((16, 16),), name=""), limit=2 * 768)
+    cache = PictureCache(FolderData(size=16), lambda row: read.append(row) or (path, ""), limit=2 * 768)
     for row in (0, 1, 2, 0, 1, 2):
         assert cache.picture(row).shape == (3, 16, 16)
     assert read == [0, 1, 2, 2]

@@ -121,7 +121,10 @@ def tars(root: Path) -> SourceConfig:
                 (root / "words.txt").write_text(f"number {n}")
                 tar.add(root / "words.txt", arcname=f"{n}.txt")
     files = tuple(str(root / f"{shard}.tar") for shard in range(3))
-    return StreamData(files=files, image_column="png", caption="a {txt}", size=SIZE, block=5, holdout=0.2)
+    prompts = ("Draw {}.", "{}, please")
+    return StreamData(
+        files=files, image_column="png", caption="a {txt}", size=SIZE, block=5, holdout=0.2, flip=True, prompts=prompts
+    )
 
 
 def talk(root: Path) -> SourceConfig:
@@ -182,6 +185,16 @@ def test_the_same_seed_gives_the_same_stream_and_another_seed_another(config: Da
     first = read(build_source(config, split="train", seed=3), 40)
     assert first == read(build_source(config, split="train", seed=3), 40)
     assert first != read(build_source(config, split="train", seed=4), 40)
+
+
+def test_pictures_that_are_read_later_are_the_same(config: DataConfig) -> None:
+    now = read(build_source(config, split="train", seed=3), 40)
+    later = list(usable(build_source(config, split="train", seed=3, later=True), 40))
+    sizes = [[image.pixels.shape for image in document.images] for document in later]
+    assert [content(document.read()) for document in later] == now
+    assert sizes == [[image.pixels.shape for image in document.read().images] for document in later]
+    waiting = [not image.has_pixels for document in later for image in document.images]
+    assert not waiting or any(waiting) != isinstance(config, ScenesData), "scenes cost nothing to draw"
 
 
 def test_resumes_at_any_point(config: DataConfig) -> None:
@@ -291,9 +304,10 @@ def test_held_out_rows_are_on_no_side_of_a_training_document(tmp_path: Path, hub
     assert len(test.rows) == 5
     held = {test.picture(row).numpy().tobytes() for row in test.rows}
     for index in range(400):
-        assert not {image.pixels.numpy().tobytes() for image in train.document(index).images} & held
-        for image in test.document(index).images:
-            edited_from = len(test.document(index).images) == 2 and not image.target
+        assert not {image.pixels.numpy().tobytes() for image in train.document(index).read().images} & held
+        tested = test.document(index).read().images
+        for image in tested:
+            edited_from = len(tested) == 2 and not image.target
             assert edited_from or image.pixels.numpy().tobytes() in held
     assert all(source in train.rows and target in test.rows for source, target in test.edit_pairs)
     assert all(train.caption(source)[:3] == train.caption(target)[:3] for source, target in train.edit_pairs)

@@ -143,8 +143,9 @@ def failing(number: int) -> Source:
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_a_failure_reaches_the_consumer_after_the_batches_before_it(prefetch: int) -> None:
-    with Loader(failing(9), pack, list, window=4, rows=1, prefetch=prefetch) as reader:
+@pytest.mark.parametrize("readers", [1, 3])
+def test_a_failure_reaches_the_consumer_after_the_batches_before_it(prefetch: int, readers: int) -> None:
+    with Loader(failing(9), pack, list, window=4, rows=1, prefetch=prefetch, readers=readers) as reader:
         assert len([next(reader), next(reader), next(reader), next(reader)]) == 4
         state = reader.state_dict()
         for _ in range(2):
@@ -173,6 +174,38 @@ def test_states_that_do_not_fit_are_refused() -> None:
         reader.load_state_dict({**reader.state_dict(), "row": 1000})
         with pytest.raises(ValueError, match="row 1000 of a window"):
             next(reader)
+
+
+def torn(row: Row) -> tuple[Row, dict[int, BadDocument]]:
+    """A row of which every seventh document turns out to be broken when it is read."""
+    pairs = list(zip(row[::2], row[1::2], strict=True))
+    bad = {number: BadDocument(f"{number} is torn", cause="torn") for number, _ in pairs if number % 7 == 4}
+    return tuple(value for pair in pairs if pair[0] not in bad for value in pair), bad
+
+
+@pytest.mark.parametrize(("world", "readers", "prefetch"), [(1, 1, 0), (1, 3, 2), (2, 1, 2), (2, 2, 0)])
+def test_what_is_found_in_rows_is_counted_with_the_rest_when_all_ranks_note_it(
+    world: int, readers: int, prefetch: int
+) -> None:
+    expected = take(loader(rows=4), 12)
+    ranks = [
+        Loader(source(), pack, list, read=torn, window=8, rows=4 // world, rank=rank, world=world, readers=readers,
+               prefetch=prefetch, skip_limit=0.5)
+        for rank in range(world)
+    ]  # fmt: skip
+    for batch in expected:
+        assert [row for rank in ranks for row in next(rank)] == [torn(row)[0] for row in batch]
+        found = {number: bad for row in batch for number, bad in torn(row)[1].items()}
+        assert {number for rank in ranks for number in rank.found} == set(found)
+        for rank in ranks:
+            rank.note(found)
+    gone = [number for batch in expected for row in batch for number in torn(row)[1]]
+    assert len(gone) > 10
+    for rank in ranks:
+        assert rank.skipped.total == len(gone)
+        assert {(cause, count) for _, cause, count, _ in rank.skipped.entries()} >= {("torn", len(gone))}
+        assert rank.skipped.read("data") == rank.state_dict()["document"] + 8
+        rank.close()
 
 
 def spoilt(every: int) -> Source:

@@ -8,18 +8,23 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from monoformer.cli.training import run
 from monoformer.config.data import ScenesData, SequenceConfig
+from monoformer.config.parallel import ParallelConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import LoRAConfig, MuonConfig
 from monoformer.model.monoformer import MonoFormer, is_text
 from monoformer.pretrained import export_llama, load_pretrained, save_pretrained
 from monoformer.train.build import Built, build_run
+from monoformer.train.metrics import read_metrics
 from monoformer.train.optim import is_hidden_matrix
+from monoformer.train.parallel import Ranks, local
 from monoformer.train.trainer import Trainer
 from tests import tiny
+from tests.ranks import together
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -176,6 +181,40 @@ def test_from_a_language_model_the_new_parts_are_trained_whole(folders: dict[str
         else:
             adapted = name.endswith(("attention.q.weight", "attention.v.weight"))
             assert torch.equal(value, before[name]) == (is_text(name) and not adapted), name
+
+
+def finish_apart(ranks: Ranks, configs: tuple[RunConfig, ...]) -> None:
+    """In every process: each run to its half and on to its end; the first writes the merged averages."""
+    for config in configs:
+        for steps in (2, 4):
+            built = build_run(replace(config, train=replace(config.train, steps=steps)), ranks=ranks)
+            trainer = Trainer(built.parts)
+            assert trainer.run()
+        held = sum(local(p.detach()).numel() for p in trainer.model.parameters())
+        assert held < 0.7 * sum(p.numel() for p in trainer.model.parameters()), "a process holds its part alone"
+        weights = ranks.whole(trainer.state.averaged())
+        if ranks.first:
+            save_file({name: p.contiguous() for name, p in built.plain(weights).items()}, config.path / "merged")
+
+
+def test_two_processes_that_hold_the_network_in_parts_train_as_one(folders: dict[str, Path], tmp_path: Path) -> None:
+    cases = {"experts": LoRAConfig(rank=4), "token": LoRAConfig(rank=4, images="whole")}
+    train = {"steps": 4, "pass_rows": 1}
+    alone = [config_of(tmp_path / mode, folders[mode], lora=lora, **train) for mode, lora in cases.items()]
+    fsdp = ParallelConfig(strategy="fsdp")
+    apart = tuple(
+        replace(config, folder=f"{config.folder}-apart", train=replace(config.train, parallel=fsdp)) for config in alone
+    )
+    together(finish_apart, apart, world=2)
+    names = ("text_loss", "image_loss", "gradient_norm")
+    for one, two in zip(alone, apart, strict=True):
+        built, trainer = finished(one)
+        lines = [[[line[n] for n in names] for line in read_metrics(run.path / "metrics.jsonl")] for run in (two, one)]
+        torch.testing.assert_close(*lines, rtol=1e-5, atol=0.0)
+        found, expected = load_file(two.path / "merged"), built.plain(trainer.state.averaged())
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=0.0, atol=1e-4, msg=name)
 
 
 def test_settings_without_effect_are_refused() -> None:

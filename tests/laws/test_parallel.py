@@ -59,6 +59,8 @@ SLOW = (
     Case("fsdp frozen", FSDP, mode="experts", train=(("freeze", "text"),)),
     Case("fsdp bf16", FSDP, tolerance=1e-2, train=(("precision", "bf16"),)),
 )
+COMPILED = (Case("ddp", replace(DDP, compile=True), "token"), Case("fsdp", replace(FSDP, compile=True), "token"))
+"""Several heads share a key."""
 FOUR = (Case("hsdp", HSDP, mode="experts"), Case("hsdp muon", HSDP, optimizer=MUON, tolerance=1e-3))
 
 
@@ -203,6 +205,22 @@ def test_processes_train_as_one_in_every_way(world: int, cases: tuple[Case, ...]
     together(session, tmp_path, cases, world=world)
     for case in cases:
         check(tmp_path, tmp_path / "alone", case)
+
+
+def finish_all(ranks: Ranks, folder: Path) -> None:
+    """In every process: every run with compiled blocks."""
+    for case in COMPILED:
+        finish(case.config(folder), ranks)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # what the compiler says of itself
+def test_compiled_blocks_train_in_several_processes(tmp_path: Path) -> None:
+    together(finish_all, tmp_path, world=2)
+    plain = Case("plain", DDP, "token").config(tmp_path)
+    finish(plain)
+    for case in COMPILED:
+        torch.testing.assert_close(losses(case.config(tmp_path)), losses(plain), rtol=1e-4, atol=0.0)
 
 
 def go_on(ranks: Ranks, folder: Path, case: Case, steps: int) -> None:

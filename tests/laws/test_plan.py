@@ -13,13 +13,13 @@ from monoformer.cli.main import main
 from monoformer.cli.training import read_config
 from monoformer.config.parallel import Checkpointing
 from monoformer.config.run import RunConfig
-from monoformer.config.train import AdamWConfig, LoRAConfig, MuonConfig
+from monoformer.config.train import AdamWConfig, MuonConfig
 from monoformer.device import total_memory
 from monoformer.presets import PRESETS
 from monoformer.train.machines import GPU_HOURS, RESTART, STORAGE, Machines, find_saving, goodput, transfer_seconds
 from monoformer.train.memory import Live, activation_bytes, memory_of, state_bytes
 from monoformer.train.parallel import Ranks, rows_of_pass
-from monoformer.train.plan import GIB, make_plan, sparing, warn_of_memory
+from monoformer.train.plan import GIB, make_plan, warn_of_memory
 from monoformer.train.trainer import Trainer
 from monoformer.train.workload import Pass, compose, resolved
 from tests import tiny
@@ -218,8 +218,6 @@ def test_the_plan_says_what_training_would_refuse() -> None:
     assert str(refused.value) in make_plan(config, Machines(gpus=4)).advice
     with pytest.raises(ValueError, match=r"replicas = 3 does not divide the 4 processes"):
         make_plan(shared(config, strategy="fsdp", replicas=3), Machines(gpus=4))
-    adapted = replace(config, start="model", train=replace(config.train, lora=LoRAConfig(rank=8)))
-    assert all(way.strategy == "ddp" for way in sparing(adapted, Machines(gpus=4))), "train.lora keeps the model whole"
 
 
 def test_training_warns_of_what_does_not_fit_and_only_then() -> None:

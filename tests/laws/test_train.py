@@ -18,7 +18,7 @@ from torch import Tensor
 from monoformer.config.data import ScenesData, SequenceConfig
 from monoformer.config.run import RunConfig
 from monoformer.config.train import AdamWConfig, MuonConfig, OptimizerConfig
-from monoformer.data.skipped import Tally
+from monoformer.data.skipped import BadDocument, Tally
 from monoformer.model.monoformer import MonoFormer
 from monoformer.train.build import build_run
 from monoformer.train.checkpoint import checkpoints
@@ -165,6 +165,10 @@ def test_a_stop_in_the_middle_of_a_step_saves_that_step(tmp_path: Path) -> None:
         @property
         def skipped(self) -> Tally:
             return self.loader.skipped
+
+        @property
+        def found(self) -> dict[int, BadDocument]:
+            return self.loader.found
 
         def close(self) -> None:
             self.loader.close()

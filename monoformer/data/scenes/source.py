@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal, TypeAlias
 
-from torch import Tensor
-
 from monoformer.config.data import ScenesData
 from monoformer.data.scenes.drawing import draw
 from monoformer.data.scenes.instructions import VERBS, Instruction, sample_instruction
@@ -22,7 +20,7 @@ from monoformer.data.scenes.splits import Split, split_of, split_of_text
 from monoformer.data.scenes.stories import tell
 from monoformer.data.scenes.world import Scene
 from monoformer.data.source import Order
-from monoformer.document import Document, Text, answer_document, describe_document, draw_document, edit_document
+from monoformer.document import Document, Image, Text, answer_document, describe_document, draw_document, edit_document
 
 SCENES_TRIED = 500
 """Scenes tried for one edit; among two or three objects a few suffice."""
@@ -123,13 +121,13 @@ class Scenes:
         """The example as a document: a chat, or plain text for a story. What the assistant draws is a target."""
         match example:
             case Drawing():
-                return draw_document(example.caption, self._pixels(example.scene))
+                return draw_document(example.caption, self._picture(example.scene))
             case Describing():
-                return describe_document(self._pixels(example.scene), example.caption)
+                return describe_document(self._picture(example.scene), example.caption)
             case Edit():
-                return edit_document(self._pixels(example.before), example.text, self._pixels(example.after))
+                return edit_document(self._picture(example.before), example.text, self._picture(example.after))
             case Question():
-                return answer_document(self._pixels(example.scene), example.question, example.answer)
+                return answer_document(self._picture(example.scene), example.question, example.answer)
             case Story():
                 return Document((Text(example.text),))
 
@@ -205,9 +203,8 @@ class Scenes:
         assert description is not None, "a made scene can always be described"
         return scene, description
 
-    def _pixels(self, scene: Scene) -> Tensor:
-        """The picture of a scene."""
-        return draw(scene, self.config.size)
+    def _picture(self, scene: Scene) -> Image:
+        return Image(pixels=draw(scene, self.config.size))
 
     def _rng(self, index: int, purpose: str) -> Random:
         """A generator for this number and purpose; seeding from text is a stable hash in Python."""
