@@ -107,6 +107,8 @@ def _inverse_rms(x: Tensor, epsilon: float) -> Tensor:
 
 def _turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
+    if torch.compiler.is_compiling():  # it writes into no views, and makes one pass over memory of this by itself
+        return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
     turned = torch.empty_like(x)
     top, bottom = turned.chunk(2, dim=-1)
     torch.mul(first, cosine, out=top).addcmul_(second, sine, value=-1)
