@@ -10,16 +10,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from monoformer.autoencoder import Autoencoder
 from monoformer.batch import Layout
-from monoformer.diffusion.objectives import Estimate, Objective
-from monoformer.generate.buckets import CPU_TOKENS, Buckets, rounded, similar
-from monoformer.model.attention import CacheView, KVCache
+from monoformer.diffusion.objectives import Estimate
+from monoformer.generate.buckets import CPU_TOKENS, rounded, similar
+from monoformer.generate.network import Network
+from monoformer.model.attention import CacheView
 from monoformer.model.decoding import Decoder
-from monoformer.model.monoformer import MonoFormer, Place
+from monoformer.model.monoformer import Place
 from monoformer.model.unet import Skips
 from monoformer.packing import group_blocks
-from monoformer.vision import VisionEncoder
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -40,29 +39,6 @@ class Context:
         layout = Layout(next_position=self.position)
         layout.add_token(token)
         return layout
-
-
-@dataclass(frozen=True, kw_only=True)
-class Network:
-    """What a pass runs: the model, what it was trained to predict, its autoencoder, and the cache.
-
-    Where it has one, its vision encoder, too.
-    """
-
-    model: MonoFormer
-    objective: Objective
-    autoencoder: Autoencoder
-    cache: KVCache
-    vision: VisionEncoder | None = None
-    buckets: Buckets | None = None
-    """Shapes that passes are padded to; None: each has the shape of its rows."""
-    decoder: Decoder | None = None
-    """Reads one more token of every row; None: as the model does any other pass."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.tokens.weight.device
 
 
 @torch.no_grad()

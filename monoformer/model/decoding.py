@@ -38,7 +38,8 @@ class WarmUp:
 class TokenView:
     """What one token of each of B rows reads of a cache; what it would store is kept in `made`, layer after layer."""
 
-    cache: KVCache
+    layers: Sequence[tuple[Tensor, Tensor]]
+    """Keys and values (slots, G, capacity, K) of each layer."""
     slots: Tensor
     """int64 (B,): slot of each row."""
     lengths: Tensor
@@ -54,10 +55,11 @@ class TokenView:
         In sums and products of single numbers, not SDPA: compiled they read the slots where they lie, without a copy.
         """
         assert mask is None, "one token sees all before it"
-        held, own, count = self.cache.keys.dtype, v.dtype, len(self.index)
+        cache, own, count = self.layers[layer], v.dtype, len(self.index)
+        held = cache[0].dtype
         q, k, v = q.to(held), k.to(held), v.to(held)
         self.made.append((k[:, :, 0], v[:, :, 0]))
-        keys, values = (x[layer][self.slots][:, :, None, :count] for x in (self.cache.keys, self.cache.values))
+        keys, values = (x[self.slots][:, :, None, :count] for x in cache)
         rows = (q * q.shape[-1] ** -0.5).reshape(*k.shape[:2], -1, q.shape[-1])  # (B, G, H / G, K)
         past = (rows[:, :, :, None] * keys).sum(-1)  # (B, G, H / G, S)
         past = past.masked_fill((self.index >= self.lengths[:, None])[:, None, None], -torch.inf)
@@ -75,6 +77,10 @@ class Decoder:
         """Nothing is compiled yet. Raises ValueError where it cannot be."""
         check_compiles(cache.keys.device)
         self.model, self.cache = model, cache
+        self.warmed = WarmUp(0, 0.0)
+        """What was compiled ahead of the first request."""
+        self._layers = list(zip(cache.keys.unbind(), cache.values.unbind(), strict=True))
+        """As tensors of their own: were their places numbers in the code, no two layers could share a kernel."""
         self._index = torch.arange(cache.keys.shape[3], device=cache.keys.device)
         own = FunctionType(_states.__code__.replace(), _states.__globals__)  # a code of its own has graphs of its own
         self._states: Any = torch.compile(own, fullgraph=True, options={"guard_filter_fn": _keep})
@@ -84,7 +90,8 @@ class Decoder:
         started, before = time.perf_counter(), graphs()
         for count in rows:
             self._run(torch.zeros((4, count), dtype=torch.long), span=2)
-        return WarmUp(graphs() - before, time.perf_counter() - started)
+        self.warmed = WarmUp(graphs() - before, time.perf_counter() - started)
+        return self.warmed
 
     def read(
         self,
@@ -116,7 +123,7 @@ class Decoder:
         if rows.shape[1] > 1:
             torch._dynamo.mark_dynamic(rows, 1)
         torch._dynamo.mark_dynamic(index, 0)
-        found: tuple[Tensor, Tensor, Tensor] = self._states(self.model, self.cache, rows, index)
+        found: tuple[Tensor, Tensor, Tensor] = self._states(self.model, self._layers, rows, index)
         return found
 
 
@@ -134,10 +141,12 @@ def graphs() -> int:
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
-def _states(model: MonoFormer, cache: KVCache, rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _states(
+    model: MonoFormer, layers: Sequence[tuple[Tensor, Tensor]], rows: Tensor, index: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens, positions, slots and lengths (4, B) -> states (B, D), keys and values (B, layers, G, K)."""
     tokens, positions, slots, lengths = rows.unbind(0)
-    view = TokenView(cache, slots, lengths, index)
+    view = TokenView(layers, slots, lengths, index)
     hidden = model(tokens[:, None], positions[:, None], None, view=view)[:, 0]
     keys, values = zip(*view.made, strict=True)
     return hidden, torch.stack(keys, dim=1), torch.stack(values, dim=1)
