@@ -19,6 +19,9 @@ from monoformer.vision import VisionEncoder, check_sees
 
 logger = logging.getLogger(__name__)
 
+CROWD = 8
+"""Rows that decoding several is compiled for, which then serves any number of them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
@@ -60,7 +63,7 @@ def build_network(
     buckets = Buckets.of(model.tokens.weight.device) if deterministic else None
     decoder = Decoder(model, cache) if compile else None
     if decoder is not None:
-        logger.info("%s", decoder.warm_up((1, 2) if buckets is None else (buckets.rows,)))
+        logger.info("%s", decoder.warm_up((1, min(slots, CROWD)) if buckets is None else (buckets.rows,)))
     return Network(
         model=model,
         objective=build_objective(pretrained.diffusion),

@@ -86,10 +86,13 @@ class Decoder:
         self._states: Any = torch.compile(own, fullgraph=True, options={"guard_filter_fn": _keep})
 
     def warm_up(self, rows: Sequence[int]) -> WarmUp:
-        """Compile for so many rows, each number a pass that stores nothing."""
+        """Compile for so many rows, each number a pass that stores nothing.
+
+        The compiler decides by the sizes that it sees first what is worth two threads, so these are those of much work.
+        """
         started, before = time.perf_counter(), graphs()
         for count in rows:
-            self._run(torch.zeros((4, count), dtype=torch.long), span=2)
+            self._run(torch.zeros((4, count), dtype=torch.long), span=len(self._index) // 2)
         self.warmed = WarmUp(graphs() - before, time.perf_counter() - started)
         return self.warmed
 
