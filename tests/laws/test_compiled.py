@@ -1,6 +1,7 @@
 """Compiled decoding: what the network computes, two graphs whatever comes and goes, sessions alone and in a crowd."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -107,6 +108,9 @@ def test_the_warm_up_compiles_all_and_says_so() -> None:
             assert_same_picture(one.images[0], other.images[0])
         else:
             assert one == other, "greedy text is the same"
+    with ThreadPoolExecutor() as threads:  # a server's engine runs in a thread of its own
+        again = texts(4, temperature=0.0)
+        assert threads.submit(compiled.run, again).result() == eager.run(again)
     assert graphs() == before
 
 
