@@ -67,7 +67,8 @@ class TokenView:
         most = torch.maximum(past.amax(-1, keepdim=True), present)
         past, present = (past - most).exp(), (present - most).exp()
         found = (past[..., None] * values).sum(-2) + present * v
-        return (found / (past.sum(-1, keepdim=True) + present)).reshape(q.shape).to(own)
+        result: Tensor = found / (past.sum(-1, keepdim=True) + present)
+        return result.reshape(q.shape).to(own)
 
 
 class Decoder:
@@ -88,7 +89,7 @@ class Decoder:
     def warm_up(self, rows: Sequence[int]) -> WarmUp:
         """Compile for so many rows, each number a pass that stores nothing.
 
-        The compiler decides by the sizes that it sees first what is worth two threads, so these are those of much work.
+        The compiler decides by the sizes that it sees first which loops are worth several threads: so there is much to do.
         """
         started, before = time.perf_counter(), graphs()
         for count in rows:
