@@ -89,7 +89,7 @@ class Decoder:
     def warm_up(self, rows: Sequence[int]) -> WarmUp:
         """Compile for so many rows, each number a pass that stores nothing.
 
-        The compiler decides by the sizes that it sees first which loops are worth several threads: so there is much to do.
+        The compiler decides by the sizes that it sees first which loops are worth several threads.
         """
         started, before = time.perf_counter(), graphs()
         for count in rows:
