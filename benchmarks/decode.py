@@ -2,6 +2,7 @@
 
 python benchmarks/decode.py                                     # 125M parameters, batch 1 and 8, 256 new tokens
 python benchmarks/decode.py --repeats 5                         # the medians of five turns of each
+python benchmarks/decode.py --compile                           # with decoding compiled first
 python benchmarks/decode.py --batches 16 --tokens 128 --peer 410      # a peer's tokens a second, measured elsewhere
 
 Greedy, random weights. The peer is `generate` of transformers on a LLaMA of the same shape, in turn with ours. A table,
@@ -95,6 +96,7 @@ def main() -> None:
         tokens[str(sessions)] = sessions * case.tokens / median(ours[1:])
         if theirs:
             peers[str(sessions)] = sessions * case.tokens / median(theirs[1:])
+    decoder = engine.network.decoder
     share = {name: read * rate / int(name) / speed for name, rate in tokens.items()}
     result = {
         "tokens_per_second": tokens,
@@ -102,6 +104,7 @@ def main() -> None:
         "peer_tokens_per_second": peers,
         "ratio_to_peer": ratios(tokens, case.peer or tuple(peers.values()), names="peer"),
         "milliseconds_per_pass": {name: int(name) / rate * 1e3 for name, rate in tokens.items()},
+        "warm_up": "" if decoder is None else str(decoder.warmed),
         "precision": str(case.dtype).removeprefix("torch."),
         "memory_bytes_per_second": speed,
         "parameters": sum(p.numel() for p in model.parameters()),

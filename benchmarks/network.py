@@ -48,6 +48,8 @@ class Shape:
     """Of weights and arithmetic; auto takes what is faster on the device, as the pipeline does."""
     packed: bool = True
     """On a CPU, weights a second time in the order of its products, as the pipeline has them."""
+    compile: bool = False
+    """Compile the decoding of text first."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -112,7 +114,7 @@ def build_engine(shape: Shape, *, slots: int, deterministic: bool = False) -> En
         keep_freed_memory()
         if shape.packed and can_pack():
             pack(made.model)
-    return Engine(made, Latents(shape.latent), slots=slots, deterministic=deterministic)
+    return Engine(made, Latents(shape.latent), slots=slots, deterministic=deterministic, compile=shape.compile)
 
 
 def prompt(tokens: int, *, number: int = 0) -> Document:

@@ -141,3 +141,14 @@ def _seeds(given: Any, count: int) -> list[int]:
     if len(seeds) != count:
         raise ValueError(f"there are {count} items but {len(seeds)} seeds; give one seed, or one for each item")
     return seeds
+
+
+def matched(pictures: list[Picture], texts: tuple[str, ...]) -> tuple[str, ...]:
+    """A text for each picture: one is that of all. Raises ValueError for another number of them."""
+    if len(texts) == 1:
+        texts *= len(pictures)
+    if len(pictures) != len(texts):
+        raise ValueError(
+            f"there are {len(pictures)} pictures but {len(texts)} texts; give one text, or one for each picture"
+        )
+    return texts

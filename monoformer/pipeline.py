@@ -20,6 +20,7 @@ from torch import Tensor
 from monoformer.arguments import (
     Picture,
     PictureLike,
+    matched,
     read_masks,
     read_pictures,
     read_settings,
@@ -34,6 +35,7 @@ from monoformer.generate.deferred import Deferred
 from monoformer.generate.editing import Edit, marks
 from monoformer.generate.engine import Engine
 from monoformer.generate.session import Request, Wanted
+from monoformer.model.decoding import check_compiles
 from monoformer.model.packed import can_pack, pack
 from monoformer.pretrained import Pretrained, find_folder, load_pretrained, save_pretrained
 from monoformer.vision import VisionEncoder, build_vision
@@ -50,12 +52,14 @@ class Pipeline:
         vision: VisionEncoder | None = None,
         slots: int = 64,
         deterministic: bool = False,
+        compile: bool = False,
         card: str = "",
     ) -> None:
         """`slots` contexts are served at once; more items wait. `autoencoder`, `vision` None: the model's own, of which
         the autoencoder is built when the first picture needs it.
 
-        `deterministic`: an item has the same bits alone and among others, at the price of padded passes.
+        `deterministic`: an item has the same bits alone and among others, at the price of padded passes. `compile`
+        compiles the decoding of text at once, which takes up to minutes and makes writing faster.
         """
         self.pretrained = pretrained
         weight = pretrained.model.tokens.weight
@@ -65,7 +69,9 @@ class Pipeline:
             autoencoder = Deferred(pretrained.autoencoder, shape, device=weight.device, dtype=weight.dtype)
         if vision is None:
             vision = build_vision(pretrained.vision, device=weight.device, dtype=weight.dtype)
-        self.engine = Engine(pretrained, autoencoder, vision=vision, slots=slots, deterministic=deterministic)
+        self.engine = Engine(
+            pretrained, autoencoder, vision=vision, slots=slots, deterministic=deterministic, compile=compile
+        )
         self.card = card
 
     @classmethod
@@ -77,6 +83,7 @@ class Pipeline:
         dtype: torch.dtype | None = None,
         slots: int = 64,
         deterministic: bool = False,
+        compile: bool = False,
         packed: bool | None = None,
         autoencoder: Autoencoder | None = None,
         vision: VisionEncoder | None = None,
@@ -88,6 +95,8 @@ class Pipeline:
         holds or names. Raises ValueError when it is no model.
         """
         where = choose(device)
+        if compile:
+            check_compiles(where)
         if dtype is None:
             dtype = torch.bfloat16 if has_bf16_units(where) else torch.float32
         folder = find_folder(name)
@@ -100,7 +109,10 @@ class Pipeline:
             pack(loaded.model)
         if where.type == "cpu":
             keep_freed_memory()
-        return cls(loaded, autoencoder=autoencoder, vision=vision, slots=slots, deterministic=deterministic, card=text)
+        return cls(
+            loaded, autoencoder=autoencoder, vision=vision, slots=slots, deterministic=deterministic, compile=compile,
+            card=text,
+        )  # fmt: skip
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Other weights of the same network; what the cache knows by the old ones is forgotten."""
@@ -176,7 +188,7 @@ class Pipeline:
             if not shown:
                 raise ValueError("there is no picture in the list; give one, or leave picture out")
             if len(shown) != 1:
-                said = _matched(shown, said)
+                said = matched(shown, said)
             edits = self._edits(shown * len(said) if len(shown) == 1 else shown, strength, mask)
         elif strength != 1 or mask is not None:
             raise ValueError("strength and mask have no effect without a picture to start from; give picture")
@@ -263,7 +275,7 @@ class Pipeline:
         return framed(picture, sizes, shape=self.pretrained.picture_shape, method=method)
 
     def _pairs(self, pictures: list[Picture], texts: str | Sequence[str]) -> list[Document]:
-        said = _matched(pictures, read_texts(texts, name="texts"))
+        said = matched(pictures, read_texts(texts, name="texts"))
         return [Document((self.context_image(p), Text(t, "user"))) for p, t in zip(pictures, said, strict=True)]
 
     def _edits(
@@ -276,17 +288,6 @@ class Pipeline:
                 chosen = self.context_mask(mask, picture, or_white=True)
             edits.append(Edit(pixels=pixels, strength=strength, mask=chosen))
         return edits
-
-
-def _matched(pictures: list[Picture], texts: tuple[str, ...]) -> tuple[str, ...]:
-    """A text for each picture: one is that of all."""
-    if len(texts) == 1:
-        texts *= len(pictures)
-    if len(pictures) != len(texts):
-        raise ValueError(
-            f"there are {len(pictures)} pictures but {len(texts)} texts; give one text, or one for each picture"
-        )
-    return texts
 
 
 def _text(made: Document) -> str:

@@ -131,12 +131,14 @@ class _Write(Use):
     """Beginnings of texts."""
     choices: tuple[str, ...] = ()
     """Continuations of which the likeliest is taken."""
+    compile: bool = False
+    """Compile the decoding first: up to minutes, and then faster; worth it for long texts."""
 
 
 def write(arguments: list[str]) -> None:
     """Continue texts: monoformer write MODEL "Once upon a time" "The red circle" (several, if you like)"""
     options = parse(_Write, arguments, command="write")
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
+    pipeline = _writing(options)
     prompts = list(options.prompts) or [""]
     texts = pipeline.generate_text(prompts, choices=options.choices, **options.sampling.given())
     for prompt, text in zip(prompts, texts, strict=True):
@@ -220,13 +222,15 @@ class _Chat(Use):
     """Model folder or hub name."""
     out: Path = field(default=Path("chat"))
     """Folder for the pictures that it draws."""
+    compile: bool = False
+    """Compile the decoding first: up to minutes, and then it writes faster."""
 
 
 def chat(arguments: list[str]) -> None:
     """Talk with a model: words and pictures both ways (/image FILE shows it one, /quit ends)"""
     options = parse(_Chat, arguments, command="chat")
     check_folder(options.out)
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
+    pipeline = _writing(options)
     print("Type a message. /image FILE shows a picture, /new forgets the talk, /quit ends.")
     history: list[Segment] = []
     drawn = 0
@@ -250,6 +254,17 @@ def chat(arguments: list[str]) -> None:
                 drawn = _print_answer(answer, options.out, drawn)
         except (ValueError, RuntimeError, OSError) as error:  # the talk so far stays
             print(f"that did not work: {error}\n(the talk is as it was before; /new forgets it)")
+
+
+def _writing(options: _Write | _Chat) -> Pipeline:
+    """The pipeline of a command that writes, and what compiling it took."""
+    pipeline = Pipeline.from_pretrained(
+        options.model, device=options.device, dtype=options.dtype, compile=options.compile
+    )
+    decoder = pipeline.engine.network.decoder
+    if decoder is not None:
+        print(decoder.warmed, file=sys.stderr)
+    return pipeline
 
 
 def check_size(model: str, size: tuple[int, int] | None) -> None:

@@ -42,6 +42,8 @@ class _Serve:
     """Contexts that are served at once; a guided picture takes two."""
     device: str = "auto"
     """cuda, mps or cpu; auto takes the first that is there."""
+    compile: bool = False
+    """Compile the decoding of text before the first request: up to minutes, and then texts come faster."""
     ray: bool = False
     """Engines in processes of their own, by Ray Serve: from 1 to `replicas` of them (0: 2), as the load asks."""
     replicas: int = 0
@@ -82,7 +84,11 @@ def serve(arguments: list[str]) -> None:
     with open_socket(config) as listening, _replicas(options, config) as replicas:
         front = options.span[0] > 0  # then the engine of this process only says what the model is
         device, slots = ("cpu", 2) if front else (options.device, options.slots)
-        pipeline = Pipeline.from_pretrained(options.model, device=device, slots=slots)
+        pipeline = Pipeline.from_pretrained(
+            options.model, device=device, slots=slots, compile=options.compile and not front
+        )
+        if (decoder := pipeline.engine.network.decoder) is not None:
+            print(decoder.warmed, flush=True)
         pipeline.prepare_pictures()  # clients will ask for them
         name = options.name or _name(options.model)
         service = build_service(pipeline, config, name=name, batcher=replicas)
@@ -127,7 +133,9 @@ def _replicas(options: _Serve, config: ServeConfig) -> "Iterator[Replicas | None
     from monoformer.serve.replicas import deploy
 
     model = str(Path(options.model).resolve()) if Path(options.model).exists() else options.model
-    each = {"device": options.device, "slots": options.slots, "capacity": config.capacity}
+    each = {
+        "device": options.device, "slots": options.slots, "compile": options.compile, "capacity": config.capacity,
+    }  # fmt: skip
     with deploy(model, config, replicas=fewest, most=most, options={"num_gpus": options.gpus}, **each) as replicas:
         yield replicas
 

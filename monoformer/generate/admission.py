@@ -7,7 +7,7 @@ from monoformer.batch import Layout
 from monoformer.config.generate import check_sampler
 from monoformer.document import Document, Text
 from monoformer.generate.guidance import check_channels, most_nulls, null_documents
-from monoformer.generate.passes import Network
+from monoformer.generate.network import Network
 from monoformer.generate.session import Request, Session
 from monoformer.generate.text import TextStream
 from monoformer.generate.writing import Writer

@@ -14,7 +14,8 @@ from monoformer.generate.buckets import CPU_TOKENS
 from monoformer.generate.editing import Start
 from monoformer.generate.guidance import null_documents
 from monoformer.generate.image import Drawing
-from monoformer.generate.passes import Context, Network, attempt, denoise, guarded
+from monoformer.generate.network import Network
+from monoformer.generate.passes import Context, attempt, denoise, guarded
 from monoformer.generate.prefill import Reading
 from monoformer.generate.reader import Reader
 from monoformer.generate.session import Session

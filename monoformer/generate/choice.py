@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from monoformer.generate.passes import Context, Network, side_by_side
+from monoformer.generate.network import Network
+from monoformer.generate.passes import Context, side_by_side
 
 
 @torch.no_grad()

@@ -20,20 +20,19 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from monoformer.autoencoder import Autoencoder, check_fits
-from monoformer.diffusion.objectives import build_objective
+from monoformer.autoencoder import Autoencoder
 from monoformer.document import Document, Text
 from monoformer.generate.admission import Admission, nulls, picture_tokens
 from monoformer.generate.artist import Artist
-from monoformer.generate.buckets import Buckets
 from monoformer.generate.image import Preview
-from monoformer.generate.passes import Context, Network, attempt, explained, guarded, read
+from monoformer.generate.network import build_network
+from monoformer.generate.passes import Context, attempt, explained, guarded, read
 from monoformer.generate.prefill import Reading
 from monoformer.generate.reader import Reader
 from monoformer.generate.session import Event, FailedRequestsError, Reason, Request, Session
 from monoformer.generate.text import TextStream
 from monoformer.pretrained import Pretrained
-from monoformer.vision import VisionEncoder, check_sees
+from monoformer.vision import VisionEncoder
 
 BROKEN = "the model's numbers are not finite for this request"
 
@@ -50,27 +49,22 @@ class Engine:
         slots: int = 32,
         budget: int = 4096,
         deterministic: bool = False,
+        compile: bool = False,
     ) -> None:
         """`slots` contexts fit at once (a guided picture takes two); each holds the model's context length.
 
         `budget` is the most tokens of prompts read in one step; longer ones are read in pieces, images never cut.
         `deterministic` pads every pass to fixed shapes: a request then has the same bits alone and among others.
+        `compile` compiles the pass that reads written tokens, at once: `network.decoder.warmed` tells what it took.
         """
         if slots < 2:
             raise ValueError(f"an engine needs at least 2 slots (a guided picture takes two), but has {slots}")
         if budget < 1:
             raise ValueError(f"an engine's budget must be at least 1 token, but is {budget}")
-        check_fits(autoencoder, pretrained.model.config)
-        check_sees(vision, pretrained.model.config)
         self.tokenizer, self.config = pretrained.tokenizer, pretrained.model.config
         self.sequencer = pretrained.sequencer()
-        self.network = Network(
-            model=pretrained.model,
-            objective=build_objective(pretrained.diffusion),
-            autoencoder=autoencoder,
-            cache=pretrained.model.cache(slots, self.config.context),
-            vision=vision,
-            buckets=Buckets.of(pretrained.model.tokens.weight.device) if deterministic else None,
+        self.network = build_network(
+            pretrained, autoencoder, vision=vision, slots=slots, deterministic=deterministic, compile=compile
         )
         self.reader = Reader(self.network, self.sequencer, budget=budget)
         self.admission = Admission(self.network, self.sequencer)

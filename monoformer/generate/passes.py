@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from monoformer.autoencoder import Autoencoder
 from monoformer.batch import Layout
-from monoformer.diffusion.objectives import Estimate, Objective
-from monoformer.generate.buckets import CPU_TOKENS, Buckets, rounded, similar
-from monoformer.model.attention import CacheView, KVCache
-from monoformer.model.monoformer import MonoFormer, Place
+from monoformer.diffusion.objectives import Estimate
+from monoformer.generate.buckets import CPU_TOKENS, rounded, similar
+from monoformer.generate.network import Network
+from monoformer.model.attention import CacheView
+from monoformer.model.decoding import Decoder
+from monoformer.model.monoformer import Place
 from monoformer.model.unet import Skips
 from monoformer.packing import group_blocks
-from monoformer.vision import VisionEncoder
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -39,27 +39,6 @@ class Context:
         layout = Layout(next_position=self.position)
         layout.add_token(token)
         return layout
-
-
-@dataclass(frozen=True, kw_only=True)
-class Network:
-    """What a pass runs: the model, what it was trained to predict, its autoencoder, and the cache.
-
-    Where it has one, its vision encoder, too.
-    """
-
-    model: MonoFormer
-    objective: Objective
-    autoencoder: Autoencoder
-    cache: KVCache
-    vision: VisionEncoder | None = None
-    buckets: Buckets | None = None
-    """Shapes that passes are padded to; None: each has the shape of its rows."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.tokens.weight.device
 
 
 @torch.no_grad()
@@ -121,6 +100,8 @@ def text_logits(network: Network, hidden: Tensor) -> Tensor:
 def _read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layout], *, width: int, span: int) -> Tensor:
     """One pass of `width` tokens over `span` cached ones."""
     device = network.device
+    if network.decoder is not None and width == 1 and not any(layout.blocks for layout in layouts):
+        return _read_next(network.decoder, contexts, layouts, span=span)
     ids = _padded([layout.ids for layout in layouts], width)
     positions = _padded([layout.positions for layout in layouts], width)
     end = _padded([layout.end for layout in layouts], width)
@@ -147,6 +128,20 @@ def _read(network: Network, contexts: Sequence[Context], layouts: Sequence[Layou
         view=view,
     )
     return hidden
+
+
+def _read_next(decoder: Decoder, contexts: Sequence[Context], layouts: Sequence[Layout], *, span: int) -> Tensor:
+    """The same for one token of text in each layout, but for empty ones at the end; (B, 1, D)."""
+    pairs = [(context, layout) for context, layout in zip(contexts, layouts, strict=True) if len(layout)]
+    hidden = decoder.read(
+        [layout.ids[0] for _, layout in pairs],
+        [layout.positions[0] for _, layout in pairs],
+        [context.slot for context, _ in pairs],
+        [context.length for context, _ in pairs],
+        rows=len(layouts),
+        span=span,
+    )
+    return hidden[:, None]
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from monoformer.batch import Layout
-from monoformer.generate.passes import Context, Network, attempt, explained, read_states
+from monoformer.generate.network import Network
+from monoformer.generate.passes import Context, attempt, explained, read_states
 from monoformer.generate.prefill import Reading, plan, predicted_text
 from monoformer.generate.slots import WORTH, Slots, common, keys_of
 from monoformer.generate.text import score_tokens

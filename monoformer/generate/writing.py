@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from monoformer.generate.choice import choose_answer, likelihoods
-from monoformer.generate.passes import Network, text_logits
+from monoformer.generate.network import Network
+from monoformer.generate.passes import text_logits
 from monoformer.generate.session import Event, Request, Session
 from monoformer.generate.text import Score, adjust, choose_tokens, score_tokens
 from monoformer.tokenizer import Tokenizer

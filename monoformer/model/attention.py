@@ -6,7 +6,7 @@ images that nobody else may see. SDPA receives it as a matrix, FlexAttention as 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +102,14 @@ class KVCache:
         """A cache of zeros: 2 * layers * slots * heads * capacity * width numbers."""
         shape = (layers, slots, heads, capacity, width)
         return cls(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
+
+
+class View(Protocol):
+    """What a pass reads beside its own tokens."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Queries (B, H, T, K) over what is held and the pass's own k and v (B, G, T, K) -> (B, H, T, K)."""
+        ...
 
 
 @dataclass(kw_only=True)

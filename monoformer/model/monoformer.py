@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from monoformer.batch import ImageSlots
 from monoformer.config.model import ModelConfig
-from monoformer.model.attention import CacheView, KVCache, Mask
+from monoformer.model.attention import KVCache, Mask, View
 from monoformer.model.patches import ImageHead, PatchEmbedding, VisionEmbedding, positions_2d
 from monoformer.model.timestep import TimeEmbedding, TimeToken
 from monoformer.model.transformer import Condition, Route, Transformer
@@ -144,7 +144,7 @@ class MonoFormer(nn.Module):
         places: Sequence[Place] = (),
         features: Sequence[Tensor] = (),
         seen: Sequence[Place] = (),
-        view: CacheView | None = None,
+        view: View | None = None,
         skips: list[Skips] | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D) of one pass over text and images together.

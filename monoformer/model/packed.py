@@ -9,7 +9,9 @@ them: 128 rows 4.3 and 2.6, 1028 rows 23.2 and 20.3.
 """
 
 from collections.abc import Sequence
+from itertools import count
 from typing import cast
+from weakref import WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,22 @@ BESIDE = (("q", "k", "v"), ("gate", "up"))
 """Layers of a module that read the same input: packed, they are one product."""
 
 
+class Packed:
+    """A weight (outputs, inputs) in the order of a product's reading, and a bias."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.matrix, self.bias, self.outputs = reorder(weight), bias, len(weight)
+        self.number = next(_numbers)
+        """What compiled graphs call it by: the compiler takes no tensor in oneDNN's order."""
+        _numbered[self.number] = self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs)."""
+        if torch.compiler.is_compiling():
+            return cast(Tensor, torch.ops.monoformer.product(x, self.number, self.outputs))
+        return multiply(x, self.matrix, self.bias)
+
+
 class PackedLinear(nn.Module):
     """A linear layer that holds its weight twice; the second time perhaps as a part of `joint`, beside others'."""
 
@@ -28,7 +46,8 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
         self.joint = joint
-        self.packed: Tensor | None = None if joint else reorder(linear.weight.detach())
+        bias = None if linear.bias is None else linear.bias.detach()
+        self.packed = None if joint else Packed(linear.weight.detach(), bias)
 
     def takes(self, x: Tensor) -> bool:
         """Whether the packed weights are the faster ones for this input."""
@@ -40,7 +59,7 @@ class PackedLinear(nn.Module):
         """(..., inputs) -> (..., outputs)."""
         if self.packed is None or not self.takes(x):
             return F.linear(x, self.weight, self.bias)
-        return multiply(x, self.packed, self.bias)
+        return self.packed(x)
 
 
 class Joint:
@@ -48,13 +67,13 @@ class Joint:
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         self.sizes = [layer.out_features for layer in layers]
-        self.packed = reorder(torch.cat([layer.weight.detach() for layer in layers]))
         biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
-        self.bias = torch.cat(biases) if biases else None
+        weight = torch.cat([layer.weight.detach() for layer in layers])
+        self.packed = Packed(weight, torch.cat(biases) if biases else None)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """(..., inputs) -> (..., outputs) of each layer."""
-        return torch.split(multiply(x, self.packed, self.bias), self.sizes, dim=-1)
+        return torch.split(self.packed(x), self.sizes, dim=-1)
 
 
 def together(x: Tensor, *layers: nn.Module) -> Sequence[Tensor]:
@@ -74,6 +93,21 @@ def reorder(weight: Tensor) -> Tensor:
 def multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     """A linear layer of reordered weights."""
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], ""))
+
+
+_numbers = count()
+_numbered: WeakValueDictionary[int, Packed] = WeakValueDictionary()
+_library = torch.library.Library("monoformer", "DEF")
+_library.define("product(Tensor x, int number, int outputs) -> Tensor")
+
+
+def _product(x: Tensor, number: int, outputs: int) -> Tensor:
+    packed = _numbered[number]
+    return multiply(x, packed.matrix, packed.bias)
+
+
+_library.impl("product", _product, "CPU")
+_library.impl("product", lambda x, number, outputs: x.new_empty((*x.shape[:-1], outputs)), "Meta")
 
 
 def pack(module: nn.Module) -> None:

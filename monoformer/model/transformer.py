@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from monoformer.config.model import ModelConfig
-from monoformer.model.attention import CacheView, Mask, attend
+from monoformer.model.attention import Mask, View, attend
 from monoformer.model.kernels import norm
 from monoformer.model.packed import together
 from monoformer.model.rotary import rotary, rotate
@@ -103,7 +103,7 @@ class Attention(nn.Module):
         qkv: tuple[Tensor, Tensor, Tensor],
         rope: tuple[Tensor, Tensor],
         mask: Mask | None,
-        view: CacheView | None,
+        view: View | None,
         layer: int,
     ) -> Tensor:
         """What `project` made of (B, T, D) -> (B, T, H K), ready for `output`."""
@@ -156,7 +156,7 @@ class Block(nn.Module):
         rope: tuple[Tensor, Tensor],
         mask: Mask | None,
         condition: Condition | None,
-        view: CacheView | None,
+        view: View | None,
         layer: int,
         route: Route | None,
     ) -> Tensor:
@@ -226,7 +226,7 @@ class Transformer(nn.Module):
         mask: Mask | None,
         *,
         condition: Condition | None = None,
-        view: CacheView | None = None,
+        view: View | None = None,
         route: Route | None = None,
         again: Tensor | None = None,
     ) -> Tensor:

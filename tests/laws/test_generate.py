@@ -18,7 +18,8 @@ from monoformer.diffusion.samplers import build_sampler, drive
 from monoformer.document import Document, Image, Text
 from monoformer.generate.engine import Engine
 from monoformer.generate.guidance import guide, null_document
-from monoformer.generate.passes import Context, Network, denoise, read
+from monoformer.generate.network import Network
+from monoformer.generate.passes import Context, denoise, read
 from monoformer.generate.session import Event, Request
 from monoformer.generate.text import TextStream, choose_token, nucleus
 from monoformer.model.attention import dense_mask

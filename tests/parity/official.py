@@ -28,7 +28,8 @@ from monoformer.diffusion.schedules import DDPMPath, expand
 from monoformer.diffusion.variational import Posterior
 from monoformer.generate.guidance import guide
 from monoformer.generate.image import Drawing
-from monoformer.generate.passes import Context, Network, denoise, read
+from monoformer.generate.network import Network
+from monoformer.generate.passes import Context, denoise, read
 from monoformer.model.attention import dense_mask
 from monoformer.model.monoformer import MonoFormer, Place
 from monoformer.packing import collate

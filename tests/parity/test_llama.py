@@ -30,7 +30,8 @@ from monoformer.config.model import ModelConfig
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Document, Text
 from monoformer.generate.engine import Engine
-from monoformer.generate.passes import Context, Network, read
+from monoformer.generate.network import Network
+from monoformer.generate.passes import Context, read
 from monoformer.generate.session import Request
 from monoformer.model.monoformer import MonoFormer
 from monoformer.pretrained import LoadedLlama, Pretrained, export_llama, load_llama, load_pretrained, save_pretrained

@@ -19,7 +19,8 @@ from monoformer.config.generate import GenerateConfig
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Document, Text
 from monoformer.generate.guidance import null_document
-from monoformer.generate.passes import Context, Network, read
+from monoformer.generate.network import Network
+from monoformer.generate.passes import Context, read
 from monoformer.pretrained import Pretrained, load_official, load_pretrained
 from monoformer.tokenizer import Tokenizer
 from tests import latents
