@@ -2,16 +2,18 @@
 
 python benchmarks/decode.py                                     # 125M parameters, batch 1 and 8, 256 new tokens
 python benchmarks/decode.py --repeats 5                         # the medians of five turns of each
-python benchmarks/decode.py --compile                           # with decoding compiled first
+python benchmarks/decode.py --no-compile                        # without compiled decoding (docs/generate.md)
 python benchmarks/decode.py --batches 16 --tokens 128 --peer 410      # a peer's tokens a second, measured elsewhere
 
-Greedy, random weights. The peer is `generate` of transformers on a LLaMA of the same shape, in turn with ours. A table,
-then one line of JSON.
+Greedy, random weights; ours, ours compiled, the peer in turn. The peer is `generate` of transformers on a LLaMA
+of the same shape, as it comes. A table, then one line of JSON: `tokens_per_second` is compiled, unless told not to be.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
+from typing import TypeAlias
 
 import torch
 import tyro
@@ -39,22 +41,28 @@ class Case(Shape):
     """Text tokens of a prompt."""
     deterministic: bool = False
     """Passes padded to fixed shapes."""
+    compile: bool = True
+    """Also with decoding compiled; waits for the compiler first, which is not timed but told (`warm_up`)."""
     repeats: int = 3
     """Turns; the medians count."""
     peer: tuple[float, ...] = ()
     """A peer's tokens a second on this machine, one for each of the batches; else transformers' are measured."""
 
 
-def write(engine: Engine, case: Case, *, sessions: int) -> None:
+Rates: TypeAlias = dict[str, dict[str, float]]
+"""Tokens a second, by writer and number of sessions."""
+
+
+def write(engine: Engine, case: Case, sessions: int, tokens: int) -> None:
     """Serve the sessions; each writes all its tokens."""
     endless = ((engine.tokenizer.eos, -1e9),)
-    settings = GenerateConfig(max_tokens=case.tokens, logit_bias=endless)
+    settings = GenerateConfig(max_tokens=tokens, logit_bias=endless)
     for number in range(sessions):
         engine.add(Request(document=prompt(case.prompt, number=number), want="text", settings=settings))
     waiting = list(engine.waiting)
     while engine.active or engine.waiting:
         engine.step()
-    assert all(session.written == case.tokens for session in waiting), "a session ended early"
+    assert all(session.written == tokens for session in waiting), "a session ended early"
 
 
 def build_peer(case: Case, device: torch.device) -> Callable[[int, int], object]:
@@ -75,32 +83,43 @@ def build_peer(case: Case, device: torch.device) -> Callable[[int, int], object]
     return generate
 
 
+def time_in_turn(case: Case, writers: dict[str, Callable[[int, int], object]], device: torch.device) -> Rates:
+    """Tokens a second of each writer, by sessions."""
+    rates: Rates = {name: {} for name in writers}
+    for sessions in case.batches:
+        taken: dict[str, list[float]] = {name: [] for name in writers}
+        for turn in range(case.repeats + 1):
+            count = case.tokens if turn else 4  # the first turn warms up
+            for name, run in writers.items():
+                taken[name].append(timed(partial(run, sessions, count), device))
+        for name, seconds in taken.items():
+            rates[name][str(sessions)] = sessions * case.tokens / median(seconds[1:])
+    return rates
+
+
 def main() -> None:
     """Time the writing beside the memory's speed."""
     case = tyro.cli(Case)
-    engine = build_engine(case, slots=max(2, *case.batches), deterministic=case.deterministic)
-    model, device = engine.network.model, engine.network.device
+    engines = {
+        name: build_engine(
+            replace(case, compile=name == "compiled"), slots=max(2, *case.batches), deterministic=case.deterministic
+        )
+        for name in (("eager", "compiled") if case.compile else ("eager",))
+    }
+    engine = engines["compiled" if case.compile else "eager"]
+    model, device, decoder = engine.network.model, engine.network.device, engine.network.decoder
     read = (matrix_weights(model) + model.config.vocabulary * model.config.width) * case.dtype.itemsize  # text head too
     speed = memory_speed(device)
-    beside = None if case.peer else build_peer(case, device)
-    tokens: dict[str, float] = {}
-    peers: dict[str, float] = {}
-    for sessions in case.batches:
-        ours: list[float] = []
-        theirs: list[float] = []
-        for turn in range(case.repeats + 1):
-            count = case.tokens if turn else 4  # the first turn warms up
-            ours.append(timed(lambda n=sessions, c=count: write(engine, replace(case, tokens=c), sessions=n), device))  # type: ignore[misc]
-            if beside is not None:
-                theirs.append(timed(lambda n=sessions, c=count: beside(n, c), device))  # type: ignore[misc]
-        tokens[str(sessions)] = sessions * case.tokens / median(ours[1:])
-        if theirs:
-            peers[str(sessions)] = sessions * case.tokens / median(theirs[1:])
-    decoder = engine.network.decoder
-    share = {name: read * rate / int(name) / speed for name, rate in tokens.items()}
+    writers: dict[str, Callable[[int, int], object]] = {n: partial(write, own, case) for n, own in engines.items()}
+    if not case.peer:
+        writers["peer"] = build_peer(case, device)
+    rates = time_in_turn(case, writers, device)
+    peers = rates.pop("peer", {})
+    eager, tokens = rates["eager"], rates["compiled" if case.compile else "eager"]
     result = {
         "tokens_per_second": tokens,
-        "bandwidth_share": share,
+        "eager_tokens_per_second": eager,
+        "bandwidth_share": {name: read * rate / int(name) / speed for name, rate in tokens.items()},
         "peer_tokens_per_second": peers,
         "ratio_to_peer": ratios(tokens, case.peer or tuple(peers.values()), names="peer"),
         "milliseconds_per_pass": {name: int(name) / rate * 1e3 for name, rate in tokens.items()},

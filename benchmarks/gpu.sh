@@ -30,7 +30,7 @@ if [ "$SIZE" = tiny ]; then
   measure attention --rows 1 --tokens 256 --heads 2 --kv-heads 1 --head-width 32 --patches 64 --repeats 1
   measure train_step "${NETWORK[@]}" --latent 16 --steps 2
   measure denoise "${NETWORK[@]}" --latent 8 --pictures 2 --steps 3 --long-tokens 40
-  measure decode "${NETWORK[@]}" --batches 1 2 --tokens 8
+  measure decode "${NETWORK[@]}" --batches 1 2 --tokens 8 --no-compile
   measure engine "${NETWORK[@]}" --latent 8 --requests 4 --tokens 8 --steps 3 --memory-requests 40
 else
   SMALL=(--width 1024 --layers 24 --heads 16 --kv-heads 16 --mlp-width 2816 --vocabulary 32000)   # transfusion-0.37b
@@ -44,6 +44,7 @@ else
   for precision in fp32 bf16; do
     measure denoise "${LARGE[@]}" --precision $precision
     measure denoise "${LARGE[@]}" --cases same different --pictures 64 --precision $precision
+    measure decode "${LARGE[@]}" --batches 1 8 64 --precision $precision --no-compile
     measure decode "${LARGE[@]}" --batches 1 8 64 --precision $precision
     measure engine "${LARGE[@]}" --precision $precision
   done
