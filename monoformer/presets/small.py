@@ -61,7 +61,7 @@ def scenes_quick() -> RunConfig:
         data=ScenesData(size=32, objects=(1, 2), draw=8.0, describe=1.0, edit=0.5, question=0.25, story=0.25),
         sequence=SequenceConfig(row=252, window=512, noise_draws=4),
         train=TrainConfig(
-            steps=1400,
+            steps=1800,
             rows=8,
             warmup=30,
             decay=0.8,
@@ -69,7 +69,7 @@ def scenes_quick() -> RunConfig:
             image_weight=20.0,
             checkpoint_every=350,
         ),
-        generate=replace(STOCHASTIC, steps=25, guidance=3.0, guidance_interval=(0.6, 1.0)),
+        generate=replace(STOCHASTIC, steps=25, guidance=4.0, guidance_interval=(0.6, 1.0)),
     )
 
 
