@@ -84,9 +84,9 @@ def scenes() -> RunConfig:
         model=ModelConfig(width=256, layers=6, heads=4, kv_heads=4, mlp_width=704, context=512, patch=8, time="add"),
         diffusion=FlowConfig(time_mean=1.0, clamp_time=0.3),
         tokenizer=TokenizerConfig(vocabulary=512),
-        data=ScenesData(size=64, objects=(1, 3), draw=4.0, describe=2.5, edit=5.0, question=1.5, story=0.5),
-        sequence=SequenceConfig(row=295, window=1024, noise_draws=2),
-        train=replace(AT_64, steps=9000, rows=15),
+        data=ScenesData(size=64, objects=(1, 3), draw=5.0, describe=2.5, edit=3.5, question=1.0, story=0.5),
+        sequence=SequenceConfig(row=298, window=1024, noise_draws=2),
+        train=replace(AT_64, steps=5000, rows=15),
         generate=replace(STOCHASTIC, guidance=3.0),
     )
 
