@@ -40,7 +40,7 @@ def scenes_quick() -> RunConfig:
     """Little drawn scenes at 32x32 from nothing, so that minutes suffice.
 
     monoformer train scenes-quick    (the same run as `monoformer demo --train`)
-    Two CPU cores, about five minutes. Of the objects drawn from 256 held-out captions 88% have the right colour, 76%
+    Two CPU cores, about five minutes. Of the objects drawn from 256 held-out captions 93% have the right colour, 83%
     the right colour and shape.
     """
     return RunConfig(
