@@ -60,6 +60,11 @@ class Job:
         """Variant and seed."""
         return f"{self.run.name}-seed{self.seed}"
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether its model is there."""
+        return (self.config.model_path / "config.json").is_file()
+
 
 def plan(sweep: SweepConfig, folder: Path, *, read: ReadConfig) -> list[Job]:
     """All jobs: seed by seed, variants in the order of the file. Raises ValueError for one whose options are wrong."""
@@ -159,8 +164,7 @@ def due(jobs: Sequence[Job], records: Iterable[Record]) -> list[Job]:
     wanted = {job.digest: job for job in jobs if "error" in done.get(job.digest, {"error": "not begun"})}
     for job in reversed(jobs):
         if job.digest in wanted:
-            missing = [needed for needed in job.needs if not (needed.config.model_path / "config.json").is_file()]
-            wanted |= {needed.digest: needed for needed in missing}
+            wanted |= {needed.digest: needed for needed in job.needs if not needed.is_trained}
     return [job for job in jobs if job.digest in wanted]
 
 

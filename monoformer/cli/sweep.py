@@ -120,10 +120,10 @@ def _perform(job: Job, where: str, console: Console) -> Record | None:
 
 def _train(job: Job, where: str, console: Console) -> bool:
     """Train to the end, unless the model is there; False when stopped. A finished run's checkpoints are deleted."""
-    if (job.config.model_path / "config.json").is_file():
+    if job.is_trained:
         return True
     for needed in job.needs:
-        if not (needed.config.model_path / "config.json").is_file():
+        if not needed.is_trained:
             raise ValueError(f"it starts from {needed.config.model_path}, but that run has not finished")
     forget_host_peak()  # of the jobs before, in the same process
     built = build_run(job.config)

@@ -39,7 +39,7 @@ class Tally:
         own = self._sources.setdefault(source, {"read": 0, "skipped": {}})
         own["read"] += 1
         if bad is not None:
-            self._skip(source, bad.cause, 1, [f"document {number}: {bad}"])
+            self.skip(source, number, bad)
 
     def skip(self, source: str, number: int, bad: BadDocument) -> None:
         """Note what was found later: a document that was read, by this tally or another, and cannot be used."""

@@ -165,7 +165,6 @@ def monoformer_mini() -> RunConfig:
         base,
         name="monoformer-mini",
         data=MixtureData(sources=(base.data, books, EMOJI), weights=(0.4, 0.15, 0.45)),
-        sequence=replace(base.sequence, row=298),
         train=replace(base.train, steps=8000),
     )
 
