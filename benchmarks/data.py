@@ -43,7 +43,7 @@ from monoformer.presets.monoformer import PROMPTS
 from monoformer.pretrained import build_sequencer
 from monoformer.randomness import generator
 from monoformer.tokenizer import Tokenizer
-from monoformer.train.build import build_loader, build_run, lay_out
+from monoformer.train.build import build_loader, build_run, plan_all
 from monoformer.train.metrics import read_metrics
 from monoformer.train.parallel import Ranks
 from monoformer.train.trainer import Trainer
@@ -230,11 +230,13 @@ def stages(case: Case, config: RunConfig, tokenizer: Tokenizer, *, count: int = 
     picture = each(lambda path: read_picture(path, sizes=((case.size, case.size),), name=""), files)
     documents = list(enumerate(usable(build_source(config.data), len(files))))
     sequencer, length = build_sequencer(config.model, tokenizer, config.sequence), config.sequence.row
-    lay = each(lambda one: lay_out(sequencer, [one], length=length, seed=0), documents)
-    rows = pack(lay_out(sequencer, documents, length=length, seed=0)[0], length=length)
+    plan = each(lambda one: plan_all(sequencer, [one], length=length, seed=0), documents)
+    plans, _ = plan_all(sequencer, documents, length=length, seed=0)
+    lay = each(sequencer.lay_out, plans)
+    rows = [[sequencer.lay_out(plan) for plan in row] for row in pack(plans, length=length)]
     groups = [rows[at : at + case.sequences] for at in range(0, len(rows), case.sequences)]
     join = each(lambda group: collate(group, length=length, pad=tokenizer.pad), groups) / case.sequences
-    return {"decode": decode, "resize": picture - decode, "tokens": lay, "batch": join}
+    return {"decode": decode, "resize": picture - decode, "plan": plan, "tokens": lay, "batch": join}
 
 
 def load(path: Path) -> None:

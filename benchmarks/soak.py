@@ -62,7 +62,7 @@ def document(number: int) -> Document:
 class Noted:
     """A loader that writes down the documents of every batch before it is trained on, a line each."""
 
-    def __init__(self, loader: Loader[Any, Batch], tokenizer: Tokenizer, path: Path) -> None:
+    def __init__(self, loader: Loader[Batch], tokenizer: Tokenizer, path: Path) -> None:
         self.loader, self.tokenizer, self.path = loader, tokenizer, path
         self.trainer: Trainer | None = None
 

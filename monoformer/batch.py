@@ -4,7 +4,7 @@ Three integer vectors say who sees whom: `visible(q, k) = document[q] == documen
 (0, private[q])`. Knows nothing of tokenizers, sources or networks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -80,6 +80,20 @@ class Layout:
         self.private.append(private)
         self.labels.append(IGNORED)
         self.next_position += 1
+
+    def add_text(self, ids: Sequence[int], *, labelled: bool = False) -> None:
+        """Causal tokens; with `labelled`, the token before each learns to predict it."""
+        if not ids:
+            return
+        first = len(self.ids)
+        if labelled and self.ids:
+            self.labels[-1] = ids[0]
+        self.labels += [*ids[1:], IGNORED] if labelled else [IGNORED] * len(ids)
+        self.ids += ids
+        self.positions += range(self.next_position, self.next_position + len(ids))
+        self.end += range(first + 1, first + len(ids) + 1)
+        self.private += [0] * len(ids)
+        self.next_position += len(ids)
 
     def add_tokens(self, token: int, count: int, *, ends: list[int] | None, private: int) -> None:
         """`count` tokens alike, unlabelled; `ends` None: causal."""

@@ -1,4 +1,4 @@
-"""Laid-out documents to rows, and rows to a Batch.
+"""Documents, planned or laid out, to rows, and rows to a Batch.
 
 Knows nothing of tokenizers or networks. Invariant: packing is a function of the window's documents alone (best fit,
 then an order keyed by the seed), images are never cut, and no document is in two rows.
@@ -6,6 +6,7 @@ then an order keyed by the seed), images are never cut, and no document is in tw
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,17 +18,30 @@ Row = list[Layout]
 """Documents side by side in one row."""
 
 
-def pack(layouts: Sequence[Layout], *, length: int, seed: int = 0) -> list[Row]:
+class Sized(Protocol):
+    """What packing knows of a document."""
+
+    @property
+    def document(self) -> int:
+        """Its global number."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+Packed = TypeVar("Packed", bound=Sized)
+
+
+def pack(items: Sequence[Packed], *, length: int, seed: int = 0) -> list[list[Packed]]:
     """Best-fit decreasing into rows of `length` tokens, rows then shuffled by `(seed, first document)`.
 
     Documents that are longer than a row must have been left out.
     """
-    items = sorted(layouts, key=lambda item: item.document)
+    items = sorted(items, key=lambda item: item.document)
     rows = [[items[at] for at in row] for row in best_fit([len(item) for item in items], length=length)]
     if not rows:
         return rows
-    first = min(layout.document for layout in layouts)
-    order = torch.randperm(len(rows), generator=generator(seed, first, "rows")).tolist()
+    order = torch.randperm(len(rows), generator=generator(seed, items[0].document, "rows")).tolist()
     return [rows[i] for i in order]
 
 

@@ -1,4 +1,4 @@
-"""Documents to token sequences: template, labels, positions, who sees whom, dropping for guidance (DESIGN 4).
+"""Documents to token sequences: template, labels, positions, who sees whom (DESIGN 4).
 
     bos ... boi [time] patches eoi ... eos
     clean_copy:  boi [time] noised patches [time] clean patches eoi    (both blocks share rotary positions)
@@ -12,15 +12,15 @@ Knows nothing of networks. Invariant: a document read back after drawing has the
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Literal
 
 from torch import Tensor
 
 from monoformer.batch import Block, Layout
 from monoformer.config.data import SequenceConfig
-from monoformer.document import Document, Image, Segment, Text
-from monoformer.randomness import uniform
+from monoformer.document import Document, Image, Segment
+from monoformer.dropping import drop, limit_noise
 from monoformer.tokenizer import Tokenizer
 
 _SENTINEL = 0xE000  # private-use characters mark where segments go in the rendered chat template
@@ -28,15 +28,42 @@ _SENTINELS = re.compile("([\ue000-\uf8ff])")
 
 
 @dataclass(frozen=True)
-class _Token:
-    """A text token on its way into a layout."""
+class _Run:
+    """Text tokens on their way into a layout, all learned or none."""
 
-    id: int
+    ids: list[int]
     labelled: bool
 
 
-_Element = _Token | Image
-_Pieces = list[list[_Token] | int]  # a rendered template: its own tokens, and the numbers of segments between them
+@dataclass(frozen=True)
+class _Shown:
+    """An image on its way into a layout."""
+
+    image: Image
+    is_ours: bool
+    """Whether the model itself opens it, so that its boi is labelled."""
+    copied: bool
+    """Whether a clean copy stands behind its noised blocks."""
+
+
+_Element = _Run | Image
+_Pieces = list[list[_Run] | int]  # a rendered template: its own tokens, and the numbers of segments between them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a document's training layout is to be; packing needs its length alone."""
+
+    document: int
+    """Global number of the document."""
+    source: int = 0
+    """Which of the run's sources the document is from."""
+    elements: tuple[_Run | _Shown, ...]
+    length: int
+    """Tokens of the layout."""
+
+    def __len__(self) -> int:
+        return self.length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +85,10 @@ class Sequencer:
 
     def document(self, document: Document, number: int = 0, *, seed: int = 0) -> Layout:
         """The training layout of global document `number`: dropping, labels, noised and clean blocks."""
+        return self.lay_out(self.plan(document, number, seed=seed))
+
+    def plan(self, document: Document, number: int = 0, *, seed: int = 0) -> Plan:
+        """What `document` lays out; its images need not have been read."""
         document, dropped = drop(document, number, seed=seed, config=self.config)
         labels = not dropped and (
             self.config.text_loss_in_image_documents or not any(image.target for image in document.images)
@@ -65,23 +96,35 @@ class Sequencer:
         if labels:
             document = limit_noise(document, config=self.config)
         elements = self._elements(document, answer=False)
-        layout = Layout(document=number)
-        image_number = 0
+        if not labels:
+            elements = [_Run(one.ids, labelled=False) if isinstance(one, _Run) else one for one in elements]
+        planned: list[_Run | _Shown] = []
         for index, element in enumerate(elements):
-            if isinstance(element, _Token):
-                layout.add_token(element.id, labelled=labels and element.labelled)
+            if isinstance(element, Image):
+                copied = element.target and self.config.context == "clean_copy" and _is_read(elements[index + 1 :])
+                planned.append(_Shown(element, labels and _is_ours(element, document), copied))
+            else:
+                planned.append(element)
+        return Plan(document=number, elements=tuple(planned), length=sum(map(self._planned, planned)))
+
+    def lay_out(self, plan: Plan) -> Layout:
+        """The layout that was planned."""
+        layout = Layout(document=plan.document, source=plan.source)
+        number = 0
+        for element in plan.elements:
+            if isinstance(element, _Run):
+                layout.add_text(element.ids, labelled=element.labelled)
                 continue
-            image_number += 1
-            layout.add_token(self.tokenizer.boi, labelled=labels and _is_ours(element, document))
-            read_later = _is_read(elements[index + 1 :], labels=labels)
-            copied = element.target and read_later and self.config.context == "clean_copy"
-            if element.target:
-                self._add_noised(layout, element, image_number, copied=copied)
-            if copied:
-                layout.next_position -= self._length(element)
-                self._add_block(layout, element, image_number)
-            elif not element.target:
-                self._add_context(layout, element, image_number)
+            number += 1
+            image = element.image
+            layout.add_token(self.tokenizer.boi, labelled=element.is_ours)
+            if image.target:
+                self._add_noised(layout, image, number, copied=element.copied)
+            if element.copied:
+                layout.next_position -= self._length(image)
+                self._add_block(layout, image, number)
+            elif not image.target:
+                self._add_context(layout, image, number)
             layout.add_token(self.tokenizer.eoi)
         return layout
 
@@ -90,8 +133,8 @@ class Sequencer:
         layout = Layout()
         number = 0
         for element in self._elements(document, answer=True):
-            if isinstance(element, _Token):
-                layout.add_token(element.id)
+            if isinstance(element, _Run):
+                layout.add_text(element.ids)
                 continue
             number += 1
             layout.add_token(self.tokenizer.boi)
@@ -104,8 +147,7 @@ class Sequencer:
     def tokens(self, ids: Sequence[int]) -> Layout:
         """A plain text of these token ids, to be continued; bos goes before it unless it begins with that."""
         layout = Layout()
-        for token in ids if ids and ids[0] == self.tokenizer.bos else [self.tokenizer.bos, *ids]:
-            layout.add_token(token)
+        layout.add_text(ids if ids and ids[0] == self.tokenizer.bos else [self.tokenizer.bos, *ids])
         return layout
 
     def image(self, pixels: Tensor, *, position: int) -> Layout:
@@ -124,6 +166,19 @@ class Sequencer:
             )
         return height // self.cell, width // self.cell
 
+    def _planned(self, element: "_Run | _Shown") -> int:
+        """Tokens of its part of the layout."""
+        if isinstance(element, _Run):
+            return len(element.ids)
+        image = element.image
+        if self._is_encoded(image):
+            return 2 + self.vision_grid[0] * self.vision_grid[1]
+        return 2 + self._length(image) * (self.config.noise_draws + element.copied if image.target else 1)
+
+    def _is_encoded(self, image: Image) -> bool:
+        """Whether it is read as the vision encoder's features."""
+        return not image.target and self.vision_grid[0] > 0
+
     def _length(self, image: Image) -> int:
         height, width = self.grid(*image.pixels.shape[-2:])
         return height * width + self.time_token
@@ -140,7 +195,7 @@ class Sequencer:
 
     def _add_context(self, layout: Layout, image: Image, number: int) -> None:
         """An image that is only read: the encoder's features, or clean patches where there is none or we drew it."""
-        if image.target or not self.vision_grid[0]:
+        if not self._is_encoded(image):
             self._add_block(layout, image, number)
             return
         block = _block(layout, image, number, grid=self.vision_grid)
@@ -162,17 +217,15 @@ class Sequencer:
     def _elements(self, document: Document, *, answer: bool) -> list[_Element]:
         if document.is_chat:
             return self._chat(document, answer=answer)
-        elements: list[_Element] = [_Token(self.tokenizer.bos, labelled=False)]
+        elements: list[_Element] = [_Run([self.tokenizer.bos], labelled=False)]
         for segment in document.segments:
-            elements += self._segment(segment, labelled=True)
+            elements.append(self._segment(segment, labelled=True))
         if not answer:
-            elements.append(_Token(self.tokenizer.eos, labelled=True))
+            elements.append(_Run([self.tokenizer.eos], labelled=True))
         return elements
 
-    def _segment(self, segment: Segment, *, labelled: bool) -> list[_Element]:
-        if isinstance(segment, Image):
-            return [segment]
-        return [_Token(token, labelled) for token in self.tokenizer.encode(segment.text)]
+    def _segment(self, segment: Segment, *, labelled: bool) -> _Element:
+        return segment if isinstance(segment, Image) else _Run(self.tokenizer.encode(segment.text), labelled)
 
     def _chat(self, document: Document, *, answer: bool) -> list[_Element]:
         """The chat template around the segments; the assistant's tokens and their eos are labelled."""
@@ -186,7 +239,7 @@ class Sequencer:
         for piece in self._templates[key]:
             if isinstance(piece, int):
                 segment = document.segments[piece]
-                elements += self._segment(segment, labelled=segment.role == "assistant")
+                elements.append(self._segment(segment, labelled=segment.role == "assistant"))
             else:
                 elements += piece
         return elements
@@ -211,10 +264,11 @@ class Sequencer:
                 found.append(self._template(piece, closing=isinstance(before, int) and roles[before] == "assistant"))
         return found
 
-    def _template(self, piece: str, *, closing: bool) -> list[_Token]:
+    def _template(self, piece: str, *, closing: bool) -> list[_Run]:
+        """The template's own tokens; up to the eos that closes an answer they are learned."""
         ids = self.tokenizer.encode_template(piece)
-        last = ids.index(self.tokenizer.eos) if closing and self.tokenizer.eos in ids else -1
-        return [_Token(token, labelled=index <= last) for index, token in enumerate(ids)]
+        learned = ids.index(self.tokenizer.eos) + 1 if closing and self.tokenizer.eos in ids else 0
+        return [_Run(ids[:learned], labelled=True), _Run(ids[learned:], labelled=False)]
 
 
 def _block(layout: Layout, image: Image, number: int, *, grid: tuple[int, int]) -> Block:
@@ -223,60 +277,13 @@ def _block(layout: Layout, image: Image, number: int, *, grid: tuple[int, int]) 
     return Block(pixels=image.pixels, number=number, start=start, grid=grid, noised=False, moments=moments, later=later)
 
 
-def drop(document: Document, number: int, *, seed: int, config: SequenceConfig) -> tuple[Document, bool]:
-    """Drop what precedes a target image at random, so that the model learns the contexts that guidance needs.
-
-    Each target image draws its own number; the first that drops decides. Returns the document and whether it dropped.
-    """
-    for index, segment in enumerate(document.segments):
-        if not isinstance(segment, Image) or not segment.target:
-            continue
-        draw = uniform(seed, number, index, "drop")
-        has_context = any(isinstance(earlier, Image) for earlier in document.segments[:index])
-        if not has_context and draw < config.drop_text:
-            return unconditional(document, index, keep="nothing"), True
-        if has_context and draw < 3 * config.drop_context:
-            keep = ("images", "text", "nothing")[int(draw / config.drop_context)]
-            return unconditional(document, index, keep=keep), True  # type: ignore[arg-type]
-    return document, False
-
-
-def limit_noise(document: Document, *, config: SequenceConfig) -> Document:
-    """Make pictures that come directly before labelled text, their caption, noised targets (Transfusion).
-
-    The caption reads the noised picture, so its noise is limited. Pictures with the user's words after them stay
-    context, and so does every picture where `sequence.noise_limit` is 0.
-    """
-    if not config.noise_limit:
-        return document
-    segments = list(document.segments)
-    for index, (segment, after) in enumerate(pairwise(document.segments)):
-        ours = isinstance(after, Text) and after.role in (None, "assistant")
-        if isinstance(segment, Image) and not segment.target and ours:
-            segments[index] = replace(segment, target=True, noise_limit=config.noise_limit)
-    return Document(tuple(segments))
-
-
-def unconditional(document: Document, index: int, *, keep: Literal["nothing", "images", "text"]) -> Document:
-    """The context without text, without images, or without both before segment `index`; a plain document.
-
-    Used by training (dropping) and by sampling (guidance), so that the null context of both is the same.
-    """
-    kept = {"nothing": (), "images": (Image,), "text": (Text,)}[keep]
-    before = [segment for segment in document.segments[:index] if isinstance(segment, kept)]
-    return Document(tuple(_without_role(segment) for segment in [*before, *document.segments[index:]]))
-
-
-def _without_role(segment: Segment) -> Segment:
-    return replace(segment, role=None)
-
-
 def _is_ours(image: Image, document: Document) -> bool:
     """Whether the model itself opens this image, so that its boi is labelled."""
     return image.role == "assistant" if document.is_chat else image.target
 
 
-def _is_read(following: list[_Element], *, labels: bool) -> bool:
+def _is_read(following: list[_Element]) -> bool:
     """Whether anything after an image learns from it: another image, or a labelled token beyond a closing one."""
-    labelled = [element for element in following if isinstance(element, Image) or (labels and element.labelled)]
-    return len(labelled) > 1 or (len(labelled) == 1 and isinstance(labelled[0], Image))
+    if any(isinstance(element, Image) for element in following):
+        return True
+    return sum(len(element.ids) for element in following if isinstance(element, _Run) and element.labelled) > 1

@@ -23,16 +23,25 @@ from monoformer.data.skipped import BadDocument, Tally
 from monoformer.data.source import Source
 from monoformer.document import Document
 
+Packed = TypeVar("Packed")
 Row = TypeVar("Row")
 Batch = TypeVar("Batch")
 
 Numbered: TypeAlias = list[tuple[int, Document]]
 """Documents with their numbers in the stream."""
-Pack: TypeAlias = Callable[[Numbered], tuple[list[Row], dict[int, BadDocument]]]
+Pack: TypeAlias = Callable[[Numbered], tuple[list[Packed], dict[int, BadDocument]]]
 """Packs a window's documents: its rows, and by number what is wrong with those that are in none."""
 
-Read: TypeAlias = Callable[[Row], tuple[Row, dict[int, BadDocument]]]
-"""Reads a row's pictures: the row without the documents that cannot be used, and by number what is wrong with them."""
+Read: TypeAlias = Callable[[Packed], tuple[Row, dict[int, BadDocument]]]
+"""Lays a row out and reads its pictures: without the documents that cannot be used, and by number what is wrong with
+them.
+"""
+
+
+def as_it_is(row: Any) -> tuple[Any, dict[int, BadDocument]]:
+    """Reads nothing."""
+    return row, {}
+
 
 MOST_EMPTY_WINDOWS = 100
 """So many windows without one row mean that packing refuses every document."""
@@ -51,10 +60,10 @@ class _Position:
     """With this window's."""
 
 
-class Loader(Generic[Row, Batch]):
+class Loader(Generic[Batch]):
     """An endless iterator of this rank's batches. It owns the source: nobody else may read it meanwhile.
 
-    `pack` gets the numbered documents of a window and returns its rows; `read` reads what a row still lacks, in
+    `pack` gets the numbered documents of a window and returns its rows; `read` makes of one what is collated, in
     `readers` threads; `collate` makes a batch of `rows` rows. All run in threads unless `prefetch` is 0: one window and
     `prefetch` batches are ready before they are asked for. All ranks pack the same windows, and read and collate their
     own rows. A source of which more than the share `skip_limit` is skipped ends the stream with a ValueError.
@@ -63,10 +72,10 @@ class Loader(Generic[Row, Batch]):
     def __init__(
         self,
         source: Source,
-        pack: Pack[Row],
+        pack: Pack[Packed],
         collate: Callable[[list[Row]], Batch],
         *,
-        read: Read[Row] = lambda row: (row, {}),
+        read: Read[Packed, Row] = as_it_is,
         window: int,
         rows: int,
         rank: int = 0,
@@ -147,7 +156,7 @@ class Loader(Generic[Row, Batch]):
             self._reader.close()
             self._reader = None
 
-    def __enter__(self) -> "Loader[Row, Batch]":
+    def __enter__(self) -> "Loader[Batch]":
         return self
 
     def __exit__(
@@ -157,10 +166,10 @@ class Loader(Generic[Row, Batch]):
 
 
 @dataclass(frozen=True)
-class _Window(Generic[Row]):
+class _Window(Generic[Packed]):
     """The rows of a window, and where it begins."""
 
-    rows: list[Row]
+    rows: list[Packed]
     source: dict[str, Any]
     document: int
     """Number of its first document."""
@@ -175,15 +184,15 @@ class _Window(Generic[Row]):
 
 
 @dataclass(frozen=True)
-class _Windows(Generic[Row]):
+class _Windows(Generic[Packed]):
     """The stream cut into windows, each packed alone."""
 
     source: Source
-    pack: Pack[Row]
+    pack: Pack[Packed]
     size: int
     skip_limit: float
 
-    def read(self, start: _Position, stop: threading.Event) -> Iterator[_Window[Row]]:
+    def read(self, start: _Position, stop: threading.Event) -> Iterator[_Window[Packed]]:
         """The windows from the one that a position is in, until told to stop."""
         self.source.load_state_dict(copy.deepcopy(start.source))
         documents = iter(self.source)
@@ -199,7 +208,7 @@ class _Windows(Generic[Row]):
 
     def _pack(
         self, documents: Iterator[Document | BadDocument], number: int, tally: Tally, stop: threading.Event
-    ) -> tuple[list[Row], Tally] | None:
+    ) -> tuple[list[Packed], Tally] | None:
         """Rows of the window that begins with document `number`, and the tally with it; None: told to stop."""
         bad: dict[int, BadDocument] = {}
         good: Numbered = []
@@ -223,10 +232,10 @@ class _Windows(Generic[Row]):
 
 
 @dataclass(frozen=True)
-class _Dealer(Generic[Row, Batch]):
+class _Dealer(Generic[Packed, Row, Batch]):
     """Batches of the windows' rows; holds no position itself."""
 
-    read: Read[Row]
+    read: Read[Packed, Row]
     collate: Callable[[list[Row]], Batch]
     rows: int
     rank: int
@@ -234,7 +243,7 @@ class _Dealer(Generic[Row, Batch]):
     readers: int
 
     def batches(
-        self, windows: Iterator[_Window[Row]], skip: int, stop: threading.Event
+        self, windows: Iterator[_Window[Packed]], skip: int, stop: threading.Event
     ) -> Iterator[tuple[Batch, _Position, dict[int, BadDocument]]]:
         """This rank's batches, each with the position after it and what was found wrong in it; the first window's first
         `skip` rows are left out.
@@ -248,13 +257,13 @@ class _Dealer(Generic[Row, Batch]):
                 found = {number: bad for _, wrong, _ in block for number, bad in wrong.items()}
                 yield self.collate([row for row, _, _ in block]), block[-1][2], found
 
-    def _own(self, rows: Iterator[tuple[Row, _Position]]) -> Iterator[tuple[Row, _Position]]:
+    def _own(self, rows: Iterator[tuple[Packed, _Position]]) -> Iterator[tuple[Packed, _Position]]:
         """This rank's rows, each with the position after the rows that all ranks read together."""
         own = slice(self.rank * self.rows, (self.rank + 1) * self.rows)
         while len(block := list(islice(rows, self.world * self.rows))) == self.world * self.rows:
             yield from ((row, block[-1][1]) for row, _ in block[own])
 
-    def _row_stream(self, windows: Iterator[_Window[Row]], skip: int) -> Iterator[tuple[Row, _Position]]:
+    def _row_stream(self, windows: Iterator[_Window[Packed]], skip: int) -> Iterator[tuple[Packed, _Position]]:
         """All ranks' rows in order, each with the position after it."""
         empty = 0
         for window in windows:
@@ -279,7 +288,9 @@ class _Reader(Generic[Batch]):
     The threads do not know the loader, so a forgotten loader is collected and stops them.
     """
 
-    def __init__(self, windows: _Windows[Any], dealer: _Dealer[Any, Batch], start: _Position, *, prefetch: int) -> None:
+    def __init__(
+        self, windows: _Windows[Any], dealer: _Dealer[Any, Any, Batch], start: _Position, *, prefetch: int
+    ) -> None:
         self.stop = threading.Event()
         self._windows = Ahead(windows.read(start, self.stop), count=min(prefetch, 1), stop=self.stop)
         batches = dealer.batches(self._windows, start.row, self.stop)

@@ -82,8 +82,9 @@ def continuation(context: Sequence[int], following: Sequence[int], *, length: in
         )
     ids = [*context, *following][-(length + 1) :]
     layout = Layout()
-    for index, token in enumerate(ids[:-1]):
-        layout.add_token(token, labelled=index >= len(ids) - len(following))
+    known = max(0, len(ids) - len(following))
+    layout.add_text(ids[:known])
+    layout.add_text(ids[known:-1], labelled=True)
     layout.labels[-1] = ids[-1]
     return layout
 

@@ -13,7 +13,7 @@ from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.diffusion.objectives import Estimate
 from monoformer.document import Document, Image, Segment, Text
-from monoformer.sequence import unconditional
+from monoformer.dropping import unconditional
 
 
 def guide(

@@ -96,7 +96,7 @@ def picture_side(config: AutoencoderRun) -> int:
     return side
 
 
-def build_pictures(config: AutoencoderRun) -> Loader[Picture, list[Picture]]:
+def build_pictures(config: AutoencoderRun) -> Loader[list[Picture]]:
     """The stream of batches of pictures."""
 
     def pack(documents: Numbered) -> tuple[list[Picture], dict[int, BadDocument]]:

@@ -3,8 +3,9 @@
 A run's tokenizer is trained once and kept in the run's folder, so that resuming never trains another.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Literal, TypeVar
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from monoformer.autoencoder import Autoencoder, build_autoencoder, check_fits
-from monoformer.batch import Batch, Layout
+from monoformer.batch import Batch
 from monoformer.config.data import caches, check_named
 from monoformer.config.run import RunConfig, check_start, load_config
 from monoformer.config.train import MuonConfig
@@ -28,7 +29,7 @@ from monoformer.model.monoformer import MonoFormer
 from monoformer.packing import Row, collate, pack
 from monoformer.pretrained import Pretrained, build_sequencer
 from monoformer.pretrained.weights import written_whole
-from monoformer.sequence import Sequencer
+from monoformer.sequence import Plan, Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.checkpoint import last_step
 from monoformer.train.freeze import freeze_text, new_rows
@@ -200,9 +201,7 @@ def train_tokenizer(config: RunConfig) -> Tokenizer:
     return Tokenizer.train(texts, vocabulary=config.tokenizer.vocabulary)
 
 
-def build_loader(
-    config: RunConfig, source: Source, tokenizer: Tokenizer, *, ranks: Ranks = ALONE
-) -> Loader[Row, Batch]:
+def build_loader(config: RunConfig, source: Source, tokenizer: Tokenizer, *, ranks: Ranks = ALONE) -> Loader[Batch]:
     """This process's stream of packed batches."""
 
     def collate_rows(rows: list[Row]) -> Batch:
@@ -218,24 +217,23 @@ def load_rows(
     *,
     collate: Callable[[list[Row]], Collated],
     ranks: Ranks = ALONE,
-) -> Loader[Row, Collated]:
-    """This process's stream of packed rows, as many at a time as one pass reads; it reads the pictures of no others."""
+) -> Loader[Collated]:
+    """This process's stream of packed rows, as many at a time as one pass reads; it lays out and reads no others."""
     sequencer = build_sequencer(config.model, tokenizer, config.sequence)
     length = config.sequence.row
     places = {name: place for place, name in enumerate(source.names)}
 
-    def pack_window(documents: Numbered) -> tuple[list[Row], dict[int, BadDocument]]:
-        layouts, bad = lay_out(sequencer, documents, length=length, seed=config.seed)
-        for layout in layouts:
-            layout.source = places[source.origin(layout.document)]
-        return pack(layouts, length=length, seed=config.seed), bad
+    def pack_window(documents: Numbered) -> tuple[list[list[Plan]], dict[int, BadDocument]]:
+        plans, bad = plan_all(sequencer, documents, length=length, seed=config.seed)
+        plans = [replace(plan, source=places[source.origin(plan.document)]) for plan in plans]
+        return pack(plans, length=length, seed=config.seed), bad
 
     rows = rows_of_pass(config.train.rows, config.train.pass_rows, ranks.world)
     return Loader(
         source,
         pack_window,
         collate,
-        read=read_images,
+        read=partial(read_row, sequencer),
         window=config.sequence.window,
         rows=rows,
         rank=ranks.rank,
@@ -245,33 +243,33 @@ def load_rows(
     )
 
 
-def read_images(row: Row) -> tuple[Row, dict[int, BadDocument]]:
-    """The row with its images read; without the documents of which one is broken, and by number what is wrong."""
+def read_row(sequencer: Sequencer, row: Sequence[Plan]) -> tuple[Row, dict[int, BadDocument]]:
+    """The row laid out and its images read; without documents of which one is broken, and by number what is wrong."""
     whole: Row = []
     bad: dict[int, BadDocument] = {}
-    for layout in row:
+    for plan in row:
         try:
-            whole.append(layout.read())
+            whole.append(sequencer.lay_out(plan).read())
         except BadDocument as broken:
-            bad[layout.document] = broken
+            bad[plan.document] = broken
     return whole, bad
 
 
-def lay_out(
+def plan_all(
     sequencer: Sequencer, documents: Numbered, *, length: int, seed: int
-) -> tuple[list[Layout], dict[int, BadDocument]]:
-    """Documents as tokens; by number, what is wrong with those that have no layout or none that fits a row."""
-    layouts: list[Layout] = []
+) -> tuple[list[Plan], dict[int, BadDocument]]:
+    """The documents' layouts to be; by number, what is wrong with those that have none or none that fits a row."""
+    plans: list[Plan] = []
     bad: dict[int, BadDocument] = {}
     for number, document in documents:
         try:
-            layout = sequencer.document(document, number, seed=seed)
+            plan = sequencer.plan(document, number, seed=seed)
         except ValueError as error:
             bad[number] = BadDocument(str(error), cause="cannot be laid out")
             continue
-        if len(layout) > length:
-            say = f"{len(layout)} tokens, more than a row of {length}; raise --sequence.row (and --model.context)"
+        if len(plan) > length:
+            say = f"{len(plan)} tokens, more than a row of {length}; raise --sequence.row (and --model.context)"
             bad[number] = BadDocument(say, cause="longer than a row")
         else:
-            layouts.append(layout)
-    return layouts, bad
+            plans.append(plan)
+    return plans, bad

@@ -18,7 +18,7 @@ from torch import Tensor
 from monoformer.config.autoencoder import AutoencoderRun
 from monoformer.config.run import RunConfig, from_json, save_config, to_json
 from monoformer.data.loader import Loader
-from monoformer.device import keep_freed_memory
+from monoformer.device import keep_freed_memory, left_to_live
 from monoformer.train.breakdown import Breakdown
 from monoformer.train.checkpoint import Checkpoints, TrainState, checkpoints, load_checkpoint, read_progress
 from monoformer.train.curves import CURVES, draw_curves
@@ -96,7 +96,7 @@ class Loop(Generic[T]):
 
     def run(
         self,
-        loader: Loader[Any, T],
+        loader: Loader[T],
         train_step: Callable[[list[T]], Numbers],
         count: Callable[[list[T]], tuple[Numbers, Numbers]],
         *,
@@ -106,7 +106,7 @@ class Loop(Generic[T]):
 
         `count` says of what a step read which numbers are averaged and which are added up to rates a second.
         """
-        with locked(self.folder) if self.ranks.first else nullcontext():
+        with locked(self.folder) if self.ranks.first else nullcontext(), left_to_live():
             try:
                 self._open_folder(loader)
                 return self._run(loader, train_step, count, passes)
@@ -121,7 +121,7 @@ class Loop(Generic[T]):
 
     def _run(
         self,
-        loader: Loader[Any, T],
+        loader: Loader[T],
         train_step: Callable[[list[T]], Numbers],
         count: Callable[[list[T]], tuple[Numbers, Numbers]],
         passes: int,
@@ -161,7 +161,7 @@ class Loop(Generic[T]):
         """End the run after the step in progress; every process is to call it, or none."""
         self._stopping = True
 
-    def _read(self, loader: Loader[Any, T], passes: int) -> list[T]:
+    def _read(self, loader: Loader[T], passes: int) -> list[T]:
         """What a step reads; nothing where any process failed, `_failure` says why.
 
         Raises ValueError when processes are at different documents: they do not read the same data.
@@ -203,7 +203,7 @@ class Loop(Generic[T]):
             bar.console.print(f"step {self.step}: {name} {losses[name]:.4g} is a spike, its mean is {mean:.4g}")
         return float(len(found))
 
-    def save(self, loader: Loader[Any, T]) -> None:
+    def save(self, loader: Loader[T]) -> None:
         """Begin to write a checkpoint."""
         self.metrics.collect(self.ranks)
         progress = {
@@ -216,7 +216,7 @@ class Loop(Generic[T]):
         self._saved = self.step
         self.checkpoints.save(self.state, step=self.step, progress=progress)
 
-    def _write_down(self, loader: Loader[Any, T], bar: Progress, task: TaskID) -> None:
+    def _write_down(self, loader: Loader[T], bar: Progress, task: TaskID) -> None:
         """Metrics, samples and checkpoints where their time has come."""
         last, first = self.step == self.train.steps or self._stopping, self.ranks.first
         logged = self.step % self.train.log_every == 0 or last
@@ -267,7 +267,7 @@ class Loop(Generic[T]):
         if self.metrics.tracking.note:
             bar.console.print(self.metrics.tracking.note, style="dim", markup=False)
 
-    def _open_folder(self, loader: Loader[Any, T]) -> None:
+    def _open_folder(self, loader: Loader[T]) -> None:
         """Resume from the newest checkpoint, or begin; refuses a folder that holds another run."""
         found = checkpoints(self.folder / "checkpoints")
         newest = self.ranks.gather([float(found[-1].name.removeprefix("step-")) if found else -1.0])

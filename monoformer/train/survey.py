@@ -24,7 +24,7 @@ from monoformer.pretrained import build_sequencer, find_folder, load_pretrained,
 from monoformer.randomness import uniform
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
-from monoformer.train.build import find_tokenizer, lay_out, train_tokenizer
+from monoformer.train.build import find_tokenizer, plan_all, train_tokenizer
 from monoformer.train.sizes import check_sizes, sized
 from monoformer.train.start import taking
 
@@ -121,14 +121,16 @@ def survey(source: Source, sequencer: Sequencer, config: RunConfig, *, count: in
     found = list(enumerate(islice(source, count)))
     bad = {number: document for number, document in found if isinstance(document, BadDocument)}
     good = [(number, document) for number, document in found if isinstance(document, Document)]
-    layouts, refused = lay_out(sequencer, good, length=config.sequence.row, seed=config.seed)
+    plans, refused = plan_all(sequencer, good, length=config.sequence.row, seed=config.seed)
     bad |= refused
     tally, name = Tally(), source.origin(0)
     for number, _ in found:
         tally.add(name, number, bad.get(number))
     documents = [document for number, document in good if number not in refused]
     length = source.length if isinstance(source, Indexed) else 0
-    return Survey(name=name, length=length, documents=documents, layouts=layouts, tally=tally)
+    return Survey(
+        name=name, length=length, documents=documents, layouts=[sequencer.lay_out(plan) for plan in plans], tally=tally
+    )
 
 
 def mixed_lengths(surveys: Sequence[Survey], config: RunConfig) -> list[int]:

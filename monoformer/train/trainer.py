@@ -5,7 +5,6 @@ somebody else passes in, and the loop around the step is `loop.py`.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +36,7 @@ class Parts:
     model: MonoFormer
     objective: Objective
     autoencoder: Autoencoder
-    loader: Loader[Any, Batch]
+    loader: Loader[Batch]
     device: torch.device
     vision: VisionEncoder | None = None
     ranks: Ranks = ALONE

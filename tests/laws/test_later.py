@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -24,7 +25,8 @@ from monoformer.data.skipped import BadDocument
 from monoformer.document import Document, Image, Text
 from monoformer.packing import Row, collate, pack
 from monoformer.pretrained import build_sequencer
-from monoformer.train.build import build_loader, lay_out, read_images
+from monoformer.sequence import Plan
+from monoformer.train.build import build_loader, plan_all, read_row
 from monoformer.train.checkpoint import checkpoints, read_progress
 from monoformer.train.metrics import read_metrics
 from monoformer.train.parallel import ALONE, Ranks
@@ -58,20 +60,20 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 def loader(
     config: RunConfig, *, world: int = 1, rank: int = 0, readers: int = 1, prefetch: int = 0
-) -> Loader[Row, list[Row]]:
+) -> Loader[list[Row]]:
     """A rank's rows, its pictures read; nothing is read ahead."""
     sequencer = build_sequencer(config.model, tiny.tokenizer(), config.sequence)
     length, source = config.sequence.row, build_source(config.data, seed=config.seed, later=True)
 
-    def pack_window(documents: Numbered) -> tuple[list[Row], dict[int, BadDocument]]:
-        layouts, bad = lay_out(sequencer, documents, length=length, seed=config.seed)
-        return pack(layouts, length=length, seed=config.seed), bad
+    def pack_window(documents: Numbered) -> tuple[list[list[Plan]], dict[int, BadDocument]]:
+        plans, bad = plan_all(sequencer, documents, length=length, seed=config.seed)
+        return pack(plans, length=length, seed=config.seed), bad
 
     return Loader(
         source,
         pack_window,
         list,
-        read=read_images,
+        read=partial(read_row, sequencer),
         window=config.sequence.window,
         rows=ROWS // world,
         rank=rank,
@@ -212,8 +214,9 @@ def test_a_row_of_nothing_but_broken_pictures_is_padding(config: RunConfig) -> N
     def broken() -> torch.Tensor:
         raise BadDocument("torn", cause="broken picture")
 
-    layout = tiny.sequencer().document(Document((Image.of_size((8, 8), later=broken), Text("red"))), 5, seed=0)
-    row, bad = read_images([layout])
+    sequencer = tiny.sequencer()
+    plan = sequencer.plan(Document((Image.of_size((8, 8), later=broken), Text("red"))), 5, seed=0)
+    row, bad = read_row(sequencer, [plan])
     assert (row, [str(one) for one in bad.values()]) == ([], ["torn"])
     batch = collate([row], length=20, pad=0)
     assert (batch.documents, batch.labelled, batch.targets, batch.padding) == (0, 0, 0, 1.0)

@@ -56,11 +56,11 @@ def rows_of(documents: Numbered) -> list[Row]:
     return [tuple(row) for row in rows if row]
 
 
-def loader(*, world: int = 1, rank: int = 0, rows: int = 2, prefetch: int = 2, window: int = 8) -> Loader[Row, Batch]:
+def loader(*, world: int = 1, rank: int = 0, rows: int = 2, prefetch: int = 2, window: int = 8) -> Loader[Batch]:
     return Loader(source(), pack, list, window=window, rows=rows, rank=rank, world=world, prefetch=prefetch)
 
 
-def take(batches: Loader[Row, Batch], count: int) -> list[Batch]:
+def take(batches: Loader[Batch], count: int) -> list[Batch]:
     with batches:
         return list(islice(batches, count))
 
@@ -162,7 +162,7 @@ def test_a_failure_reaches_the_consumer_after_the_batches_before_it(prefetch: in
         (lambda: Loader(source(), pack, list, window=4, rows=1, rank=2, world=2), "rank 2"),
     ],
 )
-def test_what_cannot_work_is_refused(make: Callable[[], Loader[Row, Batch]], message: str) -> None:
+def test_what_cannot_work_is_refused(make: Callable[[], Loader[Batch]], message: str) -> None:
     with pytest.raises(ValueError, match=message), make() as reader:
         next(reader)
 
@@ -220,7 +220,7 @@ def spoilt(every: int) -> Source:
     return Mixture([good, Indexed(document, name="spoilt")], weights=[1.0, 1.0], seed=2)
 
 
-def skipping(every: int, *, limit: float = 0.5, prefetch: int = 2) -> Loader[Row, Batch]:
+def skipping(every: int, *, limit: float = 0.5, prefetch: int = 2) -> Loader[Batch]:
     return Loader(spoilt(every), pack, list, window=8, rows=2, prefetch=prefetch, skip_limit=limit)
 
 

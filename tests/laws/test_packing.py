@@ -18,7 +18,7 @@ from monoformer.packing import collate, pack
 from monoformer.presets import PRESETS
 from monoformer.pretrained import build_sequencer
 from monoformer.tokenizer import Tokenizer
-from monoformer.train.build import lay_out
+from monoformer.train.build import plan_all
 from monoformer.train.loss import noise_of, pass_losses, times_of
 from tests import tiny
 
@@ -86,10 +86,10 @@ def test_the_smallest_preset_leaves_at_most_a_twentieth_of_its_rows_empty() -> N
     texts = [part.text for document in documents for part in document.segments if isinstance(part, Text)]
     learned = Tokenizer.train(texts, vocabulary=config.tokenizer.vocabulary)
     own = build_sequencer(config.model, learned, config.sequence)
-    layouts, bad = lay_out(own, list(enumerate(documents)), length=config.sequence.row, seed=config.seed)
-    rows = pack(layouts, length=config.sequence.row)
+    plans, bad = plan_all(own, list(enumerate(documents)), length=config.sequence.row, seed=config.seed)
+    rows = pack(plans, length=config.sequence.row)
     assert not bad
-    assert 1 - sum(map(len, layouts)) / (len(rows) * config.sequence.row) <= 0.05
+    assert 1 - sum(map(len, plans)) / (len(rows) * config.sequence.row) <= 0.05
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -130,8 +130,8 @@ def test_documents_longer_than_a_row_and_without_a_layout_are_named() -> None:
     own = tiny.sequencer()
     good, long = Document((Text("red"),)), Document((Text("red circle " * 40),))
     odd = Document((Image(pixels=torch.zeros(3, 5, 8, dtype=torch.uint8)),))
-    layouts, bad = lay_out(own, [(4, good), (5, long), (6, odd), (8, good)], length=30, seed=0)
-    assert [layout.document for layout in layouts] == [4, 8]
+    plans, bad = plan_all(own, [(4, good), (5, long), (6, odd), (8, good)], length=30, seed=0)
+    assert [plan.document for plan in plans] == [4, 8]
     assert {number: one.cause for number, one in bad.items()} == {5: "longer than a row", 6: "cannot be laid out"}
     assert re.fullmatch(r"\d+ tokens, more than a row of 30; raise --sequence.row.*", str(bad[5]))
     assert "does not divide into patches" in str(bad[6])

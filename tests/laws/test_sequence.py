@@ -9,8 +9,8 @@ import torch
 from monoformer.batch import IGNORED, Layout
 from monoformer.config.data import SequenceConfig
 from monoformer.document import Document, Image, Role, Segment, Text
+from monoformer.dropping import drop, unconditional
 from monoformer.generate.guidance import null_document
-from monoformer.sequence import drop, unconditional
 from monoformer.tokenizer import BOI, EOI, EOS, PATCH, ROLES, TIME
 from tests import tiny
 
@@ -365,3 +365,14 @@ def test_a_picture_that_does_not_divide_into_patches_is_refused() -> None:
 def test_a_document_with_roles_on_some_segments_is_refused() -> None:
     with pytest.raises(ValueError, match="mixes both"):
         Document((Text("red", "user"), Text("blue")))
+
+
+@pytest.mark.parametrize("mode", ["adaln", "token", "causal", "vision"])
+@pytest.mark.parametrize("sequence", [{"noise_draws": 3}, {"context": "noised", "noise_limit": 0.5}])
+def test_a_plan_knows_the_length_of_its_layout(mode: str, sequence: dict[str, Any]) -> None:
+    own = tiny.sequencer(mode, **sequence)
+    for number, document in enumerate(tiny.documents(3, 80)):
+        plan = own.plan(document, number, seed=1)
+        layout = own.lay_out(plan)
+        assert len(plan) == len(layout) == len(layout.labels) == len(layout.end) == len(layout.positions)
+        assert plan.document == layout.document == number
