@@ -1,4 +1,5 @@
-"""A study's figures as a picture: a panel for each loss and score, a place for each variant, a point for each seed.
+"""A study's figures as a picture: a panel for each loss and score, a place for each variant, a point for each seed
+and a dash for their mean.
 
 Knows nothing of how the figures came about. Invariant: a variant stands where it stands in the study's file.
 """
@@ -12,6 +13,9 @@ from monoformer.sweep import Job, Record, latest, outcomes
 
 COLUMNS = 3
 """Panels side by side."""
+
+WIDE = 30.0
+"""Means further apart than this factor stand on a logarithmic axis."""
 
 
 def draw_study(sweep: SweepConfig, jobs: Sequence[Job], records: Sequence[Record], target: Path) -> None:
@@ -36,7 +40,10 @@ def draw_study(sweep: SweepConfig, jobs: Sequence[Job], records: Sequence[Record
         places = [place for place, variant in enumerate(variants) if variant in own]
         for place in places:
             axis.plot([place] * len(own[variants[place]]), own[variants[place]], "o", color="tab:blue", alpha=0.4)
-        axis.plot(places, [fmean(own[variants[place]]) for place in places], color="tab:blue", linewidth=1.2)
+        means, line = [fmean(own[variants[place]]) for place in places], "solid" if sweep.ordered else "none"
+        axis.plot(places, means, linestyle=line, marker="_", markersize=18, color="tab:blue", linewidth=1.2)
+        if min(means) > 0 and max(means) > WIDE * min(means):
+            axis.set_yscale("log")
         axis.set_xticks(range(len(variants)), variants, rotation=25, ha="right", fontsize=8)
         axis.set_title(name, fontsize=10)
         axis.grid(alpha=0.3)

@@ -46,6 +46,8 @@ class SweepConfig:
     """Options of every run, as on the command line."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of the runs that name none of their own."""
+    ordered: bool = False
+    """Whether the variants are steps of one quantity: the picture then joins their means by a line."""
     runs: tuple[SweepRun, ...] = ()
     """The variants, in the order of the table."""
     scores: tuple[ScoreConfig, ...] = ()
