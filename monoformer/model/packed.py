@@ -1,11 +1,11 @@
 """Weights a second time, in the order in which a CPU's products read them: passes of few rows take half as long.
 
 Knows linear layers, nothing of models. Invariant: a packed layer is the layer that it was made from (same parameters,
-same names), up to the last bits of its products. Measured on one core with AVX-512 (768 to 2048 numbers, microseconds,
-plain and packed), fp32: 1 row 438 and 480, 4 rows 1409 and 552, 8 rows 1110 and 627, 64 rows 1831 and 1746; bf16: 1 row
-412 and 300, 4 rows 876 and 360, 8 rows 693 and 524. Of more rows there both are alike; on two cores with AVX512-BF16
-(all matrices of a block of width 512, milliseconds), bf16: 514 rows 7.8 and 7.2, 2056 rows 30.1 and 28.3; fp32, five of
-them: 128 rows 4.3 and 2.6, 1028 rows 23.2 and 20.3.
+same names), up to the last bits of its products, also when other weights are loaded. Measured on one core with AVX-512
+(768 to 2048 numbers, microseconds, plain and packed), fp32: 1 row 438 and 480, 4 rows 1409 and 552, 8 rows 1110 and
+627, 64 rows 1831 and 1746; bf16: 1 row 412 and 300, 4 rows 876 and 360, 8 rows 693 and 524. Of more rows there both are
+alike; on two cores with AVX512-BF16 (all matrices of a block of width 512, milliseconds), bf16: 514 rows 7.8 and 7.2,
+2056 rows 30.1 and 28.3; fp32, five of them: 128 rows 4.3 and 2.6, 1028 rows 23.2 and 20.3.
 """
 
 from collections.abc import Sequence
@@ -27,10 +27,14 @@ class Packed:
     """A weight (outputs, inputs) in the order of a product's reading, and a bias."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.matrix, self.bias, self.outputs = reorder(weight), bias, len(weight)
+        self.load(weight, bias)
         self.number = next(_numbers)
         """What compiled graphs call it by: the compiler takes no tensor in oneDNN's order."""
         _numbered[self.number] = self
+
+    def load(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Hold other numbers."""
+        self.matrix, self.bias, self.outputs = reorder(weight), bias, len(weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
@@ -46,8 +50,17 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
         self.joint = joint
-        bias = None if linear.bias is None else linear.bias.detach()
-        self.packed = None if joint else Packed(linear.weight.detach(), bias)
+        self.packed = None if joint else Packed(*_numbers_of([linear]))
+        if joint:
+            joint.layers[joint.layers.index(linear)] = self
+        self.register_load_state_dict_post_hook(lambda module, keys: module.refresh())  # type: ignore[no-untyped-call]
+
+    def refresh(self) -> None:
+        """Put the weights in order again: others were loaded."""
+        if self.joint is not None:
+            self.joint.packed.load(*_numbers_of(self.joint.layers))
+        elif self.packed is not None:
+            self.packed.load(*_numbers_of([self]))
 
     def takes(self, x: Tensor) -> bool:
         """Whether the packed weights are the faster ones for this input."""
@@ -67,13 +80,20 @@ class Joint:
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         self.sizes = [layer.out_features for layer in layers]
-        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
-        weight = torch.cat([layer.weight.detach() for layer in layers])
-        self.packed = Packed(weight, torch.cat(biases) if biases else None)
+        self.layers: list[nn.Linear | PackedLinear] = [*layers]
+        """Those whose weights these are, packed themselves as soon as they are."""
+        self.packed = Packed(*_numbers_of(layers))
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """(..., inputs) -> (..., outputs) of each layer."""
         return torch.split(self.packed(x), self.sizes, dim=-1)
+
+
+def _numbers_of(layers: "Sequence[nn.Linear | PackedLinear]") -> tuple[Tensor, Tensor | None]:
+    """Weights and biases of layers one below the other."""
+    weights = [layer.weight.detach() for layer in layers]
+    biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+    return torch.cat(weights), torch.cat(biases) if biases else None
 
 
 def together(x: Tensor, *layers: nn.Module) -> Sequence[Tensor]:

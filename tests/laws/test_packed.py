@@ -45,3 +45,17 @@ def test_a_packed_model_keeps_its_names_and_writes_the_same() -> None:
         assert all(torch.equal(before[name], after[name]) for name in before)
         texts.append(Engine(made, Pixels(), slots=4).run([request(made, WRITE, "text", seed=n) for n in range(3)]))
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_other_weights_loaded_into_a_packed_model_are_the_ones_it_uses(assign: bool) -> None:
+    made, other = (replace(own, model=deepcopy(own.model)) for own in [tiny.pretrained("add")] * 2)
+    with torch.no_grad():
+        for number, weight in enumerate(other.model.parameters()):
+            weight += torch.randn(weight.shape, generator=generator(number, "other"))
+    pack(made.model)
+    made.model.load_state_dict(other.model.state_dict(), assign=assign)
+    requests = [request(made, WRITE, "text", seed=n) for n in range(3)] + [request(made, WRITE, "image", steps=3)]
+    loaded, fresh = (Engine(own, Pixels(), slots=8).run(requests) for own in (made, other))
+    assert loaded[:3] == fresh[:3]
+    torch.testing.assert_close(loaded[3].images[0].pixels.float(), fresh[3].images[0].pixels.float(), rtol=0, atol=1)
