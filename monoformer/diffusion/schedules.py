@@ -70,6 +70,10 @@ class Path(Protocol):
         """
         ...
 
+    def nearest(self, t: float) -> Level:
+        """The level nearest to t at which a sampler may ask the network."""
+        ...
+
 
 @dataclass(frozen=True)
 class FlowPath:
@@ -111,6 +115,11 @@ class FlowPath:
         if self.config.prediction == "x_0" and times[-1] < (least := self._least()):
             times = [1 - (1 - t) * (1 - least) / (1 - times[-1]) for t in times]
         return [Level(t, 1 - t, t) for t in (_shifted(t, shift) for t in times)] + [CLEAN]
+
+    def nearest(self, t: float) -> Level:
+        """t itself, but for a network that predicts x_0 none below those that it was trained at."""
+        t = max(t, self._least()) if self.config.prediction == "x_0" else t
+        return Level(t, 1 - t, t)
 
     def _least(self) -> float:
         """The time below which a share of `UNTRAINED` of the training times lies."""
@@ -180,9 +189,15 @@ class DDPMPath:
         indices = [first]
         for i in reversed(range(steps - 1)):  # a crowded quadratic grid takes every index below where it crowds
             indices.append(max(i, round(first * i**power / (steps - 1) ** power)))
-        bars = [float(self.alpha_bar[index]) for index in indices]
-        times = [index / (self.config.steps - 1) for index in indices]
-        return [Level(t, bar**0.5, (1 - bar) ** 0.5) for t, bar in zip(times, bars, strict=True)] + [CLEAN]
+        return [*map(self._level, indices), CLEAN]
+
+    def nearest(self, t: float) -> Level:
+        """That of the nearest index."""
+        return self._level(round(t * (self.config.steps - 1)))
+
+    def _level(self, index: int) -> Level:
+        bar = float(self.alpha_bar[index])
+        return Level(index / (self.config.steps - 1), bar**0.5, (1 - bar) ** 0.5)
 
     def _first(self, steps: int) -> int:
         """Index at which sampling starts: the last one, but see ALPHA_MIN. So many steps as need them take all."""

@@ -14,8 +14,11 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from monoformer.diffusion.objectives import Estimate
-from monoformer.diffusion.schedules import Level
+from monoformer.diffusion.schedules import Level, Path
 from monoformer.document import Image
+
+SAME = 1e-6
+"""Times nearer than this are one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +94,13 @@ class Start:
             drawn = F.adaptive_max_pool2d(mask, (latent.shape[1], latent.shape[2])) > 0
         return cls(latent, drawn, edit.strength)
 
-    def levels(self, levels: Sequence[Level]) -> list[Level]:
-        """The part of a sampling grid at or below the strength, one evaluation at least."""
-        kept = [level for level in levels if level.t <= self.strength + 1e-9]
-        return kept if len(kept) > 1 else list(levels[-2:])
+    def levels(self, levels: Sequence[Level], path: Path) -> list[Level]:
+        """The part of a sampling grid below the strength, which it begins at (as near as the path has levels)."""
+        *grid, clean = levels
+        if self.strength >= grid[0].t:
+            return [*grid, clean]
+        first = path.nearest(self.strength)
+        return [first, *(level for level in grid if level.t < first.t - SAME), clean]
 
     def noised(self, noise: Tensor, level: Level) -> Tensor:
         """Where the sampler starts: the noised picture, but pure noise where all of it is drawn anew."""

@@ -69,7 +69,7 @@ class Drawing:
         """Begin from noise (C, h, w); what the sampler adds comes from `random`, the picture's own generator."""
         levels = objective.path.levels(settings.steps, spacing=settings.spacing, positions=noise[0].numel())
         if begins is not None:
-            levels = begins.levels(levels)
+            levels = begins.levels(levels, objective.path)
             noise = begins.noised(noise, levels[0])
         sampler = build_sampler(
             settings.sampler, noise, levels, eta=settings.eta, variance=objective.variance, random=random

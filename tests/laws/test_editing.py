@@ -1,16 +1,17 @@
 """Editing without training: the strength, the mask, and what is refused; the samplers do not know of either."""
 
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image as PILImage
 
+from monoformer.autoencoder import Pixels
 from monoformer.config.diffusion import DDPMConfig, DiffusionConfig, FlowConfig
 from monoformer.diffusion.objectives import Estimate, build_objective
 from monoformer.diffusion.samplers import build_sampler
+from monoformer.diffusion.schedules import CLEAN
 from monoformer.document import Document, Image, Text
 from monoformer.generate.editing import Edit, Start
 from monoformer.generate.session import Request
@@ -34,7 +35,7 @@ def test_the_kept_part_is_the_noised_picture_at_every_step(
     path = build_objective(diffusion).path
     latent, noise = (torch.randn(3, 8, 8, generator=generator(0, key)) for key in "xn")
     start = Start.of(Edit(pixels=PIXELS, mask=LEFT), latent)
-    levels = start.levels(path.levels(6))
+    levels = start.levels(path.levels(6), path)
     run = build_sampler(sampler, start.noised(noise, levels[0]), levels, eta=eta)
     x, t = next(run)
     by_time = {level.t: level for level in levels[:-1]}
@@ -49,14 +50,26 @@ def test_the_kept_part_is_the_noised_picture_at_every_step(
 
 
 def test_the_strength_is_where_the_sampling_begins() -> None:
-    latent = torch.zeros(3, 8, 8)
-    levels = build_objective(FlowConfig()).path.levels(10)
-    for strength, steps in ((1.0, 10), (0.5, 5), (0.34, 3), (0.01, 1)):
-        mask = LEFT if strength == 1 else None
-        kept = Start.of(Edit(pixels=PIXELS, strength=strength, mask=mask), latent).levels(levels)
-        assert len(kept) - 1 == steps
-        assert kept[0].t <= max(strength, 0.1) + 1e-9
-        assert all(a.t > b.t for a, b in pairwise(kept))
+    latent = Pixels().encode(PIXELS[None])[0]
+    path = build_objective(FlowConfig(prediction="velocity")).path
+    for strength, steps in ((1.0, 10), (0.5, 5), (0.34, 4), (0.55, 6), (0.01, 1), (1e-6, 1)):
+        for count in (10, 1):
+            mask = LEFT if strength == 1 else None
+            kept = Start.of(Edit(pixels=PIXELS, strength=strength, mask=mask), latent).levels(path.levels(count), path)
+            assert len(kept) == 1 + (steps if count == 10 else 1)
+            assert kept[0] == pytest.approx((strength, 1 - strength, strength))
+            assert kept[-1] == CLEAN
+
+
+@pytest.mark.parametrize("config", [DDPMConfig(), FlowConfig(prediction="x_0")])
+def test_the_sampling_begins_at_a_level_that_the_network_knows(config: DiffusionConfig) -> None:
+    latent, path = Pixels().encode(PIXELS[None])[0], build_objective(config).path
+    for strength in (0.7, 0.3333, 1e-6):
+        kept = Start.of(Edit(pixels=PIXELS, strength=strength), latent).levels(path.levels(20), path)
+        times = [level.t for level in kept[:-1]]
+        assert times == sorted(set(times), reverse=True)
+        assert times[0] == pytest.approx(strength, abs=0.5 / 999) or times == [path.nearest(0).t]
+        assert kept[-1] == CLEAN
 
 
 @pytest.mark.parametrize(("strength", "mask"), [(0.25, None), (1.0, LEFT), (0.5, LEFT)])
