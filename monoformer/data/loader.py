@@ -21,16 +21,10 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from monoformer.data.ahead import Ahead, in_order
 from monoformer.data.skipped import BadDocument, Tally
 from monoformer.data.source import Source
-from monoformer.document import Document
+from monoformer.data.windows import Pack, Packed, Position, Window, Windows
 
-Packed = TypeVar("Packed")
 Row = TypeVar("Row")
 Batch = TypeVar("Batch")
-
-Numbered: TypeAlias = list[tuple[int, Document]]
-"""Documents with their numbers in the stream."""
-Pack: TypeAlias = Callable[[Numbered], tuple[list[Packed], dict[int, BadDocument]]]
-"""Packs a window's documents: its rows, and by number what is wrong with those that are in none."""
 
 Read: TypeAlias = Callable[[Packed], tuple[Row, dict[int, BadDocument]]]
 """Lays a row out and reads its pictures: without the documents that cannot be used, and by number what is wrong with
@@ -45,19 +39,6 @@ def as_it_is(row: Any) -> tuple[Any, dict[int, BadDocument]]:
 
 MOST_EMPTY_WINDOWS = 100
 """So many windows without one row mean that packing refuses every document."""
-
-
-@dataclass(frozen=True)
-class _Position:
-    """The window of the last row consumed, and how many of its rows were consumed by all ranks together."""
-
-    source: dict[str, Any]
-    document: int
-    row: int
-    tally: Tally
-    """Of the windows before."""
-    seen: Tally
-    """With this window's."""
 
 
 class Loader(Generic[Batch]):
@@ -89,13 +70,13 @@ class Loader(Generic[Batch]):
                 f"a loader needs window >= 1, rows >= 1, prefetch >= 0 and 0 <= rank < world, but has window {window}, "
                 f"rows {rows}, prefetch {prefetch}, rank {rank}, world {world}"
             )
-        self._windows = _Windows(source, pack, window, skip_limit)
+        self._windows = Windows(source, pack, window, skip_limit)
         self._dealer = _Dealer(read, collate, rows, rank, world, readers)
         self._prefetch = prefetch
         self._late = Tally()
         self.found: dict[int, BadDocument] = {}
         """What this rank found wrong in its rows, by number of the document, since `note` was called."""
-        self._position = _Position(copy.deepcopy(source.state_dict()), 0, 0, Tally(), Tally())
+        self._position = Position(copy.deepcopy(source.state_dict()), 0, 0, Tally(), Tally())
         self._reader: _Reader[Batch] | None = None
         self._closed = False
 
@@ -140,7 +121,7 @@ class Loader(Generic[Batch]):
         try:
             tally, late = Tally(state.get("skipped")), Tally(state.get("late"))  # older states have none
             place = copy.deepcopy(dict(state["source"])), int(state["document"]), int(state["row"])
-            position = _Position(*place, tally, tally)
+            position = Position(*place, tally, tally)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"a loader's state holds source, document and row, but this is {state}") from error
         self._end_reader()
@@ -166,72 +147,6 @@ class Loader(Generic[Batch]):
 
 
 @dataclass(frozen=True)
-class _Window(Generic[Packed]):
-    """The rows of a window, and where it begins."""
-
-    rows: list[Packed]
-    source: dict[str, Any]
-    document: int
-    """Number of its first document."""
-    tally: Tally
-    """Of the windows before."""
-    seen: Tally
-    """With this window's."""
-
-    def after(self, row: int) -> _Position:
-        """The position after so many of its rows."""
-        return _Position(self.source, self.document, row, self.tally, self.seen)
-
-
-@dataclass(frozen=True)
-class _Windows(Generic[Packed]):
-    """The stream cut into windows, each packed alone."""
-
-    source: Source
-    pack: Pack[Packed]
-    size: int
-    skip_limit: float
-
-    def read(self, start: _Position, stop: threading.Event) -> Iterator[_Window[Packed]]:
-        """The windows from the one that a position is in, until told to stop."""
-        self.source.load_state_dict(copy.deepcopy(start.source))
-        documents = iter(self.source)
-        number, tally = start.document, start.tally
-        while not stop.is_set():
-            state = copy.deepcopy(self.source.state_dict())
-            packed = self._pack(documents, number, tally, stop)
-            if packed is None:
-                return
-            rows, seen = packed
-            yield _Window(rows, state, number, tally, seen)
-            number, tally = number + self.size, seen
-
-    def _pack(
-        self, documents: Iterator[Document | BadDocument], number: int, tally: Tally, stop: threading.Event
-    ) -> tuple[list[Packed], Tally] | None:
-        """Rows of the window that begins with document `number`, and the tally with it; None: told to stop."""
-        bad: dict[int, BadDocument] = {}
-        good: Numbered = []
-        for at in range(number, number + self.size):
-            if stop.is_set():
-                return None
-            document = next(documents, None)
-            if document is None:
-                raise ValueError(f"the source ended after document {at}, but must be endless")
-            if isinstance(document, BadDocument):
-                bad[at] = document
-            else:
-                good.append((at, document))
-        rows, refused = self.pack(good)
-        bad |= refused
-        tally = Tally(tally.state_dict())
-        for at in range(number, number + self.size):
-            tally.add(self.source.origin(at), at, bad.get(at))
-        tally.check(self.skip_limit)
-        return rows, tally
-
-
-@dataclass(frozen=True)
 class _Dealer(Generic[Packed, Row, Batch]):
     """Batches of the windows' rows; holds no position itself."""
 
@@ -243,8 +158,8 @@ class _Dealer(Generic[Packed, Row, Batch]):
     readers: int
 
     def batches(
-        self, windows: Iterator[_Window[Packed]], skip: int, stop: threading.Event
-    ) -> Iterator[tuple[Batch, _Position, dict[int, BadDocument]]]:
+        self, windows: Iterator[Window[Packed]], skip: int, stop: threading.Event
+    ) -> Iterator[tuple[Batch, Position, dict[int, BadDocument]]]:
         """This rank's batches, each with the position after it and what was found wrong in it; the first window's first
         `skip` rows are left out.
         """
@@ -257,13 +172,13 @@ class _Dealer(Generic[Packed, Row, Batch]):
                 found = {number: bad for _, wrong, _ in block for number, bad in wrong.items()}
                 yield self.collate([row for row, _, _ in block]), block[-1][2], found
 
-    def _own(self, rows: Iterator[tuple[Packed, _Position]]) -> Iterator[tuple[Packed, _Position]]:
+    def _own(self, rows: Iterator[tuple[Packed, Position]]) -> Iterator[tuple[Packed, Position]]:
         """This rank's rows, each with the position after the rows that all ranks read together."""
         own = slice(self.rank * self.rows, (self.rank + 1) * self.rows)
         while len(block := list(islice(rows, self.world * self.rows))) == self.world * self.rows:
             yield from ((row, block[-1][1]) for row, _ in block[own])
 
-    def _row_stream(self, windows: Iterator[_Window[Packed]], skip: int) -> Iterator[tuple[Packed, _Position]]:
+    def _row_stream(self, windows: Iterator[Window[Packed]], skip: int) -> Iterator[tuple[Packed, Position]]:
         """All ranks' rows in order, each with the position after it."""
         empty = 0
         for window in windows:
@@ -289,14 +204,14 @@ class _Reader(Generic[Batch]):
     """
 
     def __init__(
-        self, windows: _Windows[Any], dealer: _Dealer[Any, Any, Batch], start: _Position, *, prefetch: int
+        self, windows: Windows[Any], dealer: _Dealer[Any, Any, Batch], start: Position, *, prefetch: int
     ) -> None:
         self.stop = threading.Event()
         self._windows = Ahead(windows.read(start, self.stop), count=min(prefetch, 1), stop=self.stop)
         batches = dealer.batches(self._windows, start.row, self.stop)
         self._batches = Ahead(batches, count=prefetch, stop=self.stop)
 
-    def read(self) -> tuple[Batch, _Position, dict[int, BadDocument]]:
+    def read(self) -> tuple[Batch, Position, dict[int, BadDocument]]:
         """The next batch, the position after it, and what was found wrong in it; raises what reading ran into, each
         time it is asked.
         """

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from monoformer.autoencoder import Pixels, import_diffusers
 from monoformer.config.autoencoder import AutoencoderRun
 from monoformer.data.build import build_source
-from monoformer.data.loader import Loader, Numbered
+from monoformer.data.loader import Loader
 from monoformer.data.skipped import BadDocument
+from monoformer.data.windows import Numbered
 from monoformer.device import choose
 from monoformer.randomness import generator
 from monoformer.train.checkpoint import TrainState

@@ -19,9 +19,10 @@ from monoformer.config.run import RunConfig, check_start, load_config
 from monoformer.config.train import MuonConfig
 from monoformer.data.build import build_source
 from monoformer.data.cache import check_caches
-from monoformer.data.loader import Loader, Numbered
+from monoformer.data.loader import Loader
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Source
+from monoformer.data.windows import Numbered
 from monoformer.device import announce, choose, has_bf16_units
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Text

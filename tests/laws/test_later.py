@@ -20,8 +20,9 @@ from monoformer.batch import Batch
 from monoformer.config.data import FolderData
 from monoformer.config.run import RunConfig
 from monoformer.data.build import build_source
-from monoformer.data.loader import Loader, Numbered
+from monoformer.data.loader import Loader
 from monoformer.data.skipped import BadDocument
+from monoformer.data.windows import Numbered
 from monoformer.document import Document, Image, Text
 from monoformer.packing import Row, collate, pack
 from monoformer.pretrained import build_sequencer

@@ -9,9 +9,10 @@ from itertools import islice
 
 import pytest
 
-from monoformer.data.loader import Loader, Numbered
+from monoformer.data.loader import Loader
 from monoformer.data.skipped import FEWEST, BadDocument, Tally
 from monoformer.data.source import Indexed, Mixture, Source, usable
+from monoformer.data.windows import Numbered
 from monoformer.document import Document, Text
 
 Row = tuple[int, ...]
