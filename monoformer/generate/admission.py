@@ -35,10 +35,10 @@ class Admission:
         layout = self._layout(request)
         request = replace(request, document=request.document.with_own_targets())
         self._check_room(request, layout)
-        layouts = [layout]
-        if opens:
-            compared = null_documents(request.document, settings)
-            layouts += [sequencer.prompt(document, opening="image") for document in compared]
+        compared: list[Layout] = []
+        if request.want != "text":
+            compared = null_layouts(request, request.document, network=self.network, sequencer=sequencer)
+        layouts = [layout, *compared] if opens else [layout]
         return Session(request, layouts, generator(settings.seed, "text"), TextStream(settings.stop), opens=opens)
 
     def _layout(self, request: Request) -> Layout:
@@ -111,6 +111,22 @@ def picture_tokens(request: Request, document: Document, *, network: Network, se
     """Tokens of a picture drawn after `document`, with its time token."""
     height, width = sequencer.grid(*request.picture_size(document, network.model.config))
     return height * width + sequencer.time_token
+
+
+def null_layouts(request: Request, document: Document, *, network: Network, sequencer: Sequencer) -> list[Layout]:
+    """What guidance compares a picture after `document` with. Raises ValueError where there is no room for the picture
+    behind it, as behind a long negative text.
+    """
+    documents = null_documents(document, request.settings)
+    layouts = [sequencer.prompt(document, opening="image") for document in documents]
+    picture = picture_tokens(request, document, network=network, sequencer=sequencer)
+    longest, context = max(map(len, layouts), default=0), network.model.config.context
+    if longest + picture > context:
+        raise ValueError(
+            f"what guidance compares with has {longest} tokens, too many for the model's context of {context} and a "
+            f"picture of {picture}; shorten the negative text"
+        )
+    return layouts
 
 
 def nulls(request: Request) -> int:

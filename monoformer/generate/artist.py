@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from monoformer.diffusion.objectives import Estimate
+from monoformer.generate.admission import null_layouts
 from monoformer.generate.buckets import CPU_TOKENS
 from monoformer.generate.editing import Start
-from monoformer.generate.guidance import null_documents
 from monoformer.generate.image import Drawing
 from monoformer.generate.network import Network
 from monoformer.generate.passes import Context, attempt, denoise, guarded
@@ -39,9 +39,8 @@ class Artist:
         context = session.context
         assert context is not None, "the session has ended"
         session.opens, session.readings = True, [Reading(context, context.following(self.sequencer.tokenizer.boi))]
-        documents = null_documents(session.so_far(), session.request.settings)
-        for slot, document in zip(session.spare, documents, strict=False):
-            null = self.sequencer.prompt(document, opening="image")
+        compared = null_layouts(session.request, session.so_far(), network=self.network, sequencer=self.sequencer)
+        for slot, null in zip(session.spare, compared, strict=False):
             reading = reader.shared(null)
             if reading is None:
                 reading = reader.restart(slot, null)

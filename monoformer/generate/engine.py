@@ -208,7 +208,7 @@ class Engine:
             sessions, states, may_draw = zip(*writing, strict=True)
             tokens = self.writer.choose(sessions, torch.stack(states), may_draw)
             for session, token in zip(sessions, tokens, strict=True):
-                self._take(session, token)
+                self._end_alone(session, guarded(self._take, session, token))
 
     def _take(self, session: Session, token: int) -> None:
         """What follows from the chosen token."""
@@ -258,7 +258,7 @@ class Engine:
             done, steps = drawing.done, drawing.evaluations
             self._events.append(Event(session=session.number, kind="progress", step=done, steps=steps, preview=preview))
             if found is not None:
-                self._finish_drawing(session, found)
+                self._end_alone(session, guarded(self._finish_drawing, session, found))
 
     def _finish_drawing(self, session: Session, latent: Tensor) -> None:
         """Hand the picture over; unless it was all, it is read clean, as training read it, and writing goes on."""
@@ -275,6 +275,11 @@ class Engine:
         context = _open(session)
         session.readings = [Reading(context, self.sequencer.image(image.pixels, position=context.position))]
         return None
+
+    def _end_alone(self, session: Session, found: Exception | None) -> None:
+        """End the session where what was done for it failed."""
+        if found is not None:
+            self._end(session, "error", flush=False, error=explained(found))
 
     def _end(self, session: Session, reason: Reason, *, flush: bool = True, error: str = "") -> None:
         if flush or session.scores:

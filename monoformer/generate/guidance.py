@@ -12,7 +12,7 @@ import torch
 from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
 from monoformer.diffusion.objectives import Estimate
-from monoformer.document import Document, Image, Segment, Text
+from monoformer.document import Document, Image, Role, Segment, Text
 from monoformer.dropping import unconditional
 
 
@@ -57,20 +57,22 @@ def null_document(document: Document, *, keep_images: bool = True, negative: str
     """What guidance compares with: the document without its text; its images stay, as an edit must know them.
 
     Built by the function that drops for training, so that both null contexts are the same. A `negative` text stands
-    where the last text that is not the model's own stood, in its role.
+    where the last text that is not the model's own stood; in a chat the user shows all pictures and says it, in one
+    turn, which every chat template allows.
     """
     if not negative:
         keep: Literal["nothing", "images"] = "images" if keep_images and document.images else "nothing"
         return unconditional(document, len(document.segments), keep=keep)
+    role: Role | None = "user" if document.is_chat else None
     said = [n for n, s in enumerate(document.segments) if isinstance(s, Text) and s.role != "assistant"]
     segments: list[Segment] = []
     for number, segment in enumerate(document.segments):
         if said and number == said[-1]:
-            segments.append(Text(negative, segment.role))
+            segments.append(Text(negative, role))
         elif isinstance(segment, Image) and keep_images:
-            segments.append(replace(segment))
+            segments.append(replace(segment, role=role))
     if not said:
-        segments.append(Text(negative, "user" if document.is_chat else None))
+        segments.append(Text(negative, role))
     return Document(tuple(segments))
 
 

@@ -1,5 +1,6 @@
 """Guidance: two scales, an interval, rescaling and a negative text; each against full passes without a cache."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from monoformer.diffusion.objectives import Estimate, build_objective
 from monoformer.diffusion.samplers import build_sampler, drive
 from monoformer.document import Document, Image, Text
 from monoformer.generate.guidance import guide, null_document, null_documents
+from monoformer.generate.session import Event
 from monoformer.randomness import generator
 from tests import tiny
-from tests.laws.test_generate import DRAW, EDIT, assert_same_picture, engine, events_of, predicted, request
+from tests.laws.test_generate import DRAW, EDIT, WRITE, T, assert_same_picture, engine, events_of, predicted, request
 
 BARE = Document(())
 
@@ -125,3 +127,35 @@ def test_settings_without_guidance_are_refused() -> None:
     made = tiny.pretrained()
     with pytest.raises(ValueError, match="needs 3 contexts at once, but the engine has 2 slots"):
         engine(made, slots=2).add(request(made, EDIT, "image", guidance=2.0, image_guidance=1.5))
+
+
+def test_a_negative_text_in_a_talk_is_one_turn_of_the_user() -> None:
+    """Chat templates of many models refuse turns that do not alternate."""
+    drawn, shown = EDIT.images
+    talk = Document((Text("a circle", "user"), replace(drawn, role="assistant"), shown, Text("bluer", "user")))
+    null = null_document(talk, negative="red")
+    assert [segment.role for segment in null.segments] == ["user"] * 3
+    assert null.images == (replace(drawn, role="user"), shown)
+    assert null.segments[-1] == Text("red", "user")
+
+
+def test_a_negative_text_without_room_for_the_picture_ends_its_request_alone() -> None:
+    made = tiny.pretrained()
+    context, negative = made.model.config.context, "red "
+    while len(T.encode(negative + "red ")) < context - 12:
+        negative += "red "
+    server = engine(made, slots=8)
+    for want in ("image", "any"):
+        with pytest.raises(ValueError, match="shorten the negative text"):
+            server.add(request(made, DRAW, want, guidance=2.0, negative=f"{negative} red red red red red red red"))
+    draws = server.add(
+        request(made, DRAW, "any", guidance=2.0, negative=negative, size=(4, 8), steps=2, logit_bias=((T.boi, 1000.0),))
+    )
+    text = server.add(request(made, WRITE, "text", max_tokens=30, logit_bias=((T.eos, -1000.0),)))
+    ends: dict[int, Event] = {}
+    while server.active or server.waiting:
+        ends |= {event.session: event for event in server.step() if event.kind == "end"}
+    assert ends[draws].reason == "error"
+    assert "shorten the negative text" in ends[draws].error
+    assert ends[text].reason in ("length", "stop")
+    assert len(server.free) == 8
