@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from monoformer.config.run import to_json
 from monoformer.device import choose
 from monoformer.evaluate.digests import digest_chunks
-from monoformer.generate.session import FailedRequestsError
+from monoformer.generate.session import FailedRequestsError, RefusedRequestsError
 from monoformer.pipeline import Pipeline
 
 Form: TypeAlias = Literal["png", "webdataset"]
@@ -168,12 +168,21 @@ def draw_all(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: int
     return _gather(bulk, rank=rank) if all(bulk.is_done(chunk) for chunk in bulk.chunks(0, 1)) else None
 
 
-def _draw(pipeline: Pipeline, prompts: list[str], **settings: Any) -> list[PILImage.Image | str]:
-    """A picture of each prompt, or why it cannot be drawn."""
+def _draw(pipeline: Pipeline, prompts: list[str], *, seed: list[int], **settings: Any) -> list[PILImage.Image | str]:
+    """A picture of each prompt, or why it cannot be drawn. Raises ValueError where no prompt could be, as settings are
+    wrong.
+    """
     try:
-        return [*pipeline.generate_images(prompts, **settings)]
+        return [*pipeline.generate_images(prompts, seed=seed, **settings)]
     except FailedRequestsError as error:
         return [end.error if end.error or end.made is None else end.made.images[0].to_pil() for end in error.ends]
+    except RefusedRequestsError as error:
+        errors = error.errors
+    if all(errors):
+        pipeline.generate_images("", seed=seed[0], **settings)
+    good = [place for place, error in enumerate(errors) if not error]
+    others = iter(_draw(pipeline, [prompts[p] for p in good], seed=[seed[p] for p in good], **settings) if good else ())
+    return [error or next(others) for error in errors]
 
 
 def _check_same(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: int) -> None:

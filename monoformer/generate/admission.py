@@ -8,7 +8,7 @@ from monoformer.config.generate import check_sampler
 from monoformer.document import Document, Text
 from monoformer.generate.guidance import check_channels, most_nulls, null_documents
 from monoformer.generate.network import Network
-from monoformer.generate.session import Request, Session
+from monoformer.generate.session import RefusedRequestsError, Request, Session
 from monoformer.generate.text import TextStream
 from monoformer.generate.writing import Writer
 from monoformer.randomness import generator
@@ -27,6 +27,19 @@ class Admission:
         """The same for another thread, with a tokenizer of its own."""
         tokenizer = self.sequencer.tokenizer.beside()
         return Admission(self.network, replace(self.sequencer, tokenizer=tokenizer, _templates={}))
+
+    def open_all(self, requests: Sequence[Request]) -> list[Session]:
+        """The sessions of all requests. Raises RefusedRequestsError where one cannot be served."""
+        sessions, errors = [], []
+        for request in requests:
+            try:
+                sessions.append(self.open(request))
+                errors.append("")
+            except ValueError as error:
+                errors.append(str(error))
+        if any(errors):
+            raise RefusedRequestsError(errors)
+        return sessions
 
     def open(self, request: Request) -> Session:
         """The session of a request. Raises ValueError for one that cannot be served."""

@@ -104,11 +104,12 @@ class Engine:
         """Serve all requests; what each one made, in order, as documents of the new segments.
 
         Calls of several threads wait for one another; one that is broken off, as by Ctrl-C, leaves nothing behind.
-        Raises FailedRequestsError when one failed, after all have ended.
+        Raises RefusedRequestsError, a ValueError, when one cannot be served: all or none; FailedRequestsError when one
+        failed, after all have ended.
         """
         ends: dict[int, Event] = {}
         with self._turn:
-            sessions = [self.admission.open(request) for request in requests]  # all or none
+            sessions = self.admission.open_all(requests)
             try:
                 numbers = [self.add(session) for session in sessions]
                 while not ends.keys() >= {*numbers}:

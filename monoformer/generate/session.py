@@ -138,6 +138,15 @@ class FailedRequestsError(RuntimeError):
         self.ends = ends
 
 
+class RefusedRequestsError(ValueError):
+    """Some requests of a call cannot be served, so that none of them is."""
+
+    def __init__(self, errors: Sequence[str]) -> None:
+        """`errors` say for each request what is wrong with it; empty: nothing."""
+        super().__init__(next(error for error in errors if error))
+        self.errors = errors
+
+
 @dataclass
 class Session:
     """One request being served: it reads, then draws or writes a token, and reads again."""

@@ -123,6 +123,24 @@ def test_more_are_drawn_later_and_what_cannot_be_drawn_is_left_out(
     assert draw(4, "once") == 2, "fewer would be another set"
 
 
+def test_a_line_that_is_too_long_is_left_out_and_wrong_settings_are_no_fault_of_a_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, long = tmp_path / "prompts.txt", "a red circle " * 200
+    lines.write_text("\n".join([LINES[0], long, LINES[1], long, long]) + "\n")
+    command = ["generate", str(run / "model"), f"--prompts={lines}", "--chunk=3", f"--out={tmp_path / 'drawn'}"]
+    for _ in range(2):
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+        assert stop.value.code == 1
+        assert "3 of 5 pictures cannot be drawn" in capsys.readouterr().err
+    assert len(np.load(tmp_path / "drawn" / "pictures.npz")["arr_0"]) == 2
+    assert "too many for the model's context" in (tmp_path / "drawn" / "00000003.failed").read_text()
+    wrong = [*command[:-1], "--sampling.sampler=ddpm", f"--out={tmp_path / 'wrong'}"]
+    assert "sampler" in fails(capsys, *wrong)
+    assert not list((tmp_path / "wrong").glob("*.failed"))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="there is no kill -9")
 def test_a_run_killed_at_any_moment_goes_on(run: Path, prompts: Path, tmp_path: Path) -> None:
