@@ -41,7 +41,9 @@ def read_pictures(given: PictureLike | Sequence[PictureLike]) -> list[Picture]:
 
 
 def read_masks(given: PictureLike | Sequence[PictureLike] | None, *, count: int) -> Sequence[Picture | None]:
-    """A mask for each of `count` pictures: one is that of all; an array may be (height, width), of bool or uint8."""
+    """A mask for each of `count` pictures: one is that of all; an array may be (height, width) too, also of bool or of
+    floats from 0 to 1.
+    """
     if given is None:
         return [None] * count
     is_one = isinstance(given, Picture | str | Path) or (isinstance(given, np.ndarray) and given.ndim < 3)
@@ -113,9 +115,16 @@ def _picture(given: Any) -> Picture:
 
 
 def _mask(given: Any) -> Picture:
-    if isinstance(given, np.ndarray) and given.ndim == 2 and given.dtype in (np.uint8, np.bool_):
-        return PILImage.fromarray(given.astype(np.uint8) * (255 if given.dtype == np.bool_ else 1))
-    return _picture(given)
+    if not isinstance(given, np.ndarray) or given.ndim != 2:
+        return _picture(given)
+    shares = given.astype(np.float64) * (1 / 255 if given.dtype == np.uint8 else 1)
+    known = given.dtype in (np.uint8, np.bool_) or np.issubdtype(given.dtype, np.floating)
+    if not known or not given.size or not 0 <= shares.min() <= shares.max() <= 1:
+        raise ValueError(
+            f"a mask must be a picture, or an array (height, width) of bool, of uint8, or of numbers from 0 to 1 as "
+            f"floats, but is {given.dtype} of shape {given.shape}"
+        )
+    return PILImage.fromarray((shares * 255).round().astype(np.uint8))
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -4,7 +4,7 @@ Knows nothing of sessions. Invariant: pieces end where images end, never inside 
 layout and the budget alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -77,8 +77,8 @@ def cut(layout: Layout, first: int, *, most: int, time_token: bool) -> Layout:
     )
 
 
-def predicted_text(reading: Reading, count: int, *, patch: int, time: int) -> tuple[Tensor, list[int]]:
-    """Which of the next `count` tokens are followed by text (M,), and by which tokens."""
+def predicted_text(reading: Reading, count: int, *, given: Container[int]) -> tuple[Tensor, list[int]]:
+    """Which of the next `count` tokens are followed by text (M,), and by which tokens; no model learns the `given`."""
     following = reading.layout.ids[reading.done + 1 : reading.done + count + 1]
-    kept = [index for index, token in enumerate(following) if token not in (patch, time)]
+    kept = [index for index, token in enumerate(following) if token not in given]
     return torch.tensor(kept, dtype=torch.long), [following[index] for index in kept]

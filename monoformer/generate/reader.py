@@ -171,7 +171,7 @@ class Reader:
         if reading.top is None:
             return
         tokenizer = self.sequencer.tokenizer
-        rows, tokens = predicted_text(reading, len(piece), patch=tokenizer.patch, time=tokenizer.time)
+        rows, tokens = predicted_text(reading, len(piece), given=(tokenizer.patch, tokenizer.time, tokenizer.eoi))
         for first in range(0, len(tokens), SCORED):
             part = slice(first, first + SCORED)
             with torch.no_grad():

@@ -44,7 +44,7 @@ def test_every_form_means_the_same(pipeline: Pipeline, tmp_path: Path) -> None:
     assert pipeline.answer(PICTURE, "what?", choices="red") == ["red"]
     one = PILImage.fromarray(LEFT.astype(np.uint8) * 255)
     edited = bits(pipeline.edit([PICTURE, PICTURE], "blue", mask=one))
-    masks: tuple[Any, ...] = (LEFT, [one, LEFT], LEFT.astype(np.uint8) * 255)
+    masks: tuple[Any, ...] = (LEFT, [one, LEFT], LEFT.astype(np.uint8) * 255, LEFT.astype(np.float32))
     for mask in masks:
         assert bits(pipeline.edit([PICTURE, ARRAY], "blue", mask=mask)) == edited
     right = bits(pipeline.edit([PICTURE, PICTURE], "blue", mask=[LEFT, ~LEFT]))
@@ -62,6 +62,7 @@ Call = Callable[[Pipeline], Any]
         (lambda p: p.generate_images(["a"], picture=[], strength=0.5), "no picture in the list"),
         (lambda p: p.generate_images(["a", "b", "c"], picture=[PICTURE] * 2, strength=0.5), "2 pictures but 3 texts"),
         (lambda p: p.edit([PICTURE] * 2, "a", mask=[LEFT] * 3), "2 pictures but 3 masks"),
+        (lambda p: p.edit(PICTURE, "a", mask=LEFT * 2.0), "a mask must be a picture, or an array"),
         (lambda p: p.generate_images("a", size=(8, 8, 8)), "height and a width"),
         (lambda p: p.generate_images("a", size="8x8"), "height and a width"),
         (lambda p: p.generate_images("a", size=[64, 64]), "64x64 pictures; sizes are 8x8"),
