@@ -119,8 +119,7 @@ class Reader:
 
     def reset(self) -> None:
         """Give every slot back, and forget what it held; broken numbers too, which even a mask would let through."""
-        for tensor in (self.network.cache.keys, self.network.cache.values):
-            tensor.zero_()
+        self.slots.wipe()
         self.slots, self._shared = Slots(self.network.cache), {}
 
     def note(self, context: Context, layout: Layout) -> None:

@@ -32,12 +32,15 @@ class Slots:
         """What each slot holds, and will hold when what is being read is read."""
         self.filled = [0] * count
         self.broken = [False] * count
+        self.written = [False] * count
+        """Whether anything was ever read into it."""
 
     def take(self, slot: int | None = None) -> int:
         """Use a free slot: this one, or the one that has been free for longest; it forgets what it held."""
         slot = self.free[0] if slot is None else slot
         self.free.remove(slot)
         self.users[slot] = 1
+        self.written[slot] = True
         self.clear(slot)
         return slot
 
@@ -65,14 +68,24 @@ class Slots:
         self.broken[slot] |= broken
         if self.users[slot]:
             return False
-        if self.broken[slot]:  # 0 * NaN is NaN: even masked keys and values would spread it
-            self.cache.keys[:, slot].zero_()
-            self.cache.values[:, slot].zero_()
+        if self.broken[slot]:
+            self._wipe(slot)
             self.clear(slot)
         self.broken[slot] = False
         del self.keys[slot][self.filled[slot] :]
         self.free.append(slot)
         return True
+
+    def wipe(self) -> None:
+        """Leave no number of what was ever read."""
+        for slot, written in enumerate(self.written):
+            if written:
+                self._wipe(slot)
+
+    def _wipe(self, slot: int) -> None:
+        """0 * NaN is NaN: even masked keys and values would spread it."""
+        self.cache.keys[:, slot].zero_()
+        self.cache.values[:, slot].zero_()
 
     def read(self, slot: int, layout: Layout, *, time_token: bool) -> None:
         """Note that the layout was read into the slot."""

@@ -4,6 +4,10 @@
 images that nobody else may see. SDPA receives it as a matrix, FlexAttention as a function; both call `visible`.
 """
 
+import contextlib
+import math
+import mmap
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -82,6 +86,18 @@ def prefers_products(q: Tensor, k: Tensor) -> bool:
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q[..., 0].numel() * k.shape[2] <= 2**24
 
 
+def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Zeros, on a CPU in pages that the system gives when they are first written to."""
+    count = math.prod(shape)
+    if device.type != "cpu" or not count:
+        return torch.zeros(shape, device=device, dtype=dtype)
+    pages = mmap.mmap(-1, count * dtype.itemsize)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
+
+
 @dataclass
 class KVCache:
     """Keys and values of what was read so far, in slots of fixed capacity; one slot is one context.
@@ -99,9 +115,11 @@ class KVCache:
     def empty(
         cls, layers: int, slots: int, heads: int, capacity: int, width: int, *, device: torch.device, dtype: torch.dtype
     ) -> "KVCache":
-        """A cache of zeros: 2 * layers * slots * heads * capacity * width numbers."""
+        """A cache of zeros: 2 * layers * slots * heads * capacity * width numbers; on a CPU those of slots that nothing
+        was written to yet take no memory.
+        """
         shape = (layers, slots, heads, capacity, width)
-        return cls(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
+        return cls(_zeros(shape, device, dtype), _zeros(shape, device, dtype))
 
 
 class View(Protocol):

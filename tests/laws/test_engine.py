@@ -1,5 +1,6 @@
 """The engine's house-keeping: read once, in pieces, shared; cancelling and failing change nobody else; previews."""
 
+import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -397,3 +398,18 @@ def test_prompts_of_very_different_lengths_are_read_apart_and_none_moves_on_wher
     with pytest.raises(IndexError):
         read(network, fresh, [long, short])
     assert [(context.length, context.position) for context in fresh] == [(0, 0), (0, 0)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory a process holds")
+def test_slots_that_nobody_used_take_no_memory_on_a_cpu() -> None:
+    def held() -> int:
+        (kilobytes,) = re.findall(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+        return int(kilobytes) * 1024
+
+    made = tiny.pretrained()
+    before = held()
+    cache = made.model.cache(4096, 512)
+    assert cache.keys.nbytes == 4096 * made.model.config.layers * 512 * made.model.config.width * 4
+    assert not bool(cache.keys[:, 17].any())
+    cache.keys[:, 17] += 1
+    assert held() - before < 0.1 * cache.keys.nbytes
