@@ -90,7 +90,7 @@ class Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        backend.train_from_iterator(texts, trainer)
+        backend.train_from_iterator(filter(is_unicode, texts), trainer)
         return cls(
             PreTrainedTokenizerFast(
                 tokenizer_object=backend,
@@ -121,9 +121,14 @@ class Tokenizer:
         # the Rust tokenizer itself: the wrapper around it costs ten times as much on a caption (0.2 against 0.02 ms)
         fast = self.backend.backend_tokenizer
         fast.encode_special_tokens = split
-        if self._lets_go and len(text) > LONG:  # a batch is read without the interpreter's lock
-            return list(fast.encode_batch([text], add_special_tokens=False)[0].ids)
-        ids: list[int] = fast.encode(text, add_special_tokens=False).ids
+        try:
+            if self._lets_go and len(text) > LONG:  # a batch is read without the interpreter's lock
+                return list(fast.encode_batch([text], add_special_tokens=False)[0].ids)
+            ids: list[int] = fast.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError):
+            if is_unicode(text):
+                raise
+            raise ValueError(f"the text {text!r:.80} holds half of a surrogate pair, which no encoding has") from None
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -148,6 +153,15 @@ class Tokenizer:
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer's files in the ecosystem's form."""
         self.backend.save_pretrained(str(folder))
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it can be written in UTF-8: halves of surrogate pairs, which cut JSON holds, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _add_ends(backend: Any) -> None:

@@ -66,6 +66,7 @@ def _table(made: Plan) -> Table:
         "activations",
         "logits",
         "working",
+        *(["shown"] if made.memory.shown else []),
         "runtime",
     ):
         table.add_row(kind, f"{getattr(made.memory, kind) / GIB:,.2f} GiB")

@@ -12,7 +12,6 @@ from monoformer.evaluate.build import build_evaluator
 from monoformer.evaluate.material import sources
 from monoformer.pipeline import Pipeline
 from monoformer.train.build import Built
-from monoformer.train.trainer import empty_copy
 
 
 def fitting_suites(data: DataConfig) -> dict[str, ScoreConfig]:
@@ -40,14 +39,11 @@ def with_given(config: Any, given: Mapping[str, int]) -> Any:
     return replace(config, **own, **inner)
 
 
-def build_scores(built: Built, *, count: int) -> Callable[[int, dict[str, Tensor]], dict[str, float]]:
-    """scores(step, averaged weights): what `monoformer evaluate` says of `count` held-out items of each fitting suite.
-
-    Only the network is copied: it is never the one that is trained.
+def build_scores(built: Built, pipeline: Pipeline) -> Callable[[int, dict[str, Tensor]], dict[str, float]]:
+    """scores(step, averaged weights): what `monoformer evaluate` says of `train.evaluate_count` held-out items of each
+    fitting suite, by a pipeline whose network is never the one that is trained.
     """
-    parts, pretrained = built.parts, replace(built.pretrained, model=empty_copy(built.parts))
-    pipeline = Pipeline(pretrained, autoencoder=parts.autoencoder, vision=parts.vision, slots=max(count, 2))
-    data = parts.config.data
+    data, count = built.parts.config.data, built.parts.config.train.evaluate_count
     evaluators = [
         build_evaluator(with_given(suite, {"count": count}), pipeline, data=data, batch=count)
         for suite in fitting_suites(data).values()

@@ -15,6 +15,7 @@ from monoformer.cli.options import parse
 from monoformer.cli.scoring import build_scores
 from monoformer.config.run import RunConfig, load_config
 from monoformer.config.spelling import hint
+from monoformer.config.train import SAMPLES, shown_slots
 from monoformer.data.build import build_held_out
 from monoformer.device import choose
 from monoformer.document import Document, Text
@@ -26,12 +27,8 @@ from monoformer.pretrained import save_pretrained
 from monoformer.train.build import Built, build_run
 from monoformer.train.loop import Sample
 from monoformer.train.parallel import processes
-from monoformer.train.plan import warn_of_memory
 from monoformer.train.sizes import picture_sizes
 from monoformer.train.trainer import Trainer, empty_copy
-
-SAMPLES = 12
-"""Prompts drawn at intervals while a run goes on."""
 
 
 def train(arguments: list[str]) -> None:
@@ -42,12 +39,14 @@ def train(arguments: list[str]) -> None:
     config = read_config(arguments)
     with processes(choose(config.train.device)) as ranks:
         console = Console(quiet=not ranks.first)
-        built = build_run(config, ranks=ranks)
+
+        def warn(line: str) -> None:
+            console.print(f"warning: {line}", style="bold", markup=False, soft_wrap=True)
+
+        built = build_run(config, ranks=ranks, warn=warn)
         config = built.parts.config
         among = f", {ranks.world} processes" if ranks.world > 1 else ""
         console.print(f"[bold]{config.name}[/bold] in {config.path} on {built.parts.device}{among}: {built.news}")
-        for line in warn_of_memory(config, built.parts.device, ranks):
-            console.print(f"warning: {line}", style="bold", markup=False, soft_wrap=True)
         finished = run(built)
     if not finished:
         console.print(
@@ -66,10 +65,9 @@ def run(built: Built) -> bool:
     batch system) starts it again.
     """
     config, ranks = built.parts.config, built.parts.ranks
-    sample = build_sample(built) if config.train.sample_every and ranks.first else None
-    scores = (
-        build_scores(built, count=config.train.evaluate_count) if config.train.evaluate_every and ranks.first else None
-    )
+    pipeline = build_pipeline(built) if ranks.first and shown_slots(config.train) else None
+    sample = build_sample(built, pipeline) if pipeline and config.train.sample_every else None
+    scores = build_scores(built, pipeline) if pipeline and config.train.evaluate_every else None
     trainer = Trainer(built.parts, sample=sample, scores=scores)
     finished = trainer.run()
     if trainer.loop.ended_by == signal.SIGTERM:
@@ -111,11 +109,17 @@ def find_preset(name: str) -> Callable[[], RunConfig]:
     return PRESETS[name]
 
 
-def build_sample(built: Built) -> Sample:
+def build_pipeline(built: Built) -> Pipeline:
+    """What draws and writes while the run goes on: one network more, which takes the averaged weights each time."""
+    parts = built.parts
+    pretrained = replace(built.pretrained, model=empty_copy(parts))
+    slots = shown_slots(parts.config.train)
+    return Pipeline(pretrained, autoencoder=parts.autoencoder, vision=parts.vision, slots=slots)
+
+
+def build_sample(built: Built, pipeline: Pipeline) -> Sample:
     """Draws the same held-out prompts with the averaged weights into the run's samples/ folder."""
     config = built.parts.config
-    pretrained = replace(built.pretrained, model=empty_copy(built.parts))
-    pipeline = Pipeline(pretrained, autoencoder=built.parts.autoencoder, vision=built.parts.vision, slots=2 * SAMPLES)
     prompts = sample_prompts(config)
 
     def sample(step: int, weights: dict[str, Tensor]) -> Path:

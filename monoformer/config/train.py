@@ -160,3 +160,12 @@ class TrainConfig:
     def keeps_rows(self) -> bool:
         """Whether the embedding and the text head are trained in some of their rows alone."""
         return self.freeze == "text" or (self.lora.rank > 0 and self.lora.images == "whole")
+
+
+SAMPLES = 12
+"""Prompts drawn at intervals while a run goes on."""
+
+
+def shown_slots(config: TrainConfig) -> int:
+    """Contexts that samples and scores need at once while a run goes on; 0: there are none."""
+    return max(2 * SAMPLES * bool(config.sample_every), max(2, config.evaluate_count) * bool(config.evaluate_every))

@@ -5,7 +5,6 @@ the assistant's are targets.
 """
 
 import base64
-import binascii
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -128,7 +127,7 @@ def find_named(config: ChatData | InterleavedData | StreamData, content: Any, *,
     if isinstance(content, str) and content.startswith("data:"):
         try:
             content = base64.b64decode(content.partition(",")[2], validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise BadDocument(f"{name} has a damaged data URL ({error})", cause="broken picture") from error
     if not isinstance(content, str | bytes) or not content:
         raise BadDocument(f"{name} has no picture where one should be, but {content!r:.80}", cause="no picture")

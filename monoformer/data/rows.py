@@ -50,7 +50,7 @@ class Rows:
         name = f"row {index + 1} of {path}"
         try:
             found = self._files[at].row(index)
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # also nested too deeply, or a number of too many digits
             raise BadDocument(f"{name} is not JSON ({error})", cause="broken JSON") from error
         if not isinstance(found, dict):
             raise BadDocument(f"{name} is no JSON object, but {found!r:.80}", cause="broken JSON")
@@ -85,7 +85,7 @@ class _Array:
     def __init__(self, path: Path) -> None:
         try:
             self._rows = json.loads(path.read_bytes())
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not JSON ({error}); give one array of objects, or name it .jsonl") from error
         self.numbers = [uniform("split", json.dumps(row, sort_keys=True)) for row in self._rows]
 

@@ -23,6 +23,12 @@ class BadDocument(ValueError):  # noqa: N818 (a value in streams, too)
         self.cause = cause
 
 
+def unreadable(error: Exception, *, name: str) -> BadDocument:
+    """What is wrong with a document whose reading raised something that nobody foresaw: its run goes on."""
+    kind = type(error).__name__
+    return BadDocument(f"{name} cannot be read ({kind}: {error})", cause=f"cannot be read ({kind})")
+
+
 class Tally:
     """How many documents of each source were read, and how many of them skipped for which cause."""
 

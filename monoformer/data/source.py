@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from monoformer.data.ahead import in_order
-from monoformer.data.skipped import BadDocument
+from monoformer.data.skipped import BadDocument, unreadable
 from monoformer.document import Document
 from monoformer.randomness import generator, uniform
 
@@ -93,6 +93,8 @@ class Indexed:
             return document if self._later else document.read()
         except BadDocument as bad:
             return bad
+        except Exception as error:
+            return unreadable(error, name=f"document {index} of {self._name}")
 
     def state_dict(self) -> dict[str, Any]:
         """{"index": number of the next document}."""

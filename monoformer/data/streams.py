@@ -17,7 +17,7 @@ from monoformer.data.captions import CaptionTemplate, texts
 from monoformer.data.chat import find_named, read_chat
 from monoformer.data.images import class_name, class_names, one_of
 from monoformer.data.pictures import mirror
-from monoformer.data.skipped import BadDocument
+from monoformer.data.skipped import BadDocument, unreadable
 from monoformer.data.source import Split, choose, order
 from monoformer.document import Document, Text, describe_document, draw_document
 from monoformer.randomness import uniform
@@ -129,6 +129,8 @@ class Stream:
                 return document if self._later else document.read()
             except BadDocument as bad:
                 return bad
+            except Exception as error:
+                return unreadable(error, name=f"row {first + (at or 0)} of shard {shard} of {self._name}")
 
         left = [*shuffled, *([None] if broken else [])][self._state["place"] :]
         for document in in_order(read, left, readers=self._readers):

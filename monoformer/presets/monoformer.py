@@ -37,7 +37,7 @@ def monoformer_imagenet256() -> RunConfig:
     guidance 1.5. The folders carry the classes' names, or --data.class-names FILE does.
     """
     data = FolderData(prompts=PROMPTS, size=256, draw=1.0, describe=0.0)
-    return _monoformer("monoformer-imagenet256", data, row=384, rows=1024)
+    return _monoformer("monoformer-imagenet256", data, row=1120, rows=256)  # four documents of 262 to 280 tokens a row
 
 
 def monoformer_t2i() -> RunConfig:

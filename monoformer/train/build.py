@@ -3,6 +3,7 @@
 A run's tokenizer is trained once and kept in the run's folder, so that resuming never trains another.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ from monoformer.config.train import MuonConfig
 from monoformer.data.build import build_source
 from monoformer.data.cache import check_caches
 from monoformer.data.loader import Loader
-from monoformer.data.skipped import BadDocument
+from monoformer.data.skipped import BadDocument, unreadable
 from monoformer.data.source import Source
 from monoformer.data.windows import Numbered
 from monoformer.device import announce, choose, has_bf16_units
@@ -36,6 +37,7 @@ from monoformer.train.checkpoint import last_step
 from monoformer.train.freeze import freeze_text, new_rows
 from monoformer.train.lora import merged, start_adapters, with_adapters
 from monoformer.train.parallel import ALONE, Ranks, rows_of_pass
+from monoformer.train.plan import warn_of_memory
 from monoformer.train.precision import computes_in_bf16
 from monoformer.train.sizes import check_sizes, picture_shape, sized
 from monoformer.train.start import Start, check_new, fill_parts, new_start, read_start, taking
@@ -80,10 +82,17 @@ def settled(config: RunConfig, *, device: torch.device, ranks: Ranks) -> RunConf
     return replace(config, train=replace(config.train, precision=chosen))
 
 
-def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, ranks: Ranks = ALONE) -> Built:
+def build_run(
+    config: RunConfig,
+    *,
+    autoencoder: Autoencoder | None = None,
+    ranks: Ranks = ALONE,
+    warn: Callable[[str], None] = warnings.warn,
+) -> Built:
     """Build everything that a configuration names. Raises ValueError for settings that contradict the data.
 
-    `autoencoder` stands in for the one that `config.autoencoder.path` names, which is then only a name.
+    `autoencoder` stands in for the one that `config.autoencoder.path` names, which is then only a name. `warn` is told
+    what memory will not do before any of it is taken.
     """
     device = choose(config.train.device)
     check_start(config)
@@ -104,7 +113,7 @@ def build_run(config: RunConfig, *, autoencoder: Autoencoder | None = None, rank
     check_caches(config.data, autoencoder, path=config.autoencoder.path)
     source = build_source(config.data, split="train", seed=config.seed, readers=config.train.readers, later=True)
     tokenizer = started.pretrained.tokenizer if started else build_tokenizer(config, ranks=ranks)
-    model, news = build_network(config, started, tokenizer, ranks=ranks, device=device, bf16=bf16)
+    model, news = build_network(config, started, tokenizer, ranks=ranks, device=device, bf16=bf16, warn=warn)
     config = replace(config, model=model.config)
     pretrained = Pretrained(
         model=model,
@@ -146,7 +155,14 @@ def features_of(config: RunConfig) -> list[str]:
 
 
 def build_network(
-    config: RunConfig, started: Start | None, tokenizer: Tokenizer, *, ranks: Ranks, device: torch.device, bf16: bool
+    config: RunConfig,
+    started: Start | None,
+    tokenizer: Tokenizer,
+    *,
+    ranks: Ranks,
+    device: torch.device,
+    bf16: bool,
+    warn: Callable[[str], None],
 ) -> tuple[MonoFormer, str]:
     """The network as it trains: spread over the processes, with its weights, frozen and adapted; what is new in it."""
     if started and config.model.vision_width != started.model.config.vision_width:
@@ -155,6 +171,8 @@ def build_network(
     recipe = started.recipe if started else new_start(config, tokenizer)
     if config.train.lora.rank:
         recipe = with_adapters(recipe, config.train)
+    for line in warn_of_memory(replace(config, model=recipe.model.config), device, ranks):
+        warn(line)
     model = fill_parts(recipe, config.train.parallel, ranks, device=device, bf16=bf16)
     count = sum(p.numel() for p in model.parameters())
     news = started.news if started else f"new weights: {count / 1e6:.1f}M parameters from seed {config.seed}"
@@ -253,6 +271,8 @@ def read_row(sequencer: Sequencer, row: Sequence[Plan]) -> tuple[Row, dict[int, 
             whole.append(sequencer.lay_out(plan).read())
         except BadDocument as broken:
             bad[plan.document] = broken
+        except Exception as error:
+            bad[plan.document] = unreadable(error, name=f"document {plan.document}")
     return whole, bad
 
 
@@ -265,7 +285,7 @@ def plan_all(
     for number, document in documents:
         try:
             plan = sequencer.plan(document, number, seed=seed)
-        except ValueError as error:
+        except Exception as error:  # templates and tokenizers raise whatever they meet
             bad[number] = BadDocument(str(error), cause="cannot be laid out")
             continue
         if len(plan) > length:

@@ -37,6 +37,10 @@ MAY_CHANGE = (
 share a step changes the last bits of its sums alone."""
 
 
+PLACES = ("root", "files", "images", "start")
+"""Fields that may change where a folder or files of the same names have moved."""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """The folder for this run alone, where files can be locked; the system lets go of it however the run ends.
@@ -65,7 +69,9 @@ def check_same_run(saved: dict[str, Any], given: dict[str, Any], folder: Path) -
     changed = [
         name
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and not any(name == m or name.startswith(f"{m}.") for m in MAY_CHANGE)
+        if before.get(name) != now.get(name)
+        and not any(name == m or name.startswith(f"{m}.") for m in MAY_CHANGE)
+        and not (name.rpartition(".")[2] in PLACES and _ends(before.get(name)) == _ends(now.get(name)))
     ]
     if changed:
         first = changed[0]
@@ -77,6 +83,8 @@ def check_same_run(saved: dict[str, Any], given: dict[str, Any], folder: Path) -
 
 
 def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(data, list) and data and all(isinstance(one, dict) for one in data):
+        data = {str(place): one for place, one in enumerate(data)}  # sources are numbered as on the command line
     if isinstance(data, dict):
         return {
             k: v
@@ -84,6 +92,11 @@ def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
             for k, v in _flatten(value, f"{prefix}.{key}" if prefix else key).items()
         }
     return {prefix: data}
+
+
+def _ends(paths: Any) -> list[str]:
+    """The names that paths end in."""
+    return [Path(str(path)).name for path in (paths if isinstance(paths, list) else [paths])]
 
 
 @contextmanager

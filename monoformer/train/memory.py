@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from monoformer.config.model import ModelConfig
 from monoformer.config.parallel import Checkpointing, ParallelConfig
 from monoformer.config.run import RunConfig
-from monoformer.config.train import MuonConfig, TrainConfig
+from monoformer.config.train import MuonConfig, TrainConfig, shown_slots
 from monoformer.model.monoformer import MonoFormer, Place
 from monoformer.model.patches import positions_2d
 from monoformer.train.optim import is_hidden_matrix
@@ -53,6 +53,8 @@ class Memory:
     logits: float
     working: float
     """What the optimizer needs while it steps."""
+    shown: float
+    """In the first process: a second network, and its cache, for samples and scores while the run goes on."""
     runtime: float
     accumulates: bool
     """Whether gradients are held while a forward pass runs: several passes a step, or DDP's buckets, always there."""
@@ -60,7 +62,7 @@ class Memory:
     @property
     def peak(self) -> float:
         """Most bytes at once: activations are gone when the last gradients come and the optimizer steps."""
-        held = self.weights + self.optimizer + self.average + self.gathered + self.runtime
+        held = self.weights + self.optimizer + self.average + self.gathered + self.shown + self.runtime
         passing = self.activations + self.logits + self.accumulates * self.gradients
         return held + max(passing, self.gradients + self.working)
 
@@ -92,6 +94,7 @@ def memory_of(config: RunConfig, load: Pass, *, bf16: bool, on_cpu: bool = False
         activations=peak - logits,
         logits=logits,
         working=working / parts,
+        shown=_shown_bytes(config, 4.0 * everything),
         runtime=RUNTIME["cpu" if on_cpu else "cuda"],
         accumulates=passes > 1 or (processes > 1 and not sharded),
     )
@@ -102,6 +105,13 @@ def state_bytes(config: RunConfig) -> float:
     with torch.device("meta"):
         model = MonoFormer(config.model)
     return 8.0 * sum(p.numel() for p in model.parameters()) + _optimizer_bytes(model, config.train, on_cpu=False)[0]
+
+
+def _shown_bytes(config: RunConfig, network: float) -> float:
+    """The network of samples and scores, and its cache, all in fp32."""
+    slots, model = shown_slots(config.train), config.model
+    cache = 8.0 * slots * model.layers * model.kv_heads * model.head_width * model.context
+    return network + cache if slots else 0.0
 
 
 def _optimizer_bytes(model: MonoFormer, config: TrainConfig, *, on_cpu: bool) -> tuple[float, float]:

@@ -152,7 +152,7 @@ def rows_of_pass(rows: int, pass_rows: int, world: int) -> int:
     if own < 1 or rows % (own * world):
         raise ValueError(
             f"{world} processes with passes of {own} rows cannot share train.rows = {rows} evenly; "
-            f"choose rows that {max(1, own) * world} divides"
+            f"choose rows that {max(1, pass_rows) * world} divides"
         )
     return own
 

@@ -159,6 +159,9 @@ def advise_pace(config: RunConfig, machines: Machines, pace: Pace, saving: Savin
         copies = machines.gpus // math.gcd(machines.gpus, MACHINE)  # of parts that a machine holds
         spans = parts_of(config.train.parallel, machines.gpus) > MACHINE and copies < machines.gpus
         change = f"--train.parallel.replicas {copies} keeps them within a machine" if spans else "more rows a step"
+        own = config.train.rows // machines.gpus
+        if not spans and 0 < config.train.pass_rows < own:
+            change = f"larger passes, up to --train.pass-rows {own}"
         yield f"GPUs wait {pace.step_seconds - pace.compute_seconds:.2f} s a step for the others' weights; {change}"
     if saving.goodput < GOOD:
         steps = max(1, int(600 / pace.step_seconds))

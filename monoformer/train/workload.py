@@ -3,6 +3,7 @@
 Knows nothing of hardware. Invariant: nothing is downloaded, and no data is read; what is guessed is said.
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,7 +78,10 @@ def compose(config: RunConfig, *, rows: int, images: float = -1.0) -> tuple[Pass
     weight = sum(share for share, _, _ in documents)
     tokens = sum(share * length for share, length, _ in documents) / weight
     drawn = sum(share * count for share, _, count in documents) / weight
-    in_row = images if images >= 0 else min(row / tokens * drawn, row / patches)
+    fit = row / tokens
+    if len(documents) == 1 and drawn:  # documents of one length leave the rest of the row empty
+        fit = math.floor(fit)
+    in_row = images if images >= 0 else min(fit * drawn, row / patches)
     total = round(rows * in_row)
     seen = sum(share * (length**2 + count * patches**2) / 2 for share, length, count in documents) / weight / tokens
     load = Pass(rows=rows, tokens=row, labelled=max(1, rows * row - total * patches), images=total, grid=grid)

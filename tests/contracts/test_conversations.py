@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
-from monoformer.config.data import FolderData, check_named
+from monoformer.config.data import FolderData, TokenizerConfig, check_named
 from monoformer.config.sources import ChatData, InterleavedData, StreamData
 from monoformer.data.build import build_source
 from monoformer.data.chat import Chats
@@ -23,7 +23,7 @@ from monoformer.data.skipped import BadDocument
 from monoformer.data.source import usable
 from monoformer.document import Document, Image
 from monoformer.framing import nearest_size
-from monoformer.train.build import build_loader
+from monoformer.train.build import build_loader, plan_all, train_tokenizer
 from monoformer.train.sizes import check_sizes, sized
 from tests import tiny
 
@@ -274,3 +274,35 @@ def test_pictures_of_every_shape_are_trained_on_in_the_models_sizes(tmp_path: Pa
         assert sizes == set(tiny.SIZES)
         assert torch.isfinite(torch.tensor(trainer.train_step([next(trainer.parts.loader)])["image_loss"]))
     assert len(list(usable(build_source(data), 8))) == 8
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ('{"messages": ' + "[" * 200_000, "broken JSON"),
+        ('{"messages": ' + "9" * 5_000 + "}", "broken JSON"),
+        (json.dumps({"image": "data:image/png;base64,é", "messages": [U, A]}), "broken picture"),
+    ],
+    ids=["nested", "digits", "url"],
+)
+def test_lines_that_break_their_readers_are_bad_documents(line: str, cause: str, tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text("\n".join([json.dumps({"messages": [U, A]}), line]) + "\n", encoding="utf-8")
+    source = build_source(ChatData(files=(str(tmp_path / "c.jsonl"),), size=8, holdout=0.0))
+    found = list(islice(source, 10))
+    bad = [document for document in found if isinstance(document, BadDocument)]
+    assert 0 < len(bad) < 10
+    assert {document.cause for document in bad} == {cause}
+
+
+def test_half_a_surrogate_pair_is_a_bad_document_and_no_reason_to_stop(tmp_path: Path) -> None:
+    cut = {"role": "assistant", "content": "so nice \ud83d"}  # as cut JSON has it
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"messages": [U, one]}) for one in (A, cut)))
+    config = ChatData(files=(str(tmp_path / "c.jsonl"),), holdout=0.0)
+    documents = list(enumerate(islice(build_source(config), 10)))
+    good = [(number, document) for number, document in documents if isinstance(document, Document)]
+    plans, bad = plan_all(tiny.sequencer(), good, length=100, seed=0)
+    assert len(plans) + len(bad) == 10
+    assert {one.cause for one in bad.values()} == {"cannot be laid out"}
+    assert "half of a surrogate pair" in str(next(iter(bad.values())))
+    run = tiny.run_config(tmp_path / "run", data=config)
+    assert train_tokenizer(replace(run, tokenizer=TokenizerConfig(vocabulary=300))).encode("nice")

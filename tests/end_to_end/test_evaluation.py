@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 from monoformer.card import read_card
 from monoformer.cli.main import main
 from monoformer.cli.scoring import build_scores
-from monoformer.cli.training import read_config
+from monoformer.cli.training import build_pipeline, read_config
 from monoformer.config.evaluate import SceneScores
 from monoformer.evaluate.build import build_evaluator
 from monoformer.pipeline import Pipeline
@@ -126,8 +126,19 @@ def test_wrong_suites_and_options_are_one_line_errors(
 
 
 def test_scores_while_training_are_those_of_the_averaged_weights(run: Path, tmp_path: Path) -> None:
-    built = build_run(read_config(["scenes-quick", f"--folder={tmp_path / 'run'}", "--seed=3", *TRAINED]))
-    scores = build_scores(built, count=2)
+    built = build_run(
+        read_config(
+            [
+                "scenes-quick",
+                f"--folder={tmp_path / 'run'}",
+                "--seed=3",
+                *TRAINED,
+                "--train.evaluate-every=5",
+                "--train.evaluate-count=2",
+            ]
+        )
+    )
+    scores = build_scores(built, build_pipeline(built))
     untrained = built.parts.model.state_dict()
     first = scores(1, untrained)
     assert set(first) == {

@@ -134,19 +134,33 @@ def test_reading_ahead_does_not_change_the_state() -> None:
     assert states[0] == states[1] == states[2]
 
 
-def failing(number: int) -> Source:
-    def document(index: int) -> Document:
-        if index == number:
-            raise ValueError(f"document {number} is broken")
-        return Document((Text("abc"),))
+class Failing(Indexed):
+    """A source that fails itself, beyond what is wrong with a document."""
 
-    return Indexed(document)
+    def __init__(self, number: int) -> None:
+        super().__init__(lambda index: Document((Text("abc"),)))
+        self.number = number
+
+    def __iter__(self) -> Iterator[Document | BadDocument]:
+        for index, document in enumerate(super().__iter__()):
+            if index == self.number:
+                raise ValueError(f"document {index} is broken")
+            yield document
+
+
+def test_what_nobody_foresaw_in_a_document_is_a_bad_document() -> None:
+    def document(index: int) -> Document:
+        return Document((Text("abc"[: 1 // (index % 3)]),))
+
+    found = list(islice(Indexed(document, name="odd"), 4))
+    assert [isinstance(one, BadDocument) for one in found] == [True, False, False, True]
+    assert str(found[3]).startswith("document 3 of odd cannot be read (ZeroDivisionError")
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
 @pytest.mark.parametrize("readers", [1, 3])
 def test_a_failure_reaches_the_consumer_after_the_batches_before_it(prefetch: int, readers: int) -> None:
-    with Loader(failing(9), pack, list, window=4, rows=1, prefetch=prefetch, readers=readers) as reader:
+    with Loader(Failing(9), pack, list, window=4, rows=1, prefetch=prefetch, readers=readers) as reader:
         assert len([next(reader), next(reader), next(reader), next(reader)]) == 4
         state = reader.state_dict()
         for _ in range(2):

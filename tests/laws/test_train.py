@@ -15,13 +15,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from monoformer.config.data import ScenesData, SequenceConfig
-from monoformer.config.run import RunConfig
+from monoformer.config.data import FolderData, MixtureData, ScenesData, SequenceConfig, TextData
+from monoformer.config.run import RunConfig, to_json
 from monoformer.config.train import AdamWConfig, MuonConfig, OptimizerConfig
 from monoformer.data.skipped import BadDocument, Tally
 from monoformer.model.monoformer import MonoFormer
 from monoformer.train.build import build_run
 from monoformer.train.checkpoint import checkpoints
+from monoformer.train.guards import check_same_run
 from monoformer.train.metrics import CLOCK, read_metrics
 from monoformer.train.optim import rate_factor
 from monoformer.train.start import new_start
@@ -210,6 +211,19 @@ def test_another_configuration_is_refused_by_the_fields_name(change: Any, name: 
     with pytest.raises(ValueError, match=rf"holds another run: {name} was"):
         tiny.trainer(change(config)).run()
     assert metrics_of(tmp_path / "run") == before
+
+
+def test_data_may_move_but_not_become_other_data(tmp_path: Path) -> None:
+    def at(*places: str) -> dict[str, Any]:
+        books, pictures = TextData(files=(f"{places[0]}/books",)), FolderData(root=places[1], size=8)
+        data = MixtureData(sources=(books, pictures), weights=(0.5, 0.5))
+        config: dict[str, Any] = to_json(tiny.run_config(tmp_path, data=data))
+        return config
+
+    before = at("/a", "/a/emoji")
+    check_same_run(before, at("/b/c", "/d/emoji"), tmp_path)
+    with pytest.raises(ValueError, match=r"data\.sources\.1\.root was '/a/emoji' and is now '/a/flowers'"):
+        check_same_run(before, at("/b/c", "/a/flowers"), tmp_path)
 
 
 @pytest.mark.parametrize("what", ["state.json", "state.json gone", "weights", "weights gone", ".metadata"])
