@@ -18,7 +18,7 @@ from PIL import UnidentifiedImageError
 from monoformer.config.generate import GenerateConfig, changed
 from monoformer.config.run import from_json
 from monoformer.config.spelling import hint
-from monoformer.document import upright
+from monoformer.document import Document, Segment, upright
 
 Picture: TypeAlias = PILImage.Image
 PictureLike: TypeAlias = Picture | str | Path | NDArray[Any]
@@ -64,6 +64,14 @@ def read_size(given: SupportsIndex | Sequence[SupportsIndex] | None) -> tuple[in
         raise ValueError(
             f"size must be a height and a width in pixels, such as (64, 64), or a square's side, but is {given!r}"
         ) from None
+
+
+def read_talk(given: Document | Sequence[Segment]) -> Document:
+    """A chat of segments with roles."""
+    document = given if isinstance(given, Document) else Document(tuple(given))
+    if not document.is_chat:
+        raise ValueError('a chat needs roles: Text("hello", "user"), Image.from_pil(picture, role="user")')
+    return document
 
 
 def read_settings(given: Mapping[str, Any], defaults: GenerateConfig, *, count: int) -> list[GenerateConfig]:

@@ -35,6 +35,15 @@ def locate(path: str, *, field: str, files: Sequence[str], download: bool = True
         raise ValueError(f"{field} is {path!r}, neither a folder here nor given out by the hub: {cause}") from None
 
 
+def upload(folder: Path, name: str, *, private: bool = False) -> str:
+    """Put a folder on the Hugging Face hub as `name` (OWNER/NAME); the page's address."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(name, private=private, exist_ok=True)
+    return str(api.upload_folder(repo_id=name, folder_path=folder))
+
+
 def keep(path: str, folder: Path, *, place: str, field: str, files: Sequence[str]) -> str:
     """Copy a network into the model folder's `place`, so that the folder stands alone; the path that it then names.
 

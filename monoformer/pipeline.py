@@ -9,8 +9,9 @@ makes does not depend on the others (up to the last bits of matrix products). Se
 their calls wait for one another. Ctrl-C ends a call and leaves nothing of it behind.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -25,6 +26,7 @@ from monoformer.arguments import (
     read_pictures,
     read_settings,
     read_size,
+    read_talk,
     read_texts,
 )
 from monoformer.autoencoder import Autoencoder
@@ -34,7 +36,9 @@ from monoformer.framing import Method, framed
 from monoformer.generate.deferred import Deferred
 from monoformer.generate.editing import Edit, marks
 from monoformer.generate.engine import Engine
-from monoformer.generate.session import Request, Wanted
+from monoformer.generate.session import Event, Request, Wanted
+from monoformer.generate.streaming import stream
+from monoformer.hub import upload
 from monoformer.model.decoding import check_compiles
 from monoformer.model.packed import can_pack, pack
 from monoformer.pretrained import Pretrained, find_folder, load_pretrained, save_pretrained
@@ -51,15 +55,14 @@ class Pipeline:
         autoencoder: Autoencoder | None = None,
         vision: VisionEncoder | None = None,
         slots: int = 64,
+        budget: int = 0,
         deterministic: bool = False,
         compile: bool = False,
         card: str = "",
     ) -> None:
-        """`slots` contexts are served at once; more items wait. `autoencoder`, `vision` None: the model's own, of which
-        the autoencoder is built when the first picture needs it.
-
-        `deterministic`: an item has the same bits alone and among others, at the price of padded passes. `compile`
-        compiles the decoding of text at once, which takes up to minutes and makes writing faster.
+        """`slots` contexts are served at once; more items wait. `budget`, `deterministic`: as in `Engine`.
+        `autoencoder`, `vision` None: the model's own; an autoencoder is built when the first picture needs it.
+        `compile` compiles the decoding of text at once, which takes up to minutes and makes writing faster.
         """
         self.pretrained = pretrained
         weight = pretrained.model.tokens.weight
@@ -70,8 +73,9 @@ class Pipeline:
         if vision is None:
             vision = build_vision(pretrained.vision, device=weight.device, dtype=weight.dtype)
         self.engine = Engine(
-            pretrained, autoencoder, vision=vision, slots=slots, deterministic=deterministic, compile=compile
-        )
+            pretrained, autoencoder, vision=vision, slots=slots, budget=budget, deterministic=deterministic,
+            compile=compile,
+        )  # fmt: skip
         self.card = card
 
     @classmethod
@@ -82,6 +86,7 @@ class Pipeline:
         device: str = "auto",
         dtype: torch.dtype | None = None,
         slots: int = 64,
+        budget: int = 0,
         deterministic: bool = False,
         compile: bool = False,
         packed: bool | None = None,
@@ -110,8 +115,8 @@ class Pipeline:
         if where.type == "cpu":
             keep_freed_memory()
         return cls(
-            loaded, autoencoder=autoencoder, vision=vision, slots=slots, deterministic=deterministic, compile=compile,
-            card=text,
+            loaded, autoencoder=autoencoder, vision=vision, slots=slots, budget=budget, deterministic=deterministic,
+            compile=compile, card=text,
         )  # fmt: skip
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -131,8 +136,7 @@ class Pipeline:
     ) -> list[Document]:
         """Continue interleaved documents: what the model wrote and drew, without the prompt.
 
-        `settings` are fields of `GenerateConfig`; `seed` may be a list. `size` is (height, width) of drawn pictures, or
-        the side of square ones.
+        `settings`: fields of `GenerateConfig`; `seed` may be a list. `size`: (height, width) of pictures, or the side.
         With `choices`, for `want` text, the answer is one of them. `edits`: for each item a picture to start from.
         """
         items = [documents] if isinstance(documents, Document) else list(documents)
@@ -177,11 +181,7 @@ class Pipeline:
         mask: PictureLike | Sequence[PictureLike] | None = None,
         **settings: Any,
     ) -> list[Picture]:
-        """Draw a picture for each prompt.
-
-        With `picture` it starts from that, which the model need not know how to edit: `strength` and `mask` as in
-        `edit`.
-        """
+        """Draw a picture for each prompt; from `picture`, which the model need not know how to edit, as `edit` does."""
         said, edits = read_texts(prompts), None
         if picture is not None:
             shown = read_pictures(picture)
@@ -235,11 +235,18 @@ class Pipeline:
         return [_picture(made) for made in self.generate(documents, want="image", edits=edits, **settings)]
 
     def chat(self, history: Document | Sequence[Segment], **settings: Any) -> Document:
-        """The assistant's next turn, in words or pictures as the model decides; segments carry roles."""
-        document = history if isinstance(history, Document) else Document(tuple(history))
-        if not document.is_chat:
-            raise ValueError('a chat needs roles: Text("hello", "user"), Image.from_pil(picture, role="user")')
-        return self.generate(document, **settings)[0]
+        """The assistant's next turn, in words or pictures as it decides; segments carry roles."""
+        return self.generate(read_talk(history), **settings)[0]
+
+    def stream(self, history: Document | Sequence[Segment], *, previews: int = 0, **settings: Any) -> Iterator[Event]:
+        """What happens while the assistant's next turn is made: `text` as it is written, `progress` of a picture (every
+        `previews` evaluations with a preview), `image`, and `end`, which holds all that was made or says what failed.
+        """
+        document = read_talk(history)
+        (own,) = read_settings(settings, self.pretrained.generate, count=1)
+        if document.images:
+            self.prepare_pictures()
+        return stream(self.engine, Request(document=document, want="any", settings=own, previews=previews))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model folder."""
@@ -247,16 +254,10 @@ class Pipeline:
 
     def push_to_hub(self, name: str, *, private: bool = False) -> str:
         """Upload the model folder, card included, to the Hugging Face hub as `name`; the page's address."""
-        import tempfile
-
-        from huggingface_hub import HfApi
-
-        with tempfile.TemporaryDirectory() as temporary:
+        with TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
             self.save_pretrained(folder)
-            api = HfApi()
-            api.create_repo(name, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=name, folder_path=folder))
+            return upload(folder, name, private=private)
 
     def context_image(self, picture: Picture) -> Image:
         """The user's picture as training prepares one: upright, on white, in the nearest size that the model knows."""

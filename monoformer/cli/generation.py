@@ -1,6 +1,7 @@
 """generate, write, caption, edit, chat: a model folder put to use."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +12,10 @@ from PIL import Image as PILImage
 from monoformer.arguments import open_picture
 from monoformer.cli.bulk import Bulk, Form, draw_all, own_device, ranks, read_lines
 from monoformer.cli.options import Use, check_folder, check_picture_file, parse, save_pictures
-from monoformer.document import Document, Image, Segment, Text
+from monoformer.document import Document, Segment, Text
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.generate.editing import check_strength
-from monoformer.generate.session import picture_size
+from monoformer.generate.session import Event, picture_size
 from monoformer.pipeline import Pipeline
 from monoformer.pretrained import find_folder, read_folder_config
 
@@ -246,12 +247,11 @@ def chat(arguments: list[str]) -> None:
             continue
         try:
             if line.startswith("/image "):
-                history.append(_shown(pipeline, Path(line.removeprefix("/image ").strip())))
+                history.append(pipeline.context_image(open_picture(Path(line.removeprefix("/image ").strip()))))
             elif line:
                 asked = [*history, Text(line, "user")]
-                answer = pipeline.chat(asked, **options.sampling.given())
-                history = [*asked, *answer.segments]
-                drawn = _print_answer(answer, options.out, drawn)
+                answer = _print_answer(pipeline.stream(asked, **options.sampling.given()), options.out, drawn)
+                history, drawn = [*asked, *answer.segments], drawn + len(answer.images)
         except (ValueError, RuntimeError, OSError) as error:  # the talk so far stays
             print(f"that did not work: {error}\n(the talk is as it was before; /new forgets it)")
 
@@ -277,16 +277,21 @@ def _opened(path: Path | None) -> PILImage.Image | None:
     return None if path is None else open_picture(path)
 
 
-def _shown(pipeline: Pipeline, path: Path) -> Image:
-    return pipeline.context_image(open_picture(path))
-
-
-def _print_answer(answer: Document, folder: Path, drawn: int) -> int:
-    for segment in answer.segments:
-        if isinstance(segment, Text):
-            print(segment.text.strip())
-        else:
-            (path,) = save_pictures([segment.to_pil()], folder / f"picture-{drawn}.png")
-            print(f"[{path}]")
-            drawn += 1
-    return drawn
+def _print_answer(events: Iterator[Event], folder: Path, drawn: int) -> Document:
+    """Words as they come, pictures as files; all of the answer. Raises RuntimeError where it failed."""
+    begins = True
+    for event in events:
+        said = event.text.lstrip() if begins else event.text
+        if said:
+            print(said, end="", flush=True)
+            begins = False
+        if event.image is not None:
+            (path,) = save_pictures([event.image.to_pil()], folder / f"picture-{drawn}.png")
+            print(f"[{path}]" if begins else f"\n[{path}]")
+            begins, drawn = True, drawn + 1
+        if event.kind == "end":
+            print(end="" if begins else "\n")
+            if event.made is not None and event.reason != "error":
+                return event.made
+            raise RuntimeError(event.error)
+    raise AssertionError("every stream ends with its end")

@@ -47,20 +47,20 @@ class Engine:
         *,
         vision: VisionEncoder | None = None,
         slots: int = 32,
-        budget: int = 4096,
+        budget: int = 0,
         deterministic: bool = False,
         compile: bool = False,
     ) -> None:
         """`slots` contexts fit at once (a guided picture takes two); each holds the model's context length.
 
-        `budget` is the most tokens of prompts read in one step; longer ones are read in pieces, images never cut.
+        `budget`: most tokens of prompts read in one step (0: 512 on a CPU, else 4096), longer ones in pieces of it.
         `deterministic` pads every pass to fixed shapes: a request then has the same bits alone and among others.
         `compile` compiles the pass that reads written tokens, at once: `network.decoder.warmed` tells what it took.
         """
         if slots < 2:
             raise ValueError(f"an engine needs at least 2 slots (a guided picture takes two), but has {slots}")
-        if budget < 1:
-            raise ValueError(f"an engine's budget must be at least 1 token, but is {budget}")
+        if budget < 0:
+            raise ValueError(f"an engine's budget must be at least 1 token, or 0 for its own, but is {budget}")
         self.tokenizer, self.config = pretrained.tokenizer, pretrained.model.config
         self.sequencer = pretrained.sequencer()
         self.network = build_network(
@@ -71,7 +71,7 @@ class Engine:
         self.writer, self.artist = self.admission.writer, Artist(self.network, self.sequencer)
         self.waiting: deque[Session] = deque()
         self.active: list[Session] = []
-        self._count, self._turn = 0, Lock()
+        self._count, self.turn = 0, Lock()
         self._events: list[Event] = []
 
     @property
@@ -108,7 +108,7 @@ class Engine:
         failed, after all have ended.
         """
         ends: dict[int, Event] = {}
-        with self._turn:
+        with self.turn:
             sessions = self.admission.open_all(requests)
             try:
                 numbers = [self.add(session) for session in sessions]

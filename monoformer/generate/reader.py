@@ -18,6 +18,8 @@ from monoformer.generate.slots import WORTH, Slots, common, keys_of
 from monoformer.generate.text import score_tokens
 from monoformer.sequence import Sequencer
 
+BUDGETS = {"cpu": 512, "gpu": 4096}
+"""Tokens of prompts that are read in one step; on a CPU more at once are no faster."""
 SCORED = 256
 """Tokens whose log-probabilities are computed at once: each takes a number for every entry of the vocabulary."""
 
@@ -26,7 +28,8 @@ class Reader:
     """The slots of a network's cache, and what is being read into them."""
 
     def __init__(self, network: Network, sequencer: Sequencer, *, budget: int) -> None:
-        self.network, self.sequencer, self.budget = network, sequencer, budget
+        self.network, self.sequencer = network, sequencer
+        self.budget = budget or BUDGETS["cpu" if network.device.type == "cpu" else "gpu"]
         self.slots = Slots(network.cache)
         self.tokens_read = 0
         """Tokens that passed through the network to be read."""

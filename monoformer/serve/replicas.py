@@ -30,10 +30,12 @@ LOST = "the replica that served this request was lost; send it again"
 class Replica:
     """One engine; Ray Serve makes one in each process."""
 
-    def __init__(self, model: str, *, device: str, slots: int, capacity: int, compile: bool = False) -> None:
+    def __init__(
+        self, model: str, *, device: str, slots: int, capacity: int, budget: int = 0, compile: bool = False
+    ) -> None:
         from monoformer.pipeline import Pipeline
 
-        pipeline = Pipeline.from_pretrained(model, device=device, slots=slots, compile=compile)
+        pipeline = Pipeline.from_pretrained(model, device=device, slots=slots, budget=budget, compile=compile)
         pipeline.prepare_pictures()
         self.batcher = Batcher(pipeline.engine, capacity=capacity)
 
