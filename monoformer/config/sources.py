@@ -78,7 +78,7 @@ class StreamData:
     path: str = ""
     """Name of a data set on the hub, or a folder that `datasets` can read."""
     files: tuple[str, ...] = ()
-    """Files instead of a path: all .tar (webdataset), .parquet, or .json / .jsonl."""
+    """Files instead of a path: all .tar (webdataset), all .parquet, all .jsonl or all .json."""
     configuration: str = ""
     """The data set's configuration on the hub, where it has several."""
     part: str = "train"
@@ -90,7 +90,8 @@ class StreamData:
     images: str = ""
     """Folder of pictures that rows name by a path; empty: that of the first file."""
     image_column: str = "image"
-    """Column of pictures (of a tar: jpg, png, ...); empty: there are none, and the captions are plain text."""
+    """Column of pictures (of a tar: jpg, or several, jpg;png, of which a row has one); empty: there are none, and the
+    captions are plain text."""
     caption: str = "{caption}"
     """Caption made of columns, as for parquet files (of a tar: {txt}; of a column that holds JSON: {json.key})."""
     size: int = 0

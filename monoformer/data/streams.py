@@ -6,7 +6,7 @@ seed, epoch, shard and block alone.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from monoformer.data.captions import CaptionTemplate, texts
 from monoformer.data.chat import find_named, read_chat
 from monoformer.data.images import class_name, class_names, one_of
 from monoformer.data.pictures import mirror
+from monoformer.data.shards import parse_line, parse_members, read_tars
 from monoformer.data.skipped import BadDocument, unreadable
 from monoformer.data.source import Split, choose, order
 from monoformer.document import Document, Text, describe_document, draw_document
@@ -25,8 +26,11 @@ from monoformer.randomness import uniform
 if TYPE_CHECKING:
     import datasets
 
-BUILDERS = {".tar": "webdataset", ".parquet": "parquet", ".jsonl": "json", ".json": "json"}
-"""Which builder of `datasets` reads files of which kind."""
+BUILDERS = {".tar": "", ".parquet": "parquet", ".jsonl": "text", ".json": "json"}
+"""Which builder of `datasets` reads files of which kind. JSON lines are read as text and tars by us: the builders for
+them end at the first broken line or member."""
+PARSERS = {".tar": parse_members, ".jsonl": parse_line}
+"""What makes a row of what is read of files of that kind."""
 START = {"epoch": 0, "shard": 0, "rows": 0, "stream": None, "place": 0}
 """The position of a stream that was not read."""
 
@@ -51,6 +55,8 @@ class Stream:
         self._data = open_stream(config)
         self._shards = max(self._data.num_shards, 1)
         features = self._data.features or {}
+        kind = Path(config.files[0]).suffix if config.files else ""
+        self._parse: Callable[..., Mapping[str, Any]] = PARSERS.get(kind, lambda row, name: row)
         self._classes = {column: names for column, feature in features.items() if (names := class_names(feature))}
         self._state: dict[str, Any] = dict(START)
 
@@ -143,6 +149,7 @@ class Stream:
 
     def _document(self, row: Mapping[str, Any], key: tuple[int, ...]) -> Document:
         config, name = self._config, f"row {key[3]} of shard {key[2]} of {self._name}"
+        row = self._parse(row, name=name)
         folder = Path(config.files[0]).parent if config.files else Path()
         if config.chat:
             return read_chat(row, config, name=name, folder=folder)
@@ -154,7 +161,7 @@ class Stream:
         caption = one_of(captions, uniform(*key, "caption"))
         if not config.image_column:
             return Document((Text(caption),))
-        picture = find_named(config, row.get(config.image_column), name=name, folder=folder)
+        picture = find_named(config, _first(row, config.image_column.split(";")), name=name, folder=folder)
         if config.flip and uniform(*key, "flip") < 0.5:
             picture = mirror(picture)
         if choose((config.draw, config.describe), uniform(*key, "kind")) == 0:
@@ -174,14 +181,17 @@ def open_stream(config: StreamData) -> "datasets.IterableDataset":
     if config.files and (len(kinds) > 1 or None in kinds):
         raise ValueError(f"data.files must all be .tar, all .parquet or all .jsonl, but are {', '.join(config.files)}")
     files = list(config.files) or None
-    part = "train" if files else config.part
+    part, kind = "train" if files else config.part, kinds.pop() if files else ""
     try:
+        if kind == "" and files:
+            return datasets.IterableDataset.from_generator(read_tars, gen_kwargs={"paths": files})
         data = datasets.load_dataset(
-            kinds.pop() if files else config.path,
+            kind or config.path,
             config.configuration or None,
             data_files=files,
             split=part,
             streaming=True,
+            **({"encoding_errors": "replace"} if kind == "text" else {}),
         )
     except Exception as error:  # the hub, its network and its builders raise whatever they meet
         wanted = ", ".join(config.files) or config.path
@@ -207,6 +217,11 @@ def _shuffled(length: int, seed: int, epoch: int, shard: int, first: int) -> lis
     if not length:
         return []
     return [int(at) for at in order(int(uniform(seed, epoch, shard, first, "block") * 2**31), 0, length)]
+
+
+def _first(row: Mapping[str, Any], columns: Sequence[str]) -> Any:
+    """What the first of the columns that the row has holds."""
+    return next((row[column] for column in columns if row.get(column)), None)
 
 
 def _field(row: Mapping[str, Any], column: str) -> Any:

@@ -204,6 +204,40 @@ def test_a_torn_shard_is_one_bad_document_and_the_others_are_read(tmp_path: Path
         assert again == found[at + 1 : at + 13]
 
 
+def test_a_broken_line_of_a_stream_costs_no_other(tmp_path: Path) -> None:
+    lines = [json.dumps({"said": f"line {number}"}).encode() for number in range(50)]
+    for number, broken in ((7, b'{"said": '), (20, b"[1, 2]"), (33, b'{"said": "\xff line"}'), (40, b"[" * 100_000)):
+        lines[number] = broken
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    config = StreamData(files=(str(tmp_path / "rows.jsonl"),), image_column="", caption="{said}", block=7, holdout=0.0)
+    found = list(islice(build_source(config), 50))
+    said = {document.segments[0].text for document in found if isinstance(document, Document)}
+    assert said == {*(f"line {number}" for number in range(50) if number not in (7, 20, 33, 40)), "\ufffd line"}
+    assert [document.cause for document in found if isinstance(document, BadDocument)] == ["broken JSON"] * 3
+
+
+def test_a_broken_member_of_a_tar_costs_no_other_row(tmp_path: Path) -> None:
+    def add(name: str, content: bytes) -> None:
+        (tmp_path / "member").write_bytes(content)
+        tar.add(tmp_path / "member", arcname=name)
+
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for number in range(20):
+            picture = saved(tmp_path / ("a.png" if number % 2 else "a.jpg")).read_bytes()
+            add(f"train/{number:03d}.{'png' if number % 2 else 'JPG'}", b"torn" if number == 5 else picture)
+            text = json.dumps({"said": f"row {number}"}).encode()
+            add(f"train/{number:03d}.json", text[:-3] if number == 9 else text)
+    files = (str(tmp_path / "0.tar"),)
+    config = StreamData(
+        files=files, image_column="jpg;png", caption="{json.said}", size=8, block=6, holdout=0.0, describe=0.0
+    )
+    found = list(islice(build_source(config), 20))
+    said = {words(document)[0][1] for document in found if isinstance(document, Document)}
+    assert said == {f"row {number}" for number in range(20) if number not in (5, 9)}
+    causes = sorted(document.cause for document in found if isinstance(document, BadDocument))
+    assert causes == ["broken JSON", "broken picture"]
+
+
 def test_pictures_of_a_stream_are_mirrored_and_asked_for_in_several_ways(tmp_path: Path) -> None:
     half = PILImage.new("RGB", (8, 8), "black")
     half.paste("white", (0, 0, 4, 8))
