@@ -13,7 +13,7 @@ from monoformer.cli.information import doctor, presets
 from monoformer.cli.plan import plan
 from monoformer.cli.serving import serve
 from monoformer.cli.sweep import sweep
-from monoformer.cli.training import train
+from monoformer.cli.training import save, train
 from monoformer.config.spelling import hint
 
 Command = Callable[[list[str]], None]
@@ -21,6 +21,7 @@ Command = Callable[[list[str]], None]
 COMMANDS: dict[str, Command] = {
     "demo": demo,
     "train": train,
+    "save": save,
     "plan": plan,
     "data": data,
     "encode": encode,

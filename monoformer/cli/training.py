@@ -3,9 +3,11 @@
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from rich.console import Console
 from torch import Tensor
 
@@ -27,6 +29,7 @@ from monoformer.pretrained import save_pretrained
 from monoformer.train.build import Built, build_run
 from monoformer.train.loop import Sample
 from monoformer.train.parallel import processes
+from monoformer.train.saved import read_saved
 from monoformer.train.sizes import picture_sizes
 from monoformer.train.trainer import Trainer, empty_copy
 
@@ -58,6 +61,33 @@ def train(arguments: list[str]) -> None:
     console.print(f"done: {made}" + (draws if picture_sizes(config.data) else f"\n  monoformer write {made} PROMPT"))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Save:
+    """Write a checkpoint of a run as a model folder, while it goes on or after it was broken off."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """The model folder to write."""
+    step: int = 0
+    """Which checkpoint; 0: the last."""
+
+
+def save(arguments: list[str]) -> None:
+    """Write a run's last checkpoint as a model folder: monoformer save RUN OUT [--step N]"""
+    options = parse(_Save, arguments, command="save")
+    config = replace(load_config(options.run / "config.json"), folder=str(options.run))
+    step, pretrained, weights = read_saved(config, step=options.step)
+    config = replace(config, model=pretrained.model.config)
+    save_pretrained(options.out, pretrained, weights=weights, card=write_card(config, parameters=_count(weights)))
+    print(f"step {step}: {options.out}")
+
+
+def _count(weights: dict[str, Tensor]) -> int:
+    """Parameters, tied ones once."""
+    return sum({value.data_ptr(): value.numel() for value in weights.values()}.values())
+
+
 def run(built: Built) -> bool:
     """Train to the end and write the model folder; False when Ctrl-C stopped the run early.
 
@@ -78,8 +108,7 @@ def run(built: Built) -> bool:
     with ranks.in_turn():
         if ranks.first:
             weights = built.plain(weights)
-            count = sum({value.data_ptr(): value.numel() for value in weights.values()}.values())  # tied ones once
-            card = write_card(config, parameters=count)
+            card = write_card(config, parameters=_count(weights))
             save_pretrained(config.model_path, built.pretrained, weights=weights, card=card)
     return True
 

@@ -35,7 +35,7 @@ from monoformer.sequence import Plan, Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.checkpoint import last_step
 from monoformer.train.freeze import freeze_text, new_rows
-from monoformer.train.lora import merged, start_adapters, with_adapters
+from monoformer.train.lora import plain, start_adapters, with_adapters
 from monoformer.train.parallel import ALONE, Ranks, rows_of_pass
 from monoformer.train.plan import warn_of_memory
 from monoformer.train.precision import computes_in_bf16
@@ -61,10 +61,7 @@ class Built:
 
     def plain(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All weights of the network as it trains -> those of the plain one, adapters merged."""
-        state, config = dict(weights), self.parts.config
-        if config.model.tie_embeddings:
-            state["text_head.weight"] = state["tokens.weight"]
-        return merged(state, config.train.lora) if config.train.lora.rank else state
+        return plain(weights, self.parts.config)
 
 
 def settled(config: RunConfig, *, device: torch.device, ranks: Ranks) -> RunConfig:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from monoformer.config.run import RunConfig
 from monoformer.config.train import LoRAConfig, TrainConfig
 from monoformer.model.monoformer import MonoFormer, is_text
 from monoformer.pretrained.recipe import Recipe
@@ -103,3 +104,11 @@ def merged(state: Mapping[str, Tensor], config: LoRAConfig) -> dict[str, Tensor]
             value = (value.double() + config.alpha / config.rank * (up.double() @ down.double())).to(value.dtype)
         plain[name.replace(BASE, ".")] = value
     return plain
+
+
+def plain(weights: Mapping[str, Tensor], config: RunConfig) -> dict[str, Tensor]:
+    """All weights of a run's network as it trains -> those of the plain one, adapters merged."""
+    state = dict(weights)
+    if config.model.tie_embeddings:
+        state["text_head.weight"] = state["tokens.weight"]
+    return merged(state, config.train.lora) if config.train.lora.rank else state

@@ -1,0 +1,51 @@
+"""A run's checkpoint as a model to be used, while the run goes on or after it was broken off.
+
+Knows nothing of data: none is read. Invariant: the weights are those that the run would give out if it ended there.
+"""
+
+import warnings
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from monoformer.config.parallel import ParallelConfig
+from monoformer.config.run import RunConfig
+from monoformer.pretrained import Pretrained
+from monoformer.train.build import build_network, find_tokenizer
+from monoformer.train.checkpoint import checkpoints, read_averaged
+from monoformer.train.lora import plain
+from monoformer.train.parallel import ALONE
+from monoformer.train.sizes import picture_shape
+from monoformer.train.start import read_start, taking
+
+
+def read_saved(config: RunConfig, *, step: int = 0) -> tuple[int, Pretrained, dict[str, Tensor]]:
+    """The step, the model, and its averaged weights at a checkpoint of a run (0: the last), on the CPU.
+
+    Raises ValueError where there is no such checkpoint.
+    """
+    found = {int(path.name.removeprefix("step-")): path for path in checkpoints(config.path / "checkpoints")}
+    if not found or (step and step not in found):
+        known = f"has those of steps {', '.join(map(str, found))}" if found else "has none"
+        raise ValueError(f"the run {config.path} {known}; name a run's folder, and a step with a checkpoint")
+    step = step or max(found)
+    config = replace(config, train=replace(config.train, parallel=ParallelConfig()))
+    started = read_start(config) if config.start else None
+    config = taking(config, started.pretrained) if started else config
+    tokenizer = started.pretrained.tokenizer if started else find_tokenizer(config)
+    if tokenizer is None:
+        raise ValueError(f"the run {config.path} has no tokenizer; its folder must be as the run left it")
+    device = torch.device("cpu")
+    model, _ = build_network(config, started, tokenizer, ranks=ALONE, device=device, bf16=False, warn=warnings.warn)
+    weights = plain(read_averaged(found[step], model), config)
+    pretrained = Pretrained(
+        model=model,
+        tokenizer=tokenizer,
+        diffusion=config.diffusion,
+        generate=config.generate,
+        autoencoder=config.autoencoder,
+        vision=config.vision,
+        picture_shape=picture_shape(config.data, before=started.pretrained.picture_shape if started else "crop"),
+    )
+    return step, pretrained, weights
