@@ -78,7 +78,7 @@ def test_the_loader_is_timed_alone_and_with_a_step(
         trained = found[f"{kind}_training"]
         assert 0 < trained["data_wait"] < 1
         assert trained["median_step_seconds"] > 0
-    assert found["milliseconds_per_document"].keys() == {"decode", "resize", "tokens", "batch"}
+    assert found["milliseconds_per_document"].keys() == {"decode", "resize", "plan", "tokens", "batch"}
     assert found["bytes_per_picture"] > 10_000
 
 
