@@ -72,37 +72,26 @@ class Layout:
 
     def add_token(self, token: int, *, labelled: bool = False, private: int = 0) -> None:
         """One causal token; with `labelled`, the token before it learns to predict it."""
-        if labelled and self.ids:
-            self.labels[-1] = token
-        self.ids.append(token)
-        self.positions.append(self.next_position)
-        self.end.append(len(self.ids))
-        self.private.append(private)
-        self.labels.append(IGNORED)
-        self.next_position += 1
-
-    def add_text(self, ids: Sequence[int], *, labelled: bool = False) -> None:
-        """Causal tokens; with `labelled`, the token before each learns to predict it."""
-        if not ids:
-            return
-        first = len(self.ids)
-        if labelled and self.ids:
-            self.labels[-1] = ids[0]
-        self.labels += [*ids[1:], IGNORED] if labelled else [IGNORED] * len(ids)
-        self.ids += ids
-        self.positions += range(self.next_position, self.next_position + len(ids))
-        self.end += range(first + 1, first + len(ids) + 1)
-        self.private += [0] * len(ids)
-        self.next_position += len(ids)
+        self.add_text([token], labelled=labelled, private=private)
 
     def add_tokens(self, token: int, count: int, *, ends: list[int] | None, private: int) -> None:
         """`count` tokens alike, unlabelled; `ends` None: causal."""
-        first = len(self.ids)
-        self.ids += [token] * count
+        self.add_text([token] * count, ends=ends, private=private)
+
+    def add_text(
+        self, ids: Sequence[int], *, labelled: bool = False, ends: list[int] | None = None, private: int = 0
+    ) -> None:
+        """Tokens, causal where `ends` is None; with `labelled`, the token before each learns to predict it."""
+        if not ids:
+            return
+        first, count = len(self.ids), len(ids)
+        if labelled and self.labels:
+            self.labels[-1] = ids[0]
+        self.labels += [*ids[1:], IGNORED] if labelled else [IGNORED] * count
+        self.ids += ids
         self.positions += range(self.next_position, self.next_position + count)
         self.end += range(first + 1, first + count + 1) if ends is None else ends
         self.private += [private] * count
-        self.labels += [IGNORED] * count
         self.next_position += count
 
 

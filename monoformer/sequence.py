@@ -166,7 +166,7 @@ class Sequencer:
             )
         return height // self.cell, width // self.cell
 
-    def _planned(self, element: "_Run | _Shown") -> int:
+    def _planned(self, element: _Run | _Shown) -> int:
         """Tokens of its part of the layout."""
         if isinstance(element, _Run):
             return len(element.ids)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from monoformer.data.skipped import BadDocument
+from monoformer.data.shards import check_object, parse_json
 from monoformer.data.source import Split
 from monoformer.randomness import uniform
 
@@ -21,7 +21,9 @@ class _File(Protocol):
         """For every row a number in [0, 1) that says which split it is in."""
         ...
 
-    def row(self, index: int) -> Any: ...
+    def row(self, index: int) -> Any:
+        """The row, or a line of JSON that holds it."""
+        ...
 
 
 class Rows:
@@ -48,13 +50,10 @@ class Rows:
         at = int(np.searchsorted(self._starts, row, side="right")) - 1
         path, index = self._paths[at], row - int(self._starts[at])
         name = f"row {index + 1} of {path}"
-        try:
-            found = self._files[at].row(index)
-        except (ValueError, RecursionError) as error:  # also nested too deeply, or a number of too many digits
-            raise BadDocument(f"{name} is not JSON ({error})", cause="broken JSON") from error
-        if not isinstance(found, dict):
-            raise BadDocument(f"{name} is no JSON object, but {found!r:.80}", cause="broken JSON")
-        return found, name, path.parent
+        found = self._files[at].row(index)
+        if isinstance(found, bytes):
+            found = parse_json(found, name=name)
+        return check_object(found, name=name), name, path.parent
 
 
 class _Lines:
@@ -73,10 +72,10 @@ class _Lines:
                 start += len(line)
         self._starts, self.numbers = np.array(starts, dtype=np.int64), numbers
 
-    def row(self, index: int) -> Any:
+    def row(self, index: int) -> bytes:
         with self._path.open("rb") as file:
             file.seek(int(self._starts[index]))
-            return json.loads(file.readline())
+            return file.readline()
 
 
 class _Array:

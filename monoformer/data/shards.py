@@ -36,18 +36,23 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, str, bytes]]:
 
 def parse_members(row: Mapping[str, Any], *, name: str) -> Mapping[str, Any]:
     """A row of a tar with its JSON read. Raises BadDocument where that is broken."""
-    return {kind: _parsed(content, name=name) if kind == "json" else content for kind, content in row.items()}
+    return {kind: parse_json(content, name=name) if kind == "json" else content for kind, content in row.items()}
 
 
 def parse_line(row: Mapping[str, Any], *, name: str) -> Mapping[str, Any]:
     """A row of JSON lines. Raises BadDocument where it is none."""
-    found = _parsed(row["text"], name=name)
+    return check_object(parse_json(row["text"], name=name), name=name)
+
+
+def check_object(found: Any, *, name: str) -> dict[str, Any]:
+    """What was read, an object. Raises BadDocument for anything else."""
     if not isinstance(found, dict):
         raise BadDocument(f"{name} is no JSON object, but {found!r:.80}", cause="broken JSON")
     return found
 
 
-def _parsed(content: str | bytes, *, name: str) -> Any:
+def parse_json(content: str | bytes, *, name: str) -> Any:
+    """JSON of any kind. Raises BadDocument where it is none."""
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:  # also nested too deeply, or a number of too many digits

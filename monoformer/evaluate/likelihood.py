@@ -97,8 +97,8 @@ def windows(ids: Sequence[int], *, length: int, stride: int) -> Iterator[Layout]
     start, asked = 0, 1
     while asked < len(ids):
         layout = Layout()
-        for index in range(start, min(start + length, len(ids))):
-            layout.add_token(ids[index], labelled=index >= asked)
+        layout.add_text(ids[start:asked])
+        layout.add_text(ids[asked : start + length], labelled=True)
         yield layout
         asked = start + len(layout)
         start += stride

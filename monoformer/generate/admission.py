@@ -48,10 +48,10 @@ class Admission:
         layout = self._layout(request)
         request = replace(request, document=request.document.with_own_targets())
         self._check_room(request, layout)
-        compared: list[Layout] = []
-        if request.want != "text":
+        layouts = [layout]
+        if opens or (request.want == "any" and settings.negative):  # else what is compared is no longer than the prompt
             compared = null_layouts(request, request.document, network=self.network, sequencer=sequencer)
-        layouts = [layout, *compared] if opens else [layout]
+            layouts += compared if opens else []
         return Session(request, layouts, generator(settings.seed, "text"), TextStream(settings.stop), opens=opens)
 
     def _layout(self, request: Request) -> Layout:

@@ -150,8 +150,7 @@ def side_by_side(network: Network, context: Context, branches: Sequence[list[int
     row = Layout()
     for number, branch in enumerate(branches):
         row.next_position = context.position
-        for token in branch:
-            row.add_token(token, private=number + 1)
+        row.add_text(branch, private=number + 1)
     if not len(row):
         return network.model.tokens.weight.new_zeros((0, network.model.config.width))
     device = network.device

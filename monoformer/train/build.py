@@ -112,15 +112,7 @@ def build_run(
     tokenizer = started.pretrained.tokenizer if started else build_tokenizer(config, ranks=ranks)
     model, news = build_network(config, started, tokenizer, ranks=ranks, device=device, bf16=bf16, warn=warn)
     config = replace(config, model=model.config)
-    pretrained = Pretrained(
-        model=model,
-        tokenizer=tokenizer,
-        diffusion=config.diffusion,
-        generate=config.generate,
-        autoencoder=config.autoencoder,
-        vision=config.vision,
-        picture_shape=picture_shape(config.data, before=started.pretrained.picture_shape if started else "crop"),
-    )
+    pretrained = to_use(model, tokenizer, config, started)
     parts = Parts(
         config=config,
         model=model,
@@ -134,6 +126,19 @@ def build_run(
     )
     step = last_step(config.path)
     return Built(parts=parts, pretrained=pretrained, news=f"goes on from step {step}" if step else news)
+
+
+def to_use(model: MonoFormer, tokenizer: Tokenizer, config: RunConfig, started: Start | None) -> Pretrained:
+    """A run's model in the form that is saved and sampled from."""
+    return Pretrained(
+        model=model,
+        tokenizer=tokenizer,
+        diffusion=config.diffusion,
+        generate=config.generate,
+        autoencoder=config.autoencoder,
+        vision=config.vision,
+        picture_shape=picture_shape(config.data, before=started.pretrained.picture_shape if started else "crop"),
+    )
 
 
 def features_of(config: RunConfig) -> list[str]:

@@ -153,20 +153,6 @@ def load_checkpoint(path: Path, state: TrainState, progress: dict[str, Any], *, 
     state.ema.updates = progress["ema_updates"]
 
 
-def read_averaged(path: Path, model: nn.Module) -> dict[str, Tensor]:
-    """Every weight of a run's network, whole, as a checkpoint has it: averages of those that are trained; frozen ones
-    are the model's own. Raises ValueError when the checkpoint is damaged, or is one of another network.
-    """
-    tensors = {"model": trained_tensors(model), "ema": EMA(model).weights}
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")
-            dcp.load(tensors, checkpoint_id=path, no_dist=True)
-    except (Exception, CheckpointException) as error:
-        raise ValueError(f"checkpoint {path} is damaged ({_cause(error)}); take another one") from error
-    return {**model.state_dict(), **tensors["model"], **tensors["ema"]}
-
-
 def checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)] if folder.is_dir() else []

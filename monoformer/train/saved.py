@@ -12,11 +12,11 @@ from torch import Tensor
 from monoformer.config.parallel import ParallelConfig
 from monoformer.config.run import RunConfig
 from monoformer.pretrained import Pretrained
-from monoformer.train.build import build_network, find_tokenizer
-from monoformer.train.checkpoint import checkpoints, read_averaged
+from monoformer.train.build import build_network, find_tokenizer, to_use
+from monoformer.train.checkpoint import TrainState, checkpoints, load_checkpoint, read_progress
 from monoformer.train.lora import plain
+from monoformer.train.optim import EMA
 from monoformer.train.parallel import ALONE
-from monoformer.train.sizes import picture_shape
 from monoformer.train.start import read_start, taking
 
 
@@ -38,14 +38,6 @@ def read_saved(config: RunConfig, *, step: int = 0) -> tuple[int, Pretrained, di
         raise ValueError(f"the run {config.path} has no tokenizer; its folder must be as the run left it")
     device = torch.device("cpu")
     model, _ = build_network(config, started, tokenizer, ranks=ALONE, device=device, bf16=False, warn=warnings.warn)
-    weights = plain(read_averaged(found[step], model), config)
-    pretrained = Pretrained(
-        model=model,
-        tokenizer=tokenizer,
-        diffusion=config.diffusion,
-        generate=config.generate,
-        autoencoder=config.autoencoder,
-        vision=config.vision,
-        picture_shape=picture_shape(config.data, before=started.pretrained.picture_shape if started else "crop"),
-    )
-    return step, pretrained, weights
+    state = TrainState(model=model, ema=EMA(model), optimizers=[])
+    load_checkpoint(found[step], state, read_progress(found[step]))
+    return step, to_use(model, tokenizer, config, started), plain(state.averaged(), config)

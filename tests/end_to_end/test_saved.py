@@ -1,11 +1,12 @@
 """A checkpoint as a model folder: what the run itself gives out at its end, without its data."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from monoformer.cli.main import main
 from monoformer.pipeline import Pipeline
@@ -32,7 +33,9 @@ def test_the_last_checkpoint_is_the_model_that_the_run_gave_out(
     assert "config.json" in fails(capsys, "save", str(tmp_path), str(tmp_path / "none"))
 
 
-def test_adapters_of_a_checkpoint_are_merged(run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_adapters_of_a_checkpoint_are_merged_into_the_base_they_were_trained_beside(
+    run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("peft")
     own = tmp_path / "lora"
     main(["train", "finetune", f"--from={run / 'model'}", f"--data.root={pictures}", f"--folder={own}",
@@ -41,3 +44,10 @@ def test_adapters_of_a_checkpoint_are_merged(run: Path, pictures: Path, tmp_path
     given, saved = (load_file(folder / "model.safetensors") for folder in (own / "model", tmp_path / "saved"))
     assert given.keys() == saved.keys()
     assert all(torch.equal(given[name], saved[name]) for name in given)
+    base = own / "base"
+    shutil.copytree(run / "model", base)
+    weights = load_file(base / "model.safetensors")
+    save_file({name: weight + 1 for name, weight in weights.items()}, base / "model.safetensors", {"format": "pt"})
+    config = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps({**config, "start": str(base)}))
+    assert "the model that the run starts from has changed" in fails(capsys, "save", str(own), str(tmp_path / "other"))
