@@ -9,30 +9,19 @@ Knows nothing of networks. Invariant: a document read back after drawing has the
 `Sequencer.document` and `Sequencer.prompt` build both with the same lines.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from functools import cached_property
 from typing import Literal
 
 from torch import Tensor
 
 from monoformer.batch import Block, Layout
+from monoformer.chat import ChatTemplate, Place, Run
 from monoformer.config.data import SequenceConfig
-from monoformer.document import Document, Image, Segment
+from monoformer.document import Document, Image
 from monoformer.dropping import drop, limit_noise
 from monoformer.tokenizer import Tokenizer
-
-_SENTINEL = 0xE000  # private-use characters mark where segments go in the rendered chat template
-_SENTINELS = re.compile("([\ue000-\uf8ff])")
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Text tokens on their way into a layout, all learned or none."""
-
-    ids: list[int]
-    labelled: bool
 
 
 @dataclass(frozen=True)
@@ -46,8 +35,7 @@ class _Shown:
     """Whether a clean copy stands behind its noised blocks."""
 
 
-_Element = _Run | Image
-_Pieces = list[list[_Run] | int]  # a rendered template: its own tokens, and the numbers of segments between them
+_Element = Run | Image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +46,7 @@ class Plan:
     """Global number of the document."""
     source: int = 0
     """Which of the run's sources the document is from."""
-    elements: tuple[_Run | _Shown, ...]
+    elements: tuple[Run | _Shown, ...]
     length: int
     """Tokens of the layout."""
 
@@ -80,8 +68,10 @@ class Sequencer:
     vision_grid: tuple[int, int] = (0, 0)
     """Features down and across that a vision encoder makes of a context image; 0: context images are patches."""
     config: SequenceConfig = field(default_factory=SequenceConfig)
-    _templates: dict[tuple[tuple[str, ...], bool], _Pieces] = field(default_factory=dict, compare=False)
-    """Rendered chat templates by roles."""
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer)
 
     def document(self, document: Document, number: int = 0, *, seed: int = 0) -> Layout:
         """The training layout of global document `number`: dropping, labels, noised and clean blocks."""
@@ -97,8 +87,8 @@ class Sequencer:
             document = limit_noise(document, config=self.config)
         elements = self._elements(document, answer=False)
         if not labels:
-            elements = [_Run(one.ids, labelled=False) if isinstance(one, _Run) else one for one in elements]
-        planned: list[_Run | _Shown] = []
+            elements = [Run(one.ids, labelled=False) if isinstance(one, Run) else one for one in elements]
+        planned: list[Run | _Shown] = []
         for index, element in enumerate(elements):
             if isinstance(element, Image):
                 copied = element.target and self.config.context == "clean_copy" and _is_read(elements[index + 1 :])
@@ -112,7 +102,7 @@ class Sequencer:
         layout = Layout(document=plan.document, source=plan.source)
         number = 0
         for element in plan.elements:
-            if isinstance(element, _Run):
+            if isinstance(element, Run):
                 layout.add_text(element.ids, labelled=element.labelled)
                 continue
             number += 1
@@ -133,7 +123,7 @@ class Sequencer:
         layout = Layout()
         number = 0
         for element in self._elements(document, answer=True):
-            if isinstance(element, _Run):
+            if isinstance(element, Run):
                 layout.add_text(element.ids)
                 continue
             number += 1
@@ -149,6 +139,14 @@ class Sequencer:
         layout = Layout()
         layout.add_text(ids if ids and ids[0] == self.tokenizer.bos else [self.tokenizer.bos, *ids])
         return layout
+
+    def answer(self, document: Document, text: str) -> list[int]:
+        """The tokens of `text` as the whole answer to a document, what ends it included."""
+        if not document.is_chat:
+            return [*self.tokenizer.encode(text), self.tokenizer.eos]
+        place = self._template.pieces(_roles(document), answer=True)[-1]
+        assert isinstance(place, Place), "an answer has a place"
+        return [*self._chat_text(text, self._elements(document, answer=True), place), self.tokenizer.turn_end]
 
     def image(self, pixels: Tensor, *, position: int) -> Layout:
         """[time] patches eoi of a drawn picture, to be read clean after the boi at rotary `position - 1`."""
@@ -166,9 +164,9 @@ class Sequencer:
             )
         return height // self.cell, width // self.cell
 
-    def _planned(self, element: _Run | _Shown) -> int:
+    def _planned(self, element: Run | _Shown) -> int:
         """Tokens of its part of the layout."""
-        if isinstance(element, _Run):
+        if isinstance(element, Run):
             return len(element.ids)
         image = element.image
         if self._is_encoded(image):
@@ -217,64 +215,44 @@ class Sequencer:
     def _elements(self, document: Document, *, answer: bool) -> list[_Element]:
         if document.is_chat:
             return self._chat(document, answer=answer)
-        elements: list[_Element] = [_Run([self.tokenizer.bos], labelled=False)]
+        elements: list[_Element] = [Run([self.tokenizer.bos], labelled=False)]
         for segment in document.segments:
-            elements.append(self._segment(segment, labelled=True))
+            if isinstance(segment, Image):
+                elements.append(segment)
+            else:
+                elements.append(Run(self.tokenizer.encode(segment.text), labelled=True))
         if not answer:
-            elements.append(_Run([self.tokenizer.eos], labelled=True))
+            elements.append(Run([self.tokenizer.eos], labelled=True))
         return elements
-
-    def _segment(self, segment: Segment, *, labelled: bool) -> _Element:
-        return segment if isinstance(segment, Image) else _Run(self.tokenizer.encode(segment.text), labelled)
 
     def _chat(self, document: Document, *, answer: bool) -> list[_Element]:
         """The chat template around the segments; the assistant's tokens and their eos are labelled."""
-        roles = tuple(str(segment.role) for segment in document.segments)
-        key = (roles, answer)
-        if key not in self._templates:
-            if len(self._templates) >= 1000:  # a server's clients make up as many as they like
-                self._templates.clear()
-            self._templates[key] = self._render(roles, answer=answer)
+        roles = _roles(document)
         elements: list[_Element] = []
-        for piece in self._templates[key]:
-            if isinstance(piece, int):
-                segment = document.segments[piece]
-                elements.append(self._segment(segment, labelled=segment.role == "assistant"))
-            else:
+        for piece in self._template.pieces(roles, answer=answer):
+            if not isinstance(piece, Place):
                 elements += piece
+            elif piece.segment < len(roles):
+                segment = document.segments[piece.segment]
+                if isinstance(segment, Image):
+                    elements.append(segment)
+                else:
+                    ids = self._chat_text(segment.text, elements, piece)
+                    elements.append(Run(ids, labelled=segment.role == "assistant"))
         return elements
 
-    def _render(self, roles: tuple[str, ...], *, answer: bool) -> _Pieces:
-        """The template for segments of these roles: its own tokens, and the numbers of the segments between them."""
-        speaking = roles[-1] == "assistant"  # an unfinished answer is continued, not answered
-        messages = [
-            {"role": role, "content": "".join(chr(_SENTINEL + index) for index, _ in group)}
-            for role, group in groupby(enumerate(roles), key=lambda pair: pair[1])
-        ]
-        rendered = self.tokenizer.render(messages, answer=answer and not speaking)
-        pieces = _SENTINELS.split(rendered)
-        if answer and speaking:
-            pieces = pieces[:-1]  # what closes the assistant's turn
-        found: _Pieces = []
-        for index, piece in enumerate(pieces):
-            if index % 2:
-                found.append(ord(piece) - _SENTINEL)
-            elif piece:
-                before = found[-1] if found else None
-                found.append(self._template(piece, closing=isinstance(before, int) and roles[before] == "assistant"))
-        return found
-
-    def _template(self, piece: str, *, closing: bool) -> list[_Run]:
-        """The template's own tokens; up to the eos that closes an answer they are learned."""
-        ids = self.tokenizer.encode_template(piece)
-        learned = ids.index(self.tokenizer.eos) + 1 if closing and self.tokenizer.eos in ids else 0
-        return [_Run(ids[:learned], labelled=True), _Run(ids[learned:], labelled=False)]
+    def _chat_text(self, text: str, before: list[_Element], place: Place) -> list[int]:
+        return self.tokenizer.encode(" " * place.blank + text, follows=self._template.before(before))
 
 
 def _block(layout: Layout, image: Image, number: int, *, grid: tuple[int, int]) -> Block:
     """The clean block of an image where the layout ends."""
     start, moments, later = len(layout), image.moments, image.later
     return Block(pixels=image.pixels, number=number, start=start, grid=grid, noised=False, moments=moments, later=later)
+
+
+def _roles(document: Document) -> tuple[str, ...]:
+    return tuple(str(segment.role) for segment in document.segments)
 
 
 def _is_ours(image: Image, document: Document) -> bool:
@@ -286,4 +264,4 @@ def _is_read(following: list[_Element]) -> bool:
     """Whether anything after an image learns from it: another image, or a labelled token beyond a closing one."""
     if any(isinstance(element, Image) for element in following):
         return True
-    return sum(len(element.ids) for element in following if isinstance(element, _Run) and element.labelled) > 1
+    return sum(len(element.ids) for element in following if isinstance(element, Run) and element.labelled) > 1

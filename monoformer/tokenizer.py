@@ -4,10 +4,11 @@ Knows nothing of documents or rows. Invariant: `encode` never makes a special to
 `encode_template` does, and is given the chat template's own pieces only.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from copy import copy, deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 BOI, EOI, PATCH, TIME = "<boi>", "<eoi>", "<image>", "<time>"
@@ -17,6 +18,15 @@ ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 
 LONG = 2_000
 """Characters from which a text takes milliseconds."""
+
+GENERATION = "generation_config.json"
+"""Where the ecosystem keeps which tokens end an answer, beside the tokenizer's own eos."""
+
+ANSWER = "\uf8ff"
+"""Stands for an answer where a chat template is asked what it puts behind one."""
+
+Follows = Literal["nothing", "special", "text"]
+"""What a text stands behind: SentencePiece puts a blank before one that begins."""
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -30,9 +40,10 @@ CHAT_TEMPLATE = (
 class Tokenizer:
     """A Hugging Face fast tokenizer that knows the image tokens."""
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: Any, *, stops: Iterable[int] = ()) -> None:
         """`backend` is a `transformers` fast tokenizer; what it lacks is added at the end of its vocabulary.
 
+        `stops` are tokens that end an answer beside eos and what the chat template puts behind one.
         Raises ValueError for one that would read something typed as a special token.
         """
         _add_ends(backend)
@@ -49,11 +60,19 @@ class Tokenizer:
         self.bos, self.eos = int(backend.bos_token_id), int(backend.eos_token_id)
         pad = backend.pad_token_id
         self.pad = self.eos if pad is None else int(pad)
-        self.special = sorted({*map(int, backend.all_special_ids), self.boi, self.eoi, self.patch, self.time})
+        added = {int(token) for token, entry in backend.added_tokens_decoder.items() if entry.special}
+        self.special = sorted({*added, *map(int, backend.all_special_ids), self.boi, self.eoi, self.patch, self.time})
         self.size = max(vocabulary.values()) + 1
         self.longest = max(map(len, vocabulary))
         """Characters that one token stands for at most."""
         self._lets_go = False
+        self._inside, self._first_alone = _without_first_blank(backend.backend_tokenizer)
+        self.begins_with_blank = self._inside is not None
+        """Whether a text that begins has a blank before it, which `decode` takes away (SentencePiece's `▁`)."""
+        self.turn_end = self._closing()
+        """What the chat template puts behind an answer (ChatML's `<|im_end|>`): eos, unless it has one of its own."""
+        self.stops = frozenset({self.eos, self.turn_end, *(stop for stop in stops if 0 <= stop < self.size)})
+        """Tokens that end an answer."""
         typed = self.encode(" ".join(backend.all_special_tokens))
         forged = backend.convert_ids_to_tokens(sorted({*typed} & {*self.special} - {backend.unk_token_id}))
         if forged:
@@ -67,7 +86,8 @@ class Tokenizer:
         # AutoTokenizer would read config.json as well, and warn of a model that transformers does not know
         own = (Path(path) / "tokenizer.json").is_file()
         try:
-            return cls(adapt((PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained(str(path))))
+            backend = adapt((PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained(str(path)))
+            return cls(backend, stops=_stops(Path(path)))
         except Exception as error:  # a damaged tokenizer.json raises whatever its reader raises
             old = not own and (Path(path) / "tokenizer.model").is_file()
             hint = "; for its tokenizer.model: pip install sentencepiece" if old else ""
@@ -106,20 +126,26 @@ class Tokenizer:
     def beside(self) -> "Tokenizer":
         """The same for another thread: its state is its own, and it lets others compute while it reads a long text."""
         found = copy(self)
-        found.backend, found._lets_go = deepcopy(self.backend), True
+        found.backend, found._inside, found._lets_go = deepcopy(self.backend), deepcopy(self._inside), True
         return found
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, follows: Follows = "nothing") -> list[int]:
         """Ids of what somebody typed; special tokens in it are split like any other text."""
-        return self._ids(text, split=True)
+        return self._ids(text, split=True, follows=follows)
 
-    def encode_template(self, text: str) -> list[int]:
+    def encode_template(self, text: str, *, follows: Follows = "nothing") -> list[int]:
         """Ids of a piece of the chat template; special tokens in it are recognised."""
-        return self._ids(text, split=False)
+        ids = self._ids(text, split=False, follows=follows)
+        if follows != "text" or self._inside is None or self._first_alone:
+            return ids
+        anew = self._ids(text, split=False, follows="nothing")  # behind its first special token a text begins again
+        first, again = (next((n for n, one in enumerate(found) if one in self.special), 0) for found in (ids, anew))
+        return [*ids[:first], *anew[again:]] if ids[first] in self.special else ids
 
-    def _ids(self, text: str, *, split: bool) -> list[int]:
+    def _ids(self, text: str, *, split: bool, follows: Follows) -> list[int]:
         # the Rust tokenizer itself: the wrapper around it costs ten times as much on a caption (0.2 against 0.02 ms)
-        fast = self.backend.backend_tokenizer
+        begins = follows == "nothing" or (follows == "special" and not self._first_alone)
+        fast = self.backend.backend_tokenizer if begins or self._inside is None else self._inside
         fast.encode_special_tokens = split
         try:
             if self._lets_go and len(text) > LONG:  # a batch is read without the interpreter's lock
@@ -136,23 +162,36 @@ class Tokenizer:
         text: str = self.backend.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
-    def render(self, messages: list[dict[str, str]], *, answer: bool) -> str:
-        """The chat template applied to messages; with `answer` it ends where the assistant is to speak.
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """The chat template applied to messages.
 
         Raises ValueError when the template refuses such a conversation.
         """
         from jinja2 import TemplateError
 
         try:
-            text: str = self.backend.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
+            text: str = self.backend.apply_chat_template(messages, tokenize=False)
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise ValueError(f"the tokenizer's chat template refuses the roles {roles}: {error}") from None
         return text
 
     def save(self, folder: str | Path) -> None:
-        """Write the tokenizer's files in the ecosystem's form."""
+        """Write the tokenizer's files in the ecosystem's form, and what ends an answer where that is more than eos."""
         self.backend.save_pretrained(str(folder))
+        if len(self.stops) > 1:
+            ends = {"bos_token_id": self.bos, "eos_token_id": [self.eos, *sorted(self.stops - {self.eos})]}
+            (Path(folder) / GENERATION).write_text(json.dumps(ends, indent=2) + "\n", encoding="utf-8")
+
+    def _closing(self) -> int:
+        """The first special token that the chat template puts behind an answer; eos where it puts none."""
+        messages = [{"role": "user", "content": ANSWER}, {"role": "assistant", "content": ANSWER}]
+        try:
+            closing = self.render(messages).rpartition(ANSWER)[2]
+        except ValueError:
+            return self.eos
+        ends = {*self.special} - {self.bos, self.boi, self.eoi, self.patch, self.time}
+        return next((token for token in self.encode_template(closing, follows="text") if token in ends), self.eos)
 
 
 def is_unicode(text: str) -> bool:
@@ -162,6 +201,49 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _stops(folder: Path) -> list[int]:
+    """What the files beside a tokenizer say of tokens that end an answer: one number or several."""
+    for name in (GENERATION, "config.json"):
+        if (folder / name).is_file():
+            found = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
+            if found is not None:
+                return [stop for stop in (found if isinstance(found, list) else [found]) if isinstance(stop, int)]
+    return []
+
+
+def _without_first_blank(fast: Any) -> tuple[Any, bool]:
+    """The Rust tokenizer for a text that goes on, None where it is the same; whether a special token begins none.
+
+    Llama's and Mistral's put a blank before a text: the older ones behind a special token too, the newer ones not.
+    """
+    from tokenizers import Tokenizer as Backend
+
+    described = json.loads(fast.to_str())
+    steps = [step for place in ("normalizer", "pre_tokenizer") for step in _steps(described.get(place))]
+    without = {
+        "Prepend": ("prepend", ""),
+        "Metaspace": ("prepend_scheme", "never"),
+        "ByteLevel": ("add_prefix_space", False),
+    }
+    found = [step for step in steps if step["type"] in without]
+    put = [step for step in found if step[without[step["type"]][0]] != without[step["type"]][1]]
+    if not put:
+        return None, False
+    alone = all(step.get("prepend_scheme") == "first" for step in put)
+    for step in put:
+        name, value = without[step["type"]]
+        step[name] = value
+    return Backend.from_str(json.dumps(described)), alone
+
+
+def _steps(described: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The parts of a normalizer or pre-tokenizer that may be a sequence of them."""
+    if described is None:
+        return []
+    inner = described.get("normalizers") or described.get("pretokenizers")
+    return [part for step in inner for part in _steps(step)] if inner else [described]
 
 
 def _add_ends(backend: Any) -> None:

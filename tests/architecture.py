@@ -27,7 +27,7 @@ LEVELS = {
         "card",
         "sweep",
     ],
-    2: ["dropping", "packing", "gallery", "framing", "arguments"],
+    2: ["chat", "dropping", "packing", "gallery", "framing", "arguments"],
     3: ["sequence", "model"],
     4: ["pretrained", "data", "anatomy"],
     5: ["train", "generate"],

@@ -121,9 +121,9 @@ def caption_likelihoods(pipeline: Pipeline, image: Image, captions: Sequence[str
 
     ValueError for a caption that does not fit behind the picture.
     """
-    engine, tokenizer = pipeline.engine, pipeline.pretrained.tokenizer
-    layout = engine.sequencer.prompt(Document((image,)))
-    answers = [[*tokenizer.encode(caption), tokenizer.eos] for caption in captions]
+    engine, document = pipeline.engine, Document((image,))
+    layout = engine.sequencer.prompt(document)
+    answers = [engine.sequencer.answer(document, caption) for caption in captions]
     if len(layout) + max(map(len, answers)) - 1 > engine.config.context:
         raise ValueError(
             f"a picture of {len(layout)} tokens and a caption of {max(map(len, answers))} are more than the model "

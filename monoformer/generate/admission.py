@@ -20,13 +20,13 @@ class Admission:
 
     def __init__(self, network: Network, sequencer: Sequencer) -> None:
         self.network, self.sequencer = network, sequencer
-        self.writer = Writer(network, sequencer.tokenizer)
+        self.writer = Writer(network, sequencer)
         self._last: tuple[Request, Layout] | None = None
 
     def beside(self) -> "Admission":
         """The same for another thread, with a tokenizer of its own."""
         tokenizer = self.sequencer.tokenizer.beside()
-        return Admission(self.network, replace(self.sequencer, tokenizer=tokenizer, _templates={}))
+        return Admission(self.network, replace(self.sequencer, tokenizer=tokenizer))
 
     def open_all(self, requests: Sequence[Request]) -> list[Session]:
         """The sessions of all requests. Raises RefusedRequestsError where one cannot be served."""

@@ -215,7 +215,7 @@ class Engine:
         """What follows from the chosen token."""
         if token < 0:
             return self._end(session, "error", error=BROKEN)
-        if token == self.tokenizer.eos:
+        if token in self.tokenizer.stops:
             return self._end(session, "stop")
         if token == self.tokenizer.boi:
             self._say(session, session.stream.finish(self.tokenizer.decode(session.tokens)))

@@ -1,7 +1,7 @@
 """The next token of every writing session: one pass of the text head, one wait for the device.
 
-Knows nothing of slots or of what follows from a token. Invariant: special tokens other than eos and boi are never
-chosen.
+Knows nothing of slots or of what follows from a token. Invariant: special tokens other than boi and those that end an
+answer are never chosen.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,17 @@ from monoformer.generate.network import Network
 from monoformer.generate.passes import text_logits
 from monoformer.generate.session import Event, Request, Session
 from monoformer.generate.text import Score, adjust, choose_tokens, score_tokens
-from monoformer.tokenizer import Tokenizer
+from monoformer.sequence import Sequencer
 
 
 class Writer:
     """What turns hidden states into tokens for one model."""
 
-    def __init__(self, network: Network, tokenizer: Tokenizer) -> None:
-        self.network, self.tokenizer = network, tokenizer
+    def __init__(self, network: Network, sequencer: Sequencer) -> None:
+        self.network, self.sequencer, self.tokenizer = network, sequencer, sequencer.tokenizer
+        tokenizer = sequencer.tokenizer
         vocabulary = network.model.config.vocabulary
-        written = {*range(tokenizer.size)} - {*tokenizer.special} | {tokenizer.eos, tokenizer.boi}
+        written = {*range(tokenizer.size)} - {*tokenizer.special} | tokenizer.stops | {tokenizer.boi}
         self.unwritable = torch.tensor([token not in written for token in range(vocabulary)], device=network.device)
         """bool (V,)."""
 
@@ -77,8 +78,8 @@ class Writer:
         return None if chosen < 0 else (session.request.choices[chosen], tuple(found.tolist()))
 
     def _answers(self, request: Request) -> list[list[int]]:
-        """With eos: what begins like another answer must also end where it ends."""
-        return [[*self.tokenizer.encode(text), self.tokenizer.eos] for text in request.choices]
+        """With their end: what begins like another answer must also end where it ends."""
+        return [self.sequencer.answer(request.document, text) for text in request.choices]
 
     def _seen(self, session: Session) -> Tensor:
         """Which ordinary tokens the text so far has, bool (V,)."""

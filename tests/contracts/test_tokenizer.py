@@ -62,4 +62,4 @@ def test_a_template_that_refuses_a_conversation_says_so() -> None:
     backend = plain_tokenizer()
     backend.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ValueError, match="refuses the roles user, user: roles must alternate"):
-        Tokenizer(backend).render([{"role": "user", "content": "a"}] * 2, answer=True)
+        Tokenizer(backend).render([{"role": "user", "content": "a"}] * 2)

@@ -250,7 +250,7 @@ def test_a_tokenizer_gets_the_official_special_tokens_at_its_end(tmp_path: Path)
     shutil.copytree(folder, folder / "ema", ignore=shutil.ignore_patterns("token*", "special*", "chat*", "cfg*"))
     averaged = load_official(folder / "ema")
     assert Path(averaged.tokenizer_from) == folder
-    chosen = averaged.pretrained.tokenizer.render([{"role": "user", "content": "x"}], answer=True)
+    chosen = averaged.pretrained.tokenizer.render([{"role": "user", "content": "x"}])
     assert chosen == "<s>x!", "what cfg.json names"
 
 
