@@ -66,13 +66,9 @@ class ChatTemplate:
 
     def _render(self, roles: tuple[str, ...], *, answer: bool) -> Pieces:
         speaking = roles[-1] == "assistant"  # an unfinished answer is continued, not answered
-        asked = (*roles, "assistant") if answer and not speaking else roles
-        messages = [
-            {"role": role, "content": "".join(chr(_SENTINEL + index) for index, _ in group)}
-            for role, group in groupby(enumerate(asked), key=lambda pair: pair[1])
-        ]
-        pieces = _SENTINELS.split(self.tokenizer.render(messages))
-        if answer:
+        place = chr(_SENTINEL + len(roles))
+        pieces = _SENTINELS.split(self._opened(roles, place) if answer and not speaking else self._text(roles))
+        if answer and pieces[-2:-1] == [place if not speaking else chr(_SENTINEL + len(roles) - 1)]:
             pieces.pop()  # what closes the assistant's turn
         found: Pieces = []
         for own, mark in zip_longest(pieces[::2], pieces[1::2]):
@@ -84,6 +80,21 @@ class ChatTemplate:
             if mark:
                 found.append(Place(ord(mark) - _SENTINEL, blank))
         return found
+
+    def _text(self, roles: tuple[str, ...], *, answer: bool = False) -> str:
+        messages = [
+            {"role": role, "content": "".join(chr(_SENTINEL + index) for index, _ in group)}
+            for role, group in groupby(enumerate(roles), key=lambda pair: pair[1])
+        ]
+        return self.tokenizer.render(messages, answer=answer)
+
+    def _opened(self, roles: tuple[str, ...], place: str) -> str:
+        """Up to where an answer would stand; as the template says it itself where it has no place for one."""
+        try:
+            text = self._text((*roles, "assistant"))
+        except ValueError:
+            text = ""
+        return text if place in text else self._text(roles, answer=True)
 
     def _template(self, piece: str, *, behind: str) -> list[Run]:
         """The template's own tokens behind a segment of that role; up to what closes an answer they are learned."""

@@ -144,8 +144,8 @@ class Sequencer:
         """The tokens of `text` as the whole answer to a document, what ends it included."""
         if not document.is_chat:
             return [*self.tokenizer.encode(text), self.tokenizer.eos]
-        place = self._template.pieces(_roles(document), answer=True)[-1]
-        assert isinstance(place, Place), "an answer has a place"
+        last = self._template.pieces(_roles(document), answer=True)[-1]
+        place = last if isinstance(last, Place) else Place(len(document.segments), blank=False)
         return [*self._chat_text(text, self._elements(document, answer=True), place), self.tokenizer.turn_end]
 
     def image(self, pixels: Tensor, *, position: int) -> Layout:

@@ -162,15 +162,15 @@ class Tokenizer:
         text: str = self.backend.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
-    def render(self, messages: list[dict[str, str]]) -> str:
-        """The chat template applied to messages.
+    def render(self, messages: list[dict[str, str]], *, answer: bool = False) -> str:
+        """The chat template applied to messages; `answer`: with what it puts before an answer to come.
 
         Raises ValueError when the template refuses such a conversation.
         """
         from jinja2 import TemplateError
 
         try:
-            text: str = self.backend.apply_chat_template(messages, tokenize=False)
+            text: str = self.backend.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise ValueError(f"the tokenizer's chat template refuses the roles {roles}: {error}") from None

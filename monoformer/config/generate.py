@@ -34,8 +34,8 @@ class GenerateConfig:
     negative: str = ""
     """A text that guidance leads away from; it replaces the empty one."""
     guided_channels: int = 0
-    """Channels of the latent that guidance strengthens, the first ones; 0: all. The official MonoFormer code guides 3
-    of 4, which is here to compare with it."""
+    """Channels of the network's output that guidance strengthens, the first ones (of a learned variance: behind the
+    latent's); 0: the latent's. The official MonoFormer code guides 3, which is here to compare with it."""
     max_tokens: int = 256
     """Most text tokens written in one turn."""
     temperature: float = 0.0

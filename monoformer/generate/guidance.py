@@ -28,7 +28,8 @@ def guide(
 ) -> Estimate:
     """Classifier-free guidance on x_0 (..., C, h, w); the rest is the conditional branch's (arXiv 2207.12598).
 
-    The rest is the variance fraction, and where `channels` is not 0 all but so many channels. At one x_t, mixing x_0,
+    The rest is the variance fraction, and where `channels` is not 0 all but so many channels of the network's output:
+    those of x_0, then those of the variance, as the official code counts. At one x_t, mixing x_0,
     eps or v is the same. With `without_images` there are two scales (InstructPix2Pix, arXiv 2211.09800, equation 3):
     `scale` of the text, `image_scale` of the pictures. `rescale` draws the deviation of each x_0 back to that of the
     conditional one (arXiv 2305.08891, equations 15 and 16, there on the network's output).
@@ -39,17 +40,22 @@ def guide(
     if rescale:
         wanted, got = (x.std(dim=(-3, -2, -1), keepdim=True) for x in (conditional.x_0, x_0))
         x_0 = x_0 * (rescale * wanted / got.clamp(min=1e-8) + 1 - rescale)
-    if channels:
+    fraction, more = conditional.variance_fraction, channels - x_0.shape[-3]
+    if channels and more < 0:
         x_0 = torch.cat([x_0[..., :channels, :, :], conditional.x_0[..., channels:, :, :]], dim=-3)
-    return Estimate(x_0, conditional.variance_fraction)
+    if more > 0 and fraction is not None and unconditioned.variance_fraction is not None:
+        guided = unconditioned.variance_fraction + scale * (fraction - unconditioned.variance_fraction)
+        fraction = torch.cat([guided[..., :more, :, :], fraction[..., more:, :, :]], dim=-3)
+    return Estimate(x_0, fraction)
 
 
 def check_channels(settings: GenerateConfig, model: ModelConfig) -> None:
-    """Refuse to guide more channels than the model's latents have."""
-    if settings.guided_channels > model.channels:
+    """Refuse to guide more channels than the network gives out for a picture."""
+    given = model.channels * (1 + model.learned_variance)
+    if settings.guided_channels > given:
         raise ValueError(
-            f"generate.guided_channels = {settings.guided_channels}, but the model draws {model.channels} channels; "
-            f"0 guides all"
+            f"generate.guided_channels = {settings.guided_channels}, but the model gives out {given} channels; "
+            f"0 guides all that are drawn"
         )
 
 

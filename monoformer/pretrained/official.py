@@ -50,8 +50,14 @@ IMAGE_SIDE = {
 HEADS = {"dit": "final_layer.adaLN_modulation.1", "shift": "final_layer.mlp.1"}
 """Its name of `image_head.modulation.linear`, by the kind of image head."""
 
-FIELDS = ("patch_size", "in_channels", "image_size", "learn_sigma", "use_pos_embed", "use_adaln_final_layer")
+FIELDS = ("patch_size", "in_channels", "learn_sigma", "use_pos_embed", "use_adaln_final_layer")
 """What config.json must say beside `decoder_t_embed` and what every LLaMA's does."""
+
+IMAGE_SIZE = 256
+"""Side in pixels where neither config.json nor positions of patches say one, as its sampling script has it."""
+
+TEXT_ROOM = 128
+"""Tokens of text that must fit beside a picture; its code runs beyond max_position_embeddings."""
 
 PAD, IMAGE, START, END = SPECIAL = ("<PAD>", "<image>", "<|im_start|>", "<|im_end|>")
 """Its special tokens, in the order of their ids."""
@@ -147,10 +153,11 @@ def official_name(name: str, config: ModelConfig) -> str:
 def read_config(fields: dict[str, Any], llama: Any) -> ModelConfig:
     """Our shape, from its config.json as it is and as `transformers` reads it; ValueError for what we cannot honour."""
     _refuse(fields)
-    patch, side = fields["patch_size"], fields["image_size"] // DOWN
+    size = fields.get("image_size") or IMAGE_SIZE
+    patch, side = fields["patch_size"], size // DOWN
     if side < patch or side % patch:
         raise ValueError(
-            f"image_size is {fields['image_size']}, a latent of {side}x{side}, which does not divide into patches of "
+            f"image_size is {size}, a latent of {side}x{side}, which does not divide into patches of "
             f"patch_size = {patch}"
         )
     positions: Literal["none", "sincos", "every_layer"] = "none"
@@ -166,8 +173,9 @@ def read_config(fields: dict[str, Any], llama: Any) -> ModelConfig:
         image_head="dit" if fields["use_adaln_final_layer"] else "shift",
         image_attention="two-way" if fields.get("use_bi_attn_img_tokens") else "causal",
         learned_variance=bool(fields["learn_sigma"]),
-        context=llama.max_position_embeddings,
+        context=max(llama.max_position_embeddings, (side // patch) ** 2 + TEXT_ROOM),
     )
+    llama.max_position_embeddings = image_side.context
     llama.architectures = None  # a LLaMA under the name of MonoFormer
     return text_side(llama, image_side=image_side)
 
@@ -187,7 +195,8 @@ def _refuse(fields: dict[str, Any]) -> None:
         )
     if time not in TIMES:
         raise ValueError(f"decoder_t_embed is {time!r}, but only {' and '.join(TIMES)} can be loaded")
-    missing = [name for name in FIELDS if not isinstance(fields.get(name), int)]
+    needed = (*FIELDS, "image_size") if fields.get("use_pos_embed") else FIELDS
+    missing = [name for name in needed if not isinstance(fields.get(name), int)]
     if missing:
         raise ValueError(f"its config.json lacks {', '.join(missing)}, or has no number or truth value there")
     if fields.get("vision_encoder"):
@@ -232,13 +241,21 @@ def _number_tokenizer(fields: dict[str, Any], *, rows: int) -> Tokenizer:
     from tokenizers import Regex, models, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 
-    ids = {BOS: fields.get("bos_token_id", 1), EOS: fields.get("eos_token_id", 2)}
+    ends = {BOS: fields.get("bos_token_id", 1), EOS: fields.get("eos_token_id", 2)}
+    ids = {token: end[0] if isinstance(end, list) else end for token, end in ends.items()}
     ids |= {token: fields.get("image_token_index", 0) - 1 + place for place, token in enumerate(SPECIAL)}
     free = sorted({*range(rows)} - {*ids.values()})
     if len(free) + len(ids) != rows:
         raise ValueError(
             f"there is no tokenizer, and its config.json puts the special tokens at {ids} of {rows} rows, which cannot "
             f"be; give --tokenizer"
+        )
+    pad = fields.get("pad_token_id")
+    if pad is not None and pad not in (ids[PAD], *ends.values()):
+        raise ValueError(
+            f"there is no tokenizer, and pad_token_id = {pad} of its config.json is not before image_token_index = "
+            f"{ids[IMAGE]}, as the official code adds its tokens, so which one opens an image cannot be told; give "
+            f"--tokenizer"
         )
     texts = {number: token for token, number in ids.items()} | {free[0]: "<unk>"}
     words = {texts.get(number, str(number)): number for number in range(rows)}

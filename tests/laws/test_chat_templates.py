@@ -94,6 +94,21 @@ def test_a_prompt_is_what_stands_before_the_answer_in_training(template: str, sh
         assert list(begun[: len(prompt)]) == list(prompt)
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ bos_token }}{{ messages[0].content }}!{% if add_generation_prompt %}?{% endif %}",
+        "{% if messages[-1].role != 'user' %}{{ raise_exception('ask') }}{% endif %}{{ bos_token }}"
+        "{{ messages[-1].content }}!{% if add_generation_prompt %}?{% endif %}",
+    ],
+)
+def test_a_template_without_a_place_for_answers_opens_them_itself(template: str) -> None:
+    ours = sequencer(chatml(template))
+    asked = Document((Text("hello there", "user"),))
+    assert ours.tokenizer.decode(ours.prompt(asked).ids) == "hello there!?"
+    assert ours.answer(asked, "a dog")[-1] == ours.tokenizer.eos
+
+
 def test_what_closes_an_answer_is_learned_and_stops_it(tmp_path: Path) -> None:
     ours = sequencer(chatml())
     tokenizer = ours.tokenizer

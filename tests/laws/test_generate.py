@@ -335,7 +335,7 @@ def test_guidance_of_some_channels_leaves_the_others_to_the_condition() -> None:
     pictures = [engine(made).run([request(made, DRAW, "image", guided_channels=n)])[0].images[0] for n in (0, 2, 3)]
     assert torch.equal(pictures[2].pixels, pictures[0].pixels)
     assert not torch.equal(pictures[1].pixels, pictures[0].pixels)
-    refused(made, request(made, DRAW, "image", guided_channels=4), "guided_channels = 4, but the model draws 3")
+    refused(made, request(made, DRAW, "image", guided_channels=4), "guided_channels = 4, but the model gives out 3")
 
 
 # --- alone = in a batch, seeds ---

@@ -50,6 +50,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "patch 1, three channels": {"patch_size": 1, "in_channels": 3, "image_size": 40, "decoder_t_embed": ADALN},
     "patch 4, sixteen channels": {"patch_size": 4, "in_channels": 16, "image_size": 102},
+    "one channel": {"in_channels": 1},
+    "two channels": {"in_channels": 2, "patch_size": 1},
+    "one channel, no variance": {"in_channels": 1, "learn_sigma": False},
+    "more image tokens than max_position_embeddings": {"max_position_embeddings": 10},
     "biases, tied, stretched": {
         "attention_bias": True, "tie_word_embeddings": True, "rope_scaling": {"type": "linear", "factor": 2.5},
         "rope_theta": 5e5, "rms_norm_eps": 1e-6,
@@ -263,6 +267,14 @@ def test_another_models_tokenizer_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert not (tmp_path / "ours").exists()
 
 
+def test_what_the_official_code_never_reads_may_be_missing(tmp_path: Path) -> None:
+    folder = Reference(use_pos_embed=False).write(tmp_path / "official", recorded=False)
+    made = load_official(rewrite(folder, image_size=None, eos_token_id=[2, 5])).pretrained
+    assert made.model.config.image_sizes == ((256, 256),)
+    assert made.tokenizer.stops == {2}, "the official template ends with its eos alone"
+    assert made.model.config.context == 32 // 2 * (32 // 2) + 128, "a picture and a text, beyond its 256 positions"
+
+
 # --- what is refused ---
 
 
@@ -282,6 +294,8 @@ def test_another_models_tokenizer_is_refused(tmp_path: Path, capsys: pytest.Capt
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"model_type": "gpt2"}, "model_type is 'gpt2'"),
         ({"image_token_index": 89}, "special tokens at"),
+        ({"pad_token_id": 89}, "pad_token_id = 89 .* cannot be told; give --tokenizer"),
+        ({"image_size": None}, "lacks image_size"),
         ({"in_channels": 3}, r"x_embedder\.weight.*is \(32, 16\), but.*should be \(32, 12\)"),
         ({"use_adaln_final_layer": False}, r"lacks final_layer\.mlp\.1\.bias and 1 more"),
         ({"decoder_t_embed": ADALN}, r"lacks adaLN_module\.1\.bias"),
