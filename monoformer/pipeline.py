@@ -10,6 +10,7 @@ their calls wait for one another. Ctrl-C ends a call and leaves nothing of it be
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, SupportsIndex
@@ -30,6 +31,7 @@ from monoformer.arguments import (
     read_texts,
 )
 from monoformer.autoencoder import Autoencoder
+from monoformer.config.autoencoder import AutoencoderConfig
 from monoformer.device import announce, choose, has_bf16_units, keep_freed_memory
 from monoformer.document import Document, Image, Segment, Text, flat, upright
 from monoformer.framing import Method, framed
@@ -90,14 +92,14 @@ class Pipeline:
         deterministic: bool = False,
         compile: bool = False,
         packed: bool | None = None,
-        autoencoder: Autoencoder | None = None,
+        autoencoder: Autoencoder | str | None = None,
         vision: VisionEncoder | None = None,
     ) -> "Pipeline":
         """Load a model folder, or a model of that name from the Hugging Face hub.
 
         `dtype` None: bf16 where the device has matrix units for it, else fp32. `packed` holds the weights twice, so
         that a CPU writes up to half as fast again; None: on CPUs. `autoencoder`, `vision` None: those that the folder
-        holds or names. Raises ValueError when it is no model.
+        holds or names; an autoencoder may be a folder or hub name too. Raises ValueError when it is no model.
         """
         where = choose(device)
         if compile:
@@ -106,17 +108,19 @@ class Pipeline:
             dtype = torch.bfloat16 if has_bf16_units(where) else torch.float32
         folder = find_folder(name)
         card = folder / "README.md"
-        text = card.read_text(encoding="utf-8") if card.is_file() else ""
-        if packed and not (where.type == "cpu" and can_pack()):
+        packs = where.type == "cpu" and can_pack()
+        if packed and not packs:
             raise ValueError(f"packed weights need a CPU and a PyTorch with oneDNN, but this is {where}; leave it out")
         loaded = load_pretrained(folder, device=where, dtype=dtype)
-        if packed or (packed is None and where.type == "cpu" and can_pack()):
+        if isinstance(autoencoder, str):
+            loaded, autoencoder = replace(loaded, autoencoder=AutoencoderConfig(path=autoencoder)), None
+        if packed or (packed is None and packs):
             pack(loaded.model)
         if where.type == "cpu":
             keep_freed_memory()
         return cls(
             loaded, autoencoder=autoencoder, vision=vision, slots=slots, budget=budget, deterministic=deterministic,
-            compile=compile, card=text,
+            compile=compile, card=card.read_text(encoding="utf-8") if card.is_file() else "",
         )  # fmt: skip
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -194,7 +198,7 @@ class Pipeline:
             raise ValueError("strength and mask have no effect without a picture to start from; give picture")
         documents = [Document((Text(prompt, "user"),)) for prompt in said]
         drawn = self.generate(documents, want="image", size=size, edits=edits, **settings)
-        return [_picture(made) for made in drawn]
+        return [made.images[0].to_pil() for made in drawn]
 
     def caption(self, pictures: PictureLike | Sequence[PictureLike], **settings: Any) -> list[str]:
         """Describe pictures in words."""
@@ -232,7 +236,7 @@ class Pipeline:
         documents, edits = self._pairs(shown, instructions), None
         if strength != 1 or mask is not None:
             edits = self._edits(shown, strength, mask)
-        return [_picture(made) for made in self.generate(documents, want="image", edits=edits, **settings)]
+        return [made.images[0].to_pil() for made in self.generate(documents, want="image", edits=edits, **settings)]
 
     def chat(self, history: Document | Sequence[Segment], **settings: Any) -> Document:
         """The assistant's next turn, in words or pictures as it decides; segments carry roles."""
@@ -284,16 +288,10 @@ class Pipeline:
     ) -> list[Edit | None]:
         edits: list[Edit | None] = []
         for picture, mask in zip(pictures, read_masks(masks, count=len(pictures)), strict=True):
-            pixels, chosen = self.context_image(picture).pixels, None
-            if mask is not None:
-                chosen = self.context_mask(mask, picture, or_white=True)
-            edits.append(Edit(pixels=pixels, strength=strength, mask=chosen))
+            chosen = None if mask is None else self.context_mask(mask, picture, or_white=True)
+            edits.append(Edit(pixels=self.context_image(picture).pixels, strength=strength, mask=chosen))
         return edits
 
 
 def _text(made: Document) -> str:
     return "".join(segment.text for segment in made.segments if isinstance(segment, Text))
-
-
-def _picture(made: Document) -> Picture:
-    return made.images[0].to_pil()

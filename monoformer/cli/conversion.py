@@ -8,7 +8,14 @@ import tyro
 
 from monoformer.card import write_converted_card
 from monoformer.cli.options import parse
-from monoformer.pretrained import export_llama, find_folder, load_official, load_pretrained, save_pretrained
+from monoformer.pretrained import (
+    export_llama,
+    find_folder,
+    load_official,
+    load_pretrained,
+    read_folder_config,
+    save_pretrained,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +64,19 @@ def convert(arguments: list[str]) -> None:
             f"{options.official} holds no tokenizer, so prompts are token numbers, such as '5 17 230'; "
             f"for words, convert again with --tokenizer NAME"
         )
-    channels, autoencoder = pretrained.model.config.channels, pretrained.autoencoder.path
-    print(
-        f"it draws latents of {channels} channels, which {autoencoder} makes pictures of"
-        if autoencoder
-        else f"it draws latents of {channels} channels; for pictures, convert again with --autoencoder NAME"
-    )
+    print(_of_pictures(options.out, pretrained.model.config.channels))
     print(options.out)
+
+
+def _of_pictures(folder: Path, channels: int) -> str:
+    """What makes pictures of the converted folder's latents, and whether it stands in the folder."""
+    named = read_folder_config(folder).autoencoder.path
+    latents = f"it draws latents of {channels} channels"
+    if not named:
+        return f"{latents}; for pictures, convert again with --autoencoder NAME, or draw with it"
+    if (folder / named).is_dir():
+        return f"{latents}, which the autoencoder in the folder makes pictures of"
+    return (
+        f"{latents}, which {named} makes pictures of. It is not in the folder: the first picture fetches it from the "
+        f"hub; without a network, convert again with --autoencoder FOLDER, or draw with it"
+    )

@@ -210,9 +210,7 @@ def perform(suite: Suite, evaluator: Evaluator, console: Console) -> Record:
 
 def open_pipeline(options: _Evaluate) -> Pipeline:
     """The model with the sampling settings of this command."""
-    pipeline = Pipeline.from_pretrained(
-        options.model, device=options.device, dtype=options.dtype, slots=max(options.batch, 2)
-    )
+    pipeline = options.open(options.model, slots=max(options.batch, 2))
     settings = {} if options.peer else options.sampling.given()
     generate = changed(pipeline.pretrained.generate, settings)
     pipeline.pretrained = replace(pipeline.pretrained, generate=generate)

@@ -72,7 +72,7 @@ def generate(arguments: list[str]) -> None:
     elif mask is not None or options.strength != 1:
         raise ValueError("--strength and --mask have no effect without a picture to start from; give --picture FILE")
     check_size(options.model, options.size)
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
+    pipeline = options.open(options.model)
     prompts = [prompt for prompt in options.prompt for _ in range(max(1, options.num))]
     pictures = pipeline.generate_images(
         prompts,
@@ -111,9 +111,7 @@ def _generate_many(options: _Generate, file: Path) -> None:
         size=options.size,
     )
     slots = 3 * min(options.chunk, bulk.count)  # every picture's contexts at once
-    pipeline = Pipeline.from_pretrained(
-        options.model, device=own_device(options.device), dtype=options.dtype, slots=slots
-    )
+    pipeline = options.open(options.model, device=own_device(options.device), slots=slots)
     whole = draw_all(pipeline, bulk, options.sampling.given(), rank=rank, world=world)
     print(f"rank {rank} of {world} is done; others are not" if whole is None else whole)
     failed = bulk.count - sum(len(bulk.drawn(chunk)) for chunk in bulk.chunks(0, 1))
@@ -168,7 +166,7 @@ def caption(arguments: list[str]) -> None:
     if options.choices and not options.question:
         raise ValueError("--choices are answers; give the --question too")
     pictures = [open_picture(path) for path in options.pictures]
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
+    pipeline = options.open(options.model)
     settings = options.sampling.given()
     said = (
         pipeline.answer(pictures, options.question, choices=options.choices, **settings)
@@ -204,7 +202,7 @@ def edit(arguments: list[str]) -> None:
     picture, mask = open_picture(options.picture), _opened(options.mask)
     if options.strength != 1:
         check_strength(options.strength, has_mask=mask is not None)
-    pipeline = Pipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
+    pipeline = options.open(options.model)
     edited = pipeline.edit(
         picture,
         options.instruction,
@@ -258,9 +256,7 @@ def chat(arguments: list[str]) -> None:
 
 def _writing(options: _Write | _Chat) -> Pipeline:
     """The pipeline of a command that writes, and what compiling it took."""
-    pipeline = Pipeline.from_pretrained(
-        options.model, device=options.device, dtype=options.dtype, compile=options.compile
-    )
+    pipeline = options.open(options.model, compile=options.compile)
     decoder = pipeline.engine.network.decoder
     if decoder is not None:
         print(decoder.warmed, file=sys.stderr)

@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from PIL import Image as PILImage
 
+from monoformer.pipeline import Pipeline
+
 T = TypeVar("T")
 
 
@@ -133,11 +135,20 @@ class Use:
     """cuda, mps or cpu; auto takes the first that is there."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of weights and arithmetic; auto takes bf16 where the device multiplies it faster than fp32."""
+    autoencoder: str | None = None
+    """Folder or hub name of the autoencoder of its latents, in place of the one that the model folder names."""
 
     @property
     def dtype(self) -> torch.dtype | None:
         """The precision as a type; None: the device decides."""
         return {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}[self.precision]
+
+    def open(self, model: str, *, device: str = "", slots: int = 64, compile: bool = False) -> Pipeline:
+        """The model as these options want it."""
+        return Pipeline.from_pretrained(
+            model, device=device or self.device, dtype=self.dtype, slots=slots, compile=compile,
+            autoencoder=self.autoencoder,
+        )  # fmt: skip
 
 
 def check_picture_file(path: Path, *, option: str = "--out") -> None:

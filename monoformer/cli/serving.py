@@ -44,6 +44,8 @@ class _Serve:
     """Most tokens of prompts read between two steps of everybody's answers; 0: 512 on a CPU, else 4096."""
     device: str = "auto"
     """cuda, mps or cpu; auto takes the first that is there."""
+    autoencoder: str | None = None
+    """Folder or hub name of the autoencoder of its latents, in place of the one that the model folder names."""
     compile: bool = False
     """Compile the decoding of text before the first request: up to minutes, and then texts come faster."""
     ray: bool = False
@@ -87,7 +89,12 @@ def serve(arguments: list[str]) -> None:
         front = options.span[0] > 0  # then the engine of this process only says what the model is
         device, slots = ("cpu", 2) if front else (options.device, options.slots)
         pipeline = Pipeline.from_pretrained(
-            options.model, device=device, slots=slots, budget=options.budget, compile=options.compile and not front
+            options.model,
+            device=device,
+            slots=slots,
+            budget=options.budget,
+            compile=options.compile and not front,
+            autoencoder=options.autoencoder,
         )
         if (decoder := pipeline.engine.network.decoder) is not None:
             print(decoder.warmed, flush=True)
@@ -135,9 +142,12 @@ def _replicas(options: _Serve, config: ServeConfig) -> "Iterator[Replicas | None
     from monoformer.serve.replicas import deploy
 
     model = str(Path(options.model).resolve()) if Path(options.model).exists() else options.model
+    autoencoder = options.autoencoder
+    if autoencoder and Path(autoencoder).exists():
+        autoencoder = str(Path(autoencoder).resolve())
     each = {
         "device": options.device, "slots": options.slots, "budget": options.budget, "compile": options.compile,
-        "capacity": config.capacity,
+        "capacity": config.capacity, "autoencoder": autoencoder,
     }  # fmt: skip
     with deploy(model, config, replicas=fewest, most=most, options={"num_gpus": options.gpus}, **each) as replicas:
         yield replicas

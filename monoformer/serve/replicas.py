@@ -31,11 +31,21 @@ class Replica:
     """One engine; Ray Serve makes one in each process."""
 
     def __init__(
-        self, model: str, *, device: str, slots: int, capacity: int, budget: int = 0, compile: bool = False
+        self,
+        model: str,
+        *,
+        device: str,
+        slots: int,
+        capacity: int,
+        budget: int = 0,
+        compile: bool = False,
+        autoencoder: str | None = None,
     ) -> None:
         from monoformer.pipeline import Pipeline
 
-        pipeline = Pipeline.from_pretrained(model, device=device, slots=slots, budget=budget, compile=compile)
+        pipeline = Pipeline.from_pretrained(
+            model, device=device, slots=slots, budget=budget, compile=compile, autoencoder=autoencoder
+        )
         pipeline.prepare_pictures()
         self.batcher = Batcher(pipeline.engine, capacity=capacity)
 

@@ -191,6 +191,14 @@ def test_a_converted_folder_draws_pictures_with_an_autoencoder(
     with PILImage.open(picture) as image:
         assert image.size == (64, 64)
 
+    assert "autoencoder in the folder" in capsys.readouterr().out
+    command(["convert", str(folder), str(tmp_path / "without")])
+    assert "fetches it from the hub; without a network, convert again with --autoencoder" in capsys.readouterr().out
+    again = tmp_path / "b.png"
+    given = f"--autoencoder={tmp_path / 'vae'}"
+    command(["generate", str(tmp_path / "without"), "5 17 23", f"--out={again}", "--device=cpu", given, *options])
+    assert again.read_bytes() == picture.read_bytes()
+
     bare = Reference(in_channels=3).write(tmp_path / "three", recorded=False)
     capsys.readouterr()
     command(["convert", str(bare), str(tmp_path / "bare")])
