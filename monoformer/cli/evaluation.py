@@ -220,8 +220,11 @@ def open_pipeline(options: _Evaluate) -> Pipeline:
 def open_peer(options: _Evaluate, pipeline: Pipeline) -> Peer:
     """What is scored in the model's place; its pictures get the model's size."""
     model, sampling = pipeline.pretrained.model, options.sampling
-    size, device = model.config.image_sizes[0], model.tokens.weight.device
-    return load_peer(options.peer, size=size, device=device, steps=sampling.steps, guidance=sampling.guidance)
+    size, weight = model.config.image_sizes[0], model.tokens.weight
+    return load_peer(
+        options.peer, size=size, device=weight.device, dtype=weight.dtype, steps=sampling.steps,
+        guidance=sampling.guidance,
+    )  # fmt: skip
 
 
 def evaluation_folder(model: str) -> Path:

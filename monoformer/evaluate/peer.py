@@ -5,6 +5,7 @@ is never run, and a picture depends on its prompt and seed, not on its neighbors
 """
 
 import inspect
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ import torch
 from PIL import Image as PILImage
 
 from monoformer.document import Document, Image, Text
+
+AT_ONCE = 8
+"""Pictures drawn together: a U-Net of full size holds much more for each than our small models do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +35,11 @@ class Peer:
 
     def generate_images(self, prompts: Sequence[str], *, seed: Sequence[int]) -> list[PILImage.Image]:
         """A picture for each prompt, from a generator of its own."""
-        random = [torch.Generator("cpu").manual_seed(own) for own in seed]
-        drawn = self.network(prompt=list(prompts), generator=random, output_type="pil", **self.options).images
+        drawn: list[PILImage.Image] = []
+        for first in range(0, len(prompts), AT_ONCE):
+            some = list(prompts[first : first + AT_ONCE])
+            random = [torch.Generator("cpu").manual_seed(own) for own in seed[first : first + AT_ONCE]]
+            drawn += self.network(prompt=some, generator=random, output_type="pil", **self.options).images
         size = (self.size[1], self.size[0])
         return [picture.convert("RGB").resize(size, PILImage.Resampling.LANCZOS) for picture in drawn]
 
@@ -72,9 +79,17 @@ class Peer:
 
 
 def load_peer(
-    name: str, *, size: tuple[int, int], device: torch.device, steps: int | None = None, guidance: float | None = None
+    name: str,
+    *,
+    size: tuple[int, int],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    steps: int | None = None,
+    guidance: float | None = None,
 ) -> Peer:
     """The pipeline in a folder; its own steps and guidance where None is given.
+
+    A safety checker is left out: it would have black pictures scored.
 
     Raises ValueError for a folder that holds none, whose weights are no safetensors, or that does not draw from text.
     """
@@ -87,7 +102,7 @@ def load_peer(
         raise ValueError(f"{name} is no diffusers pipeline: it holds no model_index.json")
     try:
         read: Any = DiffusionPipeline.from_pretrained  # untyped
-        network = read(folder, use_safetensors=True, local_files_only=True)
+        network = read(folder, use_safetensors=True, local_files_only=True, **_needed(folder))
     except (OSError, ValueError) as error:
         raise ValueError(f"{name} cannot be loaded as a diffusers pipeline of safetensors: {error}") from None
     takes = inspect.signature(type(network).__call__).parameters
@@ -98,4 +113,28 @@ def load_peer(
     options = {key: value for key, value in given.items() if value is not None}
     if refused := [key for key in options if key not in takes]:
         raise ValueError(f"{name} is a {type(network).__name__}, which takes no {', '.join(refused)}; leave it out")
-    return Peer(network=network.to(device), folder=folder, size=size, options=options, device=device)
+    return Peer(
+        network=network.to(device, dtype),
+        folder=folder,
+        size=size,
+        options=options,
+        device=device,
+    )
+
+
+def _needed(folder: Path) -> dict[str, Any]:
+    """What a folder asks for: the variant that it holds alone (`NAME.fp16.safetensors`), no safety checker, and no
+    text encoder that was left out of it (Stable Diffusion 3 without its T5).
+    """
+    import diffusers
+
+    weights = [file.name for file in folder.glob("*/*.safetensors")]
+    variants = {parts[-2] for name in weights if len(parts := name.split(".")) == 3 and "-of-" not in parts[-2]}
+    plain = [name for name in weights if not any(f".{variant}." in name for variant in variants)]
+    found: dict[str, Any] = {"variant": sorted(variants)[0]} if variants and not plain else {}
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    kind = getattr(diffusers, str(index.get("_class_name")), None)
+    names: tuple[str, ...] = () if kind is None else tuple(inspect.signature(kind.__init__).parameters)
+    spare = ("text_encoder_", "tokenizer_")
+    left_out = [part for part in names if part.startswith(spare) and index.get(part) in (None, [None, None])]
+    return {**found, **dict.fromkeys(left_out + ["safety_checker"] * ("safety_checker" in index))}

@@ -5,7 +5,7 @@ weights and by the pictures' own bytes, so neither can change unnoticed.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Pictures:
     count: int
     picture: Callable[[int], Tensor]
     """uint8 (3, H, W), all of one size."""
+    inception: Statistics | None = None
+    """What their file says of Inception's features, of more pictures than these perhaps."""
 
     @classmethod
     def listed(cls, pictures: Sequence[Tensor]) -> "Pictures":
@@ -55,20 +57,22 @@ class Reference:
 
 
 def open_reference(path: str, *, size: tuple[int, int], shape: Shape = "crop") -> Pictures | Statistics:
-    """The pictures of a folder in the model's (height, width) and shape, or what an .npz of ADM's form holds: pictures
-    or statistics.
+    """The pictures of a folder in the model's (height, width) and shape, or what an .npz of ADM's form holds: pictures,
+    statistics of Inception's features, or both, as ADM's own files do (statistics of all, pictures of some).
     """
     if Path(path).is_dir():
         files = picture_files(Path(path))
         read = partial(read_picture, sizes=(size,), shape=shape)
         return Pictures(count=len(files), picture=lambda i: read(files[i], name=str(files[i])))
     arrays = read_arrays(path)
+    known = None
+    if {"mu", "sigma"} <= arrays.keys():
+        known = Statistics(*(torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma")))
     if "arr_0" in arrays:
-        return open_drawn(path)
-    if not {"mu", "sigma"} <= arrays.keys():
+        return replace(open_drawn(path), inception=known)
+    if known is None:
         raise ValueError(f"{path} holds {', '.join(arrays)}; it must hold arr_0, or mu and sigma")
-    mean, covariance = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
-    return Statistics(mean, covariance)
+    return known
 
 
 def open_drawn(path: str) -> Pictures:
@@ -96,7 +100,11 @@ def extract(pictures: Pictures, extractor: Extractor) -> Tensor:
 
 
 def load_reference(pictures: Pictures | Statistics, extractor: Extractor, *, cache: Path) -> Reference:
-    """What is known of real pictures, from `cache` where the same extractor has seen the same pictures before."""
+    """What is known of real pictures, from `cache` where the same extractor has seen the same pictures before.
+
+    A distance on Inception's features is taken to the statistics that came with the pictures, as ADM's evaluator does;
+    precision and recall to the pictures.
+    """
     if isinstance(pictures, Statistics):
         return Reference(statistics=pictures, features=None)
     seen = digest_chunks(str(tuple(p.shape)).encode() + p.contiguous().numpy().tobytes() for p in pictures.batches())
@@ -111,4 +119,5 @@ def load_reference(pictures: Pictures | Statistics, extractor: Extractor, *, cac
         incomplete.replace(path)
     arrays = read_arrays(str(path))
     mean, covariance, features = (torch.from_numpy(arrays[name]) for name in ("mu", "sigma", "features"))
-    return Reference(statistics=Statistics(mean, covariance), features=features)
+    known = pictures.inception if extractor.is_inception else None
+    return Reference(statistics=known or Statistics(mean, covariance), features=features)

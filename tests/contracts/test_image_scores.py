@@ -149,6 +149,25 @@ def test_statistics_alone_give_a_distance_alone(script: str, tmp_path: Path, pip
     assert "means_precision" not in found
 
 
+def test_adms_own_files_give_the_distance_to_their_statistics_and_recall_of_their_pictures(
+    script: str, tmp_path: Path
+) -> None:
+    everything, some = real(20), real(20)[:9]
+    extractor = load_extractor(scores(script, tmp_path), device=CPU)
+    features = extractor.features(everything)[0].double().numpy()
+    pictures = some.permute(0, 2, 3, 1).numpy()
+    statistics_of_all = {"mu": features.mean(0), "sigma": np.cov(features, rowvar=False)}
+    np.savez(tmp_path / "adm.npz", arr_0=pictures, **statistics_of_all, mu_s=np.zeros(3), sigma_s=np.eye(3))
+    opened = open_reference(str(tmp_path / "adm.npz"), size=(32, 32))
+    as_inception = replace(extractor, is_inception=True)
+    found = load_reference(opened, as_inception, cache=tmp_path / "cache")
+    torch.testing.assert_close(found.statistics.mean, torch.from_numpy(features.mean(0)))
+    torch.testing.assert_close(found.features, extractor.features(some)[0])
+    other = load_reference(opened, extractor, cache=tmp_path / "cache")
+    expected = extractor.features(some)[0].double().mean(0)
+    torch.testing.assert_close(other.statistics.mean, expected, msg="the file's statistics are of Inception alone")
+
+
 def test_prompts_from_a_file_are_used_in_turn(script: str, tmp_path: Path, pipeline: Pipeline) -> None:
     (tmp_path / "prompts.txt").write_text("a red circle\n\na blue ring\n")
     config = scores(script, tmp_path, prompts=str(tmp_path / "prompts.txt"), count=5, splits=1)
