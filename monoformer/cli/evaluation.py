@@ -255,14 +255,19 @@ def check_suites(names: Sequence[str]) -> None:
 
 def choose_scores(options: _Evaluate, trained: RunConfig | None) -> list[ScoreConfig]:
     """The configurations of the suites that are asked for, with --count and --seed put in."""
-    names = dict.fromkeys(options.suite or (fitting_suites(trained.data) if trained else ()))
+    fitting = fitting_suites(trained.data) if trained and not options.suite else {}
+    names = dict.fromkeys(options.suite or fitting)
     if options.peer:
         names = dict.fromkeys(name for name in names if options.suite or name == "scenes")
         options = replace(options, scenes=replace(options.scenes, tasks=("draw",)))
     if not names:
         raise ValueError(f"which suites? name some with --suite: {', '.join(SUITES)}")
     given = {name: value for name in ("count", "seed") if (value := getattr(options, name)) is not None}
-    return [with_given(getattr(options, name), given) for name in names]
+    own = {name: getattr(options, name) for name in names}
+    return [
+        with_given(fitting.get(name, config) if config == type(config)() else config, given)
+        for name, config in own.items()
+    ]
 
 
 def describe(pipeline: Pipeline, folder: Path, arguments: Sequence[str], *, peer: Peer | None = None) -> Record:

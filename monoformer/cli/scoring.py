@@ -2,12 +2,23 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from monoformer.config.data import DataConfig, ScenesData, TextData
-from monoformer.config.evaluate import CompositionScores, SceneScores, ScoreConfig, TaskScores, TextScores
+from monoformer.config.data import DataConfig, FolderData, ParquetData, ScenesData, SourceConfig, TextData
+from monoformer.config.evaluate import (
+    CaptionScores,
+    CompositionScores,
+    SceneScores,
+    ScoreConfig,
+    TaskScores,
+    TextScores,
+)
+from monoformer.config.run import RunConfig
+from monoformer.data.build import names_of
+from monoformer.data.images import FolderPictures
 from monoformer.evaluate.build import build_evaluator
 from monoformer.evaluate.material import sources
 from monoformer.pipeline import Pipeline
@@ -15,17 +26,51 @@ from monoformer.train.build import Built
 
 
 def fitting_suites(data: DataConfig) -> dict[str, ScoreConfig]:
-    """The suites that need nothing but the data of training."""
-    kinds = sources(data)
-    scenes = [source for source in kinds if isinstance(source, ScenesData)]
+    """The suites that need nothing but the data of training, as far as it is here."""
+    named = {name: source for name, source in zip(names_of(sources(data)), sources(data), strict=True) if here(source)}
+    scenes = [source for source in named.values() if isinstance(source, ScenesData)]
+    described = [name for name, source in named.items() if is_described(source)]
     found: dict[str, ScoreConfig] = {}
     if scenes:
         found["scenes"] = SceneScores()
     if scenes and (scenes[0].left_out or scenes[0].left_out_objects):
         found["composition"] = CompositionScores()
-    if any(isinstance(source, TextData) and source.holdout for source in kinds):
+    if any(isinstance(source, TextData) and source.holdout for source in named.values()):
         found["text"] = TextScores()
+    if described:
+        found["captions"] = CaptionScores(source=described[0], cider=False)
     return found
+
+
+def here(source: SourceConfig) -> bool:
+    """Whether its files can be read on this machine."""
+    match source:
+        case TextData() | ParquetData():
+            return all(Path(file).exists() for file in source.files)
+        case FolderData():
+            return Path(source.root).exists()
+        case _:
+            return True
+
+
+def is_described(source: SourceConfig) -> bool:
+    """Whether it holds out pictures of the world, of those whose captions are learned."""
+    match source:
+        case ParquetData(describe=share, holdout=count):
+            return share > 0 and count > 1
+        case FolderData(describe=share):
+            return share > 0 and len(FolderPictures(source, split="train").test_rows) > 1
+        case _:
+            return False
+
+
+def check_scored(config: RunConfig) -> None:
+    """Refuse to score while training what no suite fits, rather than to write down nothing."""
+    if config.train.evaluate_every and not fitting_suites(config.data):
+        raise ValueError(
+            "train.evaluate_every needs data that a suite fits: drawn scenes, or held-out texts or described pictures "
+            "(holdout above 0); set it to 0, and score the model with: monoformer evaluate MODEL --suite ..."
+        )
 
 
 def with_given(config: Any, given: Mapping[str, int]) -> Any:

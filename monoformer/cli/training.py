@@ -14,7 +14,7 @@ from torch import Tensor
 from monoformer.card import write_card
 from monoformer.cli.autoencoder import train_autoencoder
 from monoformer.cli.options import parse
-from monoformer.cli.scoring import build_scores
+from monoformer.cli.scoring import build_scores, check_scored
 from monoformer.config.run import RunConfig, load_config
 from monoformer.config.spelling import hint
 from monoformer.config.train import SAMPLES, shown_slots
@@ -40,6 +40,7 @@ def train(arguments: list[str]) -> None:
         train_autoencoder(arguments[1:])
         return
     config = read_config(arguments)
+    check_scored(config)
     with processes(choose(config.train.device)) as ranks:
         console = Console(quiet=not ranks.first)
 

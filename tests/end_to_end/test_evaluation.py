@@ -13,9 +13,10 @@ from PIL import Image as PILImage
 
 from monoformer.card import read_card
 from monoformer.cli.main import main
-from monoformer.cli.scoring import build_scores
+from monoformer.cli.scoring import build_scores, fitting_suites
 from monoformer.cli.training import build_pipeline, read_config
-from monoformer.config.evaluate import SceneScores
+from monoformer.config.data import FolderData, MixtureData, ScenesData, TextData
+from monoformer.config.evaluate import CaptionScores, SceneScores
 from monoformer.evaluate.build import build_evaluator
 from monoformer.pipeline import Pipeline
 from monoformer.train.build import build_run
@@ -151,6 +152,26 @@ def test_scores_while_training_are_those_of_the_averaged_weights(run: Path, tmp_
     assert scores(2, trained) == dict(own.run())
     assert all(torch.equal(tensor, untrained[name]) for name, tensor in built.parts.model.state_dict().items())
     built.parts.loader.close()
+
+
+def test_pictures_with_captions_are_scored_while_training_and_by_default(tmp_path: Path) -> None:
+    for number in range(40):
+        PILImage.new("RGB", (16, 16), (6 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(f"red {number}")
+    data = FolderData(root=str(tmp_path), size=16)
+    assert fitting_suites(data) == {"captions": CaptionScores(source=tmp_path.name, cider=False)}
+    assert not fitting_suites(replace(data, describe=0.0))
+    assert not fitting_suites(replace(data, root=str(tmp_path / "gone")))
+    mixed = MixtureData(sources=(data, ScenesData(), TextData(files=("gone.txt",))), weights=(1.0, 1.0, 1.0))
+    assert list(fitting_suites(mixed)) == ["scenes", "captions"], "what is not here is left out"
+
+
+def test_scores_of_data_that_no_suite_fits_are_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("some words\n" * 50)
+    text = ["shakespeare", f"--data.files={tmp_path / 'a.txt'}", "--train.evaluate-every=2"]
+    assert "train.evaluate_every needs data that a suite fits" in fails(capsys, "train", *text)
 
 
 def test_a_run_writes_down_scores_while_it_trains(tmp_path: Path) -> None:
