@@ -22,6 +22,9 @@ LONG = 2_000
 GENERATION = "generation_config.json"
 """Where the ecosystem keeps which tokens end an answer, beside the tokenizer's own eos."""
 
+GROWN = "grown_for_monoformer"
+"""Under which tokenizer_config.json keeps which tokens were added to another project's tokenizer."""
+
 ANSWER = "\uf8ff"
 """Stands for an answer where a chat template is asked what it puts behind one."""
 
@@ -46,6 +49,7 @@ class Tokenizer:
         `stops` are tokens that end an answer beside eos and what the chat template puts behind one.
         Raises ValueError for one that would read something typed as a special token.
         """
+        before = {*backend.get_vocab().values()}
         _add_ends(backend)
         named = {name: str(backend.special_tokens_map.get(name, token)) for name, token in NAMED.items()}
         missing = [token for token in named.values() if token not in backend.all_special_tokens]
@@ -57,6 +61,9 @@ class Tokenizer:
         self.backend = backend
         vocabulary: dict[str, int] = backend.get_vocab()
         self.boi, self.eoi, self.patch, self.time = (vocabulary[token] for token in named.values())
+        self.grown = sorted({*vocabulary.values()} - before | {*backend.init_kwargs.get(GROWN, ())})
+        """Ids of the tokens that it lacked, whenever they were added: rows that no language model has trained."""
+        backend.init_kwargs[GROWN] = self.grown
         self.bos, self.eos = int(backend.bos_token_id), int(backend.eos_token_id)
         pad = backend.pad_token_id
         self.pad = self.eos if pad is None else int(pad)

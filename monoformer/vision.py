@@ -1,4 +1,4 @@
-"""Pictures that are only looked at, to features: a frozen CLIP, SigLIP or DINOv2 of transformers.
+"""Pictures that are only looked at, to features: a frozen CLIP, SigLIP or DINO of transformers.
 
 Knows nothing of tokens, or of the projection that makes features tokens (`model/patches.py:VisionEmbedding`).
 Invariants: the encoder is never part of a model's state; its features are the second-last hidden states that
@@ -23,10 +23,14 @@ KINDS = {
     "clip_vision_model": "CLIPVisionModel",
     "siglip": "SiglipVisionModel",
     "siglip_vision_model": "SiglipVisionModel",
+    "vit": "ViTModel",
     "dinov2": "Dinov2Model",
     "dinov2_with_registers": "Dinov2WithRegistersModel",
+    "dinov3_vit": "DINOv3ViTModel",
 }
-"""Classes of transformers by the `model_type` of `config.json`; of CLIP and SigLIP the vision half is read."""
+"""Classes of transformers by the `model_type` of `config.json` (the first DINO is a `vit`); of CLIP and SigLIP the vision
+half is read.
+"""
 
 RESAMPLINGS = {2: "bilinear", 3: "bicubic"}
 """PIL's numbers."""
@@ -93,7 +97,7 @@ class VisionEncoder:
     def __init__(self, network: Any, preparation: Preparation) -> None:
         """`network` is of one of `KINDS`. Raises ValueError when the prepared pictures do not fit it."""
         config = network.config
-        is_fixed = not config.model_type.startswith("dinov2")  # DINOv2 interpolates its positions to any size
+        is_fixed = not config.model_type.startswith("dino")  # DINOv2 interpolates positions to any size, DINOv3 turns
         if is_fixed and preparation.size != (config.image_size, config.image_size):
             raise ValueError(
                 f"preprocessor_config.json makes pictures of {preparation.size[0]}x{preparation.size[1]}, but by "
@@ -140,9 +144,10 @@ def load_network(folder: Path, *, dtype: torch.dtype = torch.float32) -> Any:
     kind = _read(folder / "config.json").get("model_type")
     if kind not in KINDS:
         raise ValueError(f"its model_type is {kind!r}; known are {', '.join(KINDS)}")
+    spared = {"add_pooling_layer": False} if kind == "vit" else {}  # DINO's weights have none
     try:
         network, found = getattr(transformers, KINDS[kind]).from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **spared
         )
     except Exception as error:  # whatever transformers and safetensors raise for damaged files
         raise ValueError((str(error).strip() or type(error).__name__).splitlines()[0]) from None

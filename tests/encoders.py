@@ -10,7 +10,7 @@ from tests.latents import randomize
 
 SIDE, PATCH, WIDTH, GRID = 12, 4, 16, (3, 3)
 
-KINDS = ("clip", "clip-vision", "siglip", "siglip-vision", "dinov2", "dinov2-registers")
+KINDS = ("clip", "clip-vision", "siglip", "siglip-vision", "dino", "dinov2", "dinov2-registers", "dinov3")
 """`clip` and `siglip` are whole models, text half and all, as most are released."""
 
 SHAPE: dict[str, Any] = {
@@ -37,6 +37,11 @@ PREPARATIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """`preprocessor_config.json` as it was written of old (`clip`) and is today."""
 PREPARATIONS |= {"siglip-vision": PREPARATIONS["siglip"] | {"resample": 2}, "dinov2-registers": PREPARATIONS["dinov2"]}
+PREPARATIONS["dino"] = {**STATISTICS, "size": SIDE, "do_resize": True, "feature_extractor_type": "ViTFeatureExtractor"}
+PREPARATIONS["dinov3"] = {
+    **STATISTICS, "size": {"height": SIDE, "width": SIDE}, "do_center_crop": None, "crop_size": None, "resample": 2,
+    "image_processor_type": "DINOv3ViTImageProcessor",
+}  # fmt: skip
 
 
 def network(kind: str, *, seed: int = 0) -> Any:
@@ -58,6 +63,10 @@ def _described(kind: str) -> Any:
             return tf.SiglipModel(tf.SiglipConfig(vision_config=SHAPE, text_config=TEXT))
         case "siglip-vision":
             return tf.SiglipVisionModel(tf.SiglipVisionConfig(**SHAPE))
+        case "dino":
+            return tf.ViTModel(tf.ViTConfig(**SHAPE), add_pooling_layer=False)
+        case "dinov3":
+            return tf.DINOv3ViTModel(tf.DINOv3ViTConfig(**larger, num_register_tokens=2))
         case "dinov2":
             return tf.Dinov2Model(tf.Dinov2Config(**larger, mlp_ratio=2))
         case _:

@@ -17,9 +17,11 @@ from monoformer.train.parallel import local, part
 
 
 def new_rows(config: ModelConfig, tokenizer: Tokenizer) -> list[int]:
-    """Token ids that the text model did not have: the image tokens, and what its vocabulary grew by."""
+    """Token ids that the text model did not have: the image tokens, what its vocabulary grew by, and what was put into
+    rows that it had to spare.
+    """
     grown = range(config.text_vocabulary or config.vocabulary, config.vocabulary)
-    return sorted({tokenizer.boi, tokenizer.eoi, tokenizer.patch, tokenizer.time, *grown})
+    return sorted({tokenizer.boi, tokenizer.eoi, tokenizer.patch, tokenizer.time, *tokenizer.grown, *grown})
 
 
 def freeze_text(model: MonoFormer, *, rows: Sequence[int]) -> None:

@@ -32,7 +32,8 @@ def test_what_is_missing_is_added_at_the_end(
     assert tokenizer.encode("the red circle") == ids
     tokenizer.save(tmp_path)
     again = Tokenizer.from_folder(tmp_path)
-    for name in ("bos", "eos", "pad", "boi", "eoi", "patch", "time", "size", "special"):
+    assert tokenizer.grown == [*range(280, tokenizer.size)], "roles and ends too"
+    for name in ("bos", "eos", "pad", "boi", "eoi", "patch", "time", "size", "special", "grown"):
         assert getattr(again, name) == getattr(tokenizer, name), name
     for one in (tokenizer, again):
         assert not set(one.encode(TYPED)) & set(one.special)

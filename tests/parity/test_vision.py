@@ -12,7 +12,16 @@ from monoformer.vision import VisionEncoder, build_vision, read_preparation
 from tests import encoders, latents
 
 HALVES = {"clip": "vision_model", "siglip": "vision_model"}
-FIRST = {"clip": 1, "clip-vision": 1, "siglip": 0, "siglip-vision": 0, "dinov2": 1, "dinov2-registers": 4}
+FIRST = {
+    "clip": 1,
+    "clip-vision": 1,
+    "siglip": 0,
+    "siglip-vision": 0,
+    "dino": 1,
+    "dinov2": 1,
+    "dinov2-registers": 4,
+    "dinov3": 3,
+}
 """Tokens that are no patches: the class, and DINOv2's registers."""
 
 
@@ -32,11 +41,14 @@ def processed(path: str, pixels: Tensor) -> Tensor:
     import transformers as tf
 
     described = json.loads((Path(path) / "preprocessor_config.json").read_text())
-    name = described.get("image_processor_type", "CLIPImageProcessor")
+    of_old = {"ViTFeatureExtractor": "ViTImageProcessor"}.get(described.get("feature_extractor_type"))
+    name = described.get("image_processor_type", of_old or "CLIPImageProcessor")
     classes = {
         "CLIPImageProcessor": tf.CLIPImageProcessorPil,
         "SiglipImageProcessor": tf.SiglipImageProcessorPil,
         "BitImageProcessor": tf.BitImageProcessorPil,
+        "ViTImageProcessor": tf.ViTImageProcessorPil,
+        "DINOv3ViTImageProcessor": tf.ViTImageProcessorPil,  # its own needs torchvision; the settings are the same
     }
     found: Tensor = classes[name].from_pretrained(path)(list(pixels), return_tensors="pt")["pixel_values"]
     return found
