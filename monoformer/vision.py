@@ -28,9 +28,8 @@ KINDS = {
     "dinov2_with_registers": "Dinov2WithRegistersModel",
     "dinov3_vit": "DINOv3ViTModel",
 }
-"""Classes of transformers by the `model_type` of `config.json` (the first DINO is a `vit`); of CLIP and SigLIP the vision
-half is read.
-"""
+"""Classes of transformers by the `model_type` of `config.json`, where the first DINO is a `vit`; of CLIP and SigLIP the
+vision half is read."""
 
 RESAMPLINGS = {2: "bilinear", 3: "bicubic"}
 """PIL's numbers."""

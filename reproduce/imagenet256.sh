@@ -25,6 +25,7 @@ STEPS=${STEPS:-250}
 GUIDANCE=${GUIDANCE:-1.5}
 CHANNELS=${CHANNELS:-3}
 BATCH=${BATCH:-64}
+PROCESSES=${PROCESSES:-1} # GPUs that draw, each its share of the pictures
 OUT=${OUT:-runs/imagenet256}
 PYTHON=${PYTHON:-python}
 
@@ -52,8 +53,12 @@ for number in sorted(names, key=int):
     print(f"Please generate an image of {names[number]['label']}.")
 END
 
+SAMPLING=(--sampling.sampler ddpm --sampling.steps "$STEPS" --sampling.guidance "$GUIDANCE" --sampling.guided-channels "$CHANNELS")
+DRAW=("$PYTHON" -m monoformer)
+[ "$PROCESSES" -gt 1 ] && DRAW=("$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$PROCESSES" -m monoformer)
+"${DRAW[@]}" generate "$OUT/model" --prompts "$OUT/prompts.txt" --num "$COUNT" --chunk "$BATCH" --out "$OUT/pictures" "${SAMPLING[@]}"
+
 "$PYTHON" -m monoformer evaluate "$OUT/model" --suite images --out "$OUT/scores" --batch "$BATCH" \
-  --images.count "$COUNT" --images.prompts "$OUT/prompts.txt" --images.reference "$REFERENCE" \
-  --images.extractor "$EXTRACTOR" --images.cache "$OUT/references" \
-  --sampling.sampler ddpm --sampling.steps "$STEPS" --sampling.guidance "$GUIDANCE" --sampling.guided-channels "$CHANNELS"
+  --images.count "$COUNT" --images.drawn "$OUT/pictures/pictures.npz" --images.reference "$REFERENCE" \
+  --images.extractor "$EXTRACTOR" --images.cache "$OUT/references" "${SAMPLING[@]}"
 cat "$OUT/scores/scores.md"

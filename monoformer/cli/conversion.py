@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import torch
 import tyro
 
 from monoformer.card import write_converted_card
@@ -26,12 +27,15 @@ class _Export:
     """Model folder or hub name."""
     out: Annotated[Path, tyro.conf.Positional]
     """New folder; transformers' AutoModelForCausalLM reads it."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the weights that are written; auto: that of the model folder's."""
 
 
 def export(arguments: list[str]) -> None:
     """Write the text path as a Hugging Face language model: monoformer export MODEL OUT"""
     options = parse(_Export, arguments, command="export")
-    pretrained = load_pretrained(find_folder(options.model))
+    types = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
+    pretrained = load_pretrained(options.model, dtype=types[options.precision])
     export_llama(options.out, pretrained.model, pretrained.tokenizer)
     print(options.out)
 

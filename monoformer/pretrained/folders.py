@@ -24,7 +24,7 @@ from monoformer.config.sources import Shape
 from monoformer.config.vision import VisionConfig
 from monoformer.model.monoformer import MonoFormer
 from monoformer.pretrained.recipe import Recipe
-from monoformer.pretrained.weights import Weights, read_description, save_weights, written_whole
+from monoformer.pretrained.weights import Weights, find_folder, read_description, save_weights, written_whole
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.vision import keep_vision, kept_vision
@@ -110,17 +110,23 @@ def save_pretrained(
 
 
 def load_pretrained(
-    folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = torch.float32
 ) -> Pretrained:
-    """Load a model folder. Raises ValueError, saying what is missing or damaged, when it is none."""
+    """Load a model folder, or the hub's of that name; `dtype` None is that of its text's weights.
+
+    Raises ValueError, saying what is missing or damaged, when it is none.
+    """
+    folder = find_folder(folder)
     pretrained, recipe = read_pretrained(folder)
+    if dtype is None:
+        dtype = Weights(folder).read("tokens.weight").dtype
     recipe.fill(device=device, dtype=dtype).eval()
     return pretrained
 
 
 def read_pretrained(folder: str | Path) -> tuple[Pretrained, Recipe]:
     """A model folder but for the weights of its network, and how it gets them; raises as `load_pretrained` does."""
-    folder = Path(folder)
+    folder = find_folder(folder)
     config = read_folder_config(folder)
     tokenizer = Tokenizer.from_folder(folder)
     if tokenizer.size > config.model.vocabulary:

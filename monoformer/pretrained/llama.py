@@ -18,7 +18,7 @@ from monoformer.config.model import ModelConfig
 from monoformer.model.monoformer import MonoFormer
 from monoformer.pretrained.llama_layout import ARCHITECTURES, ROWS, describe, hugging_face_name, text_side
 from monoformer.pretrained.recipe import Recipe
-from monoformer.pretrained.weights import Weights, read_description, save_weights, written_whole
+from monoformer.pretrained.weights import Weights, find_folder, read_description, save_weights, written_whole
 from monoformer.randomness import generator
 from monoformer.tokenizer import Tokenizer
 
@@ -53,7 +53,8 @@ def load_llama(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> LoadedLlama:
-    """The language model in `folder`, with the image side and the context of `image_side`, drawn from `seed`.
+    """The language model in a folder or of a hub name, with the image side and the context of `image_side`, drawn from
+    `seed`.
 
     Its tokenizer is the folder's unless `tokenizer` names another. Image tokens take rows of the vocabulary that the
     tokenizer leaves over, else new ones. Raises ValueError for what is damaged or cannot be honoured.
@@ -67,7 +68,7 @@ def read_llama(
     folder: str | Path, *, image_side: ModelConfig, seed: int, tokenizer: str = ""
 ) -> tuple[LoadedLlama, Recipe]:
     """What `load_llama` gives, but for the weights, and how the network gets them."""
-    folder = Path(folder)
+    folder = find_folder(folder)
     kind = read_description(folder).get("model_type")
     try:
         config = text_side(read_llama_config(folder, kind=kind), image_side=image_side)

@@ -20,7 +20,7 @@ from monoformer.model.monoformer import MonoFormer
 from monoformer.pretrained.folders import Pretrained
 from monoformer.pretrained.llama import read_llama_config
 from monoformer.pretrained.llama_layout import hugging_face_name, text_side
-from monoformer.pretrained.weights import Weights, read_description, read_json
+from monoformer.pretrained.weights import Weights, find_folder, read_description, read_json
 from monoformer.tokenizer import BOS, EOS, Tokenizer
 
 DOWN = 8
@@ -86,12 +86,12 @@ def load_official(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> LoadedOfficial:
-    """The official checkpoint in `folder`; `dtype` None keeps that of its tensors.
+    """The official checkpoint in `folder` (or of that hub name); `dtype` None keeps that of its tensors.
 
     `tokenizer` and `autoencoder` are folders or hub names: of the tokenizer, if not the checkpoint's, and of the
     autoencoder, if not AUTOENCODER. ValueError for what is no such checkpoint, is damaged, or cannot be honoured.
     """
-    folder = Path(folder)
+    folder = find_folder(folder)
     fields = read_description(folder)
     if fields.get("model_type") == "monoformer":
         raise ValueError(f"{folder} is a model folder already; use it as it is: monoformer generate {folder} PROMPT")

@@ -60,6 +60,10 @@ def test_a_run_starts_from_a_language_model_and_exports_it(tmp_path: Path, capsy
         ours, logits = model.text(model(ids, torch.arange(40)[None], mask)), theirs(ids).logits
     assert float((ours - logits).abs().max() / logits.abs().max()) < 1e-5
     assert "not empty" in fails(capsys, "export", folder, str(tmp_path / "plain"))
+    main(["export", folder, str(tmp_path / "half"), "--precision=bf16"])
+    half = load_file(tmp_path / "half" / "model.safetensors")["model.layers.1.mlp.up_proj.weight"]
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half, after.detach().to(torch.bfloat16))
 
 
 @pytest.mark.parametrize(
