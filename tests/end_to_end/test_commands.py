@@ -51,6 +51,9 @@ SAYING = [
 ]
 """Pages that are held to it."""
 
+IN_ORDER = ("docs/llama.md", "docs/quickstart.md")
+"""Pages that a reader follows from their first command to their last."""
+
 TRAIN = [
     *("--train.steps=2", "--train.rows=2", "--train.warmup=1", "--sequence.window=16", "--train.sample-every=0"),
     *("--train.checkpoint-every=2", "--generate.steps=2"),
@@ -144,6 +147,7 @@ def follow(page: str) -> list[str]:
     """Do the commands of a page, one after the other; the names of those that were done.
 
     Trainings under one name are alternatives, of which a reader does one: the later takes the place of the one before.
+    Not so on a page that is read in order.
     """
     done = []
     for section in sections(read(page)):
@@ -156,7 +160,7 @@ def follow(page: str) -> list[str]:
                     f"{page} does not say what this needs: {said}"
                 )
                 continue
-            if words[0] == "train":
+            if words[0] == "train" and page not in IN_ORDER:
                 shutil.rmtree(Path("runs") / words[1], ignore_errors=True)
             try:
                 main(tiny(words))
