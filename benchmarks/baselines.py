@@ -191,7 +191,17 @@ def show(records: Sequence[Record], out: Path) -> None:
     }
     study = SweepConfig(title="Networks side by side", runs=tuple(runs.values()))
     jobs = [
-        Job(run=runs[name], seed=seed, arguments=(), config=RunConfig(), scores=(), needs=(), digest=record["digest"])
+        Job(
+            run=runs[name],
+            seed=seed,
+            round=0,
+            asked=(),
+            arguments=(),
+            config=RunConfig(),
+            scores=(),
+            needs=(),
+            digest=record["digest"],
+        )
         for (name, seed), record in last.items()
     ]
     print(write_table(study, jobs, list(last.values())))
