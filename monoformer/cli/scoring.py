@@ -18,7 +18,7 @@ from monoformer.config.evaluate import (
 )
 from monoformer.config.run import RunConfig
 from monoformer.data.build import names_of
-from monoformer.data.images import FolderPictures
+from monoformer.data.images import FolderPictures, ParquetPictures
 from monoformer.evaluate.build import build_evaluator
 from monoformer.evaluate.material import sources
 from monoformer.pipeline import Pipeline
@@ -29,7 +29,7 @@ def fitting_suites(data: DataConfig) -> dict[str, ScoreConfig]:
     """The suites that need nothing but the data of training, as far as it is here."""
     named = {name: source for name, source in zip(names_of(sources(data)), sources(data), strict=True) if here(source)}
     scenes = [source for source in named.values() if isinstance(source, ScenesData)]
-    described = [name for name, source in named.items() if is_described(source)]
+    told_apart = {name: count for name, source in named.items() if (count := different_captions(source)) >= 4}
     found: dict[str, ScoreConfig] = {}
     if scenes:
         found["scenes"] = SceneScores()
@@ -37,8 +37,8 @@ def fitting_suites(data: DataConfig) -> dict[str, ScoreConfig]:
         found["composition"] = CompositionScores()
     if any(isinstance(source, TextData) and source.holdout for source in named.values()):
         found["text"] = TextScores()
-    if described:
-        found["captions"] = CaptionScores(source=described[0], cider=False)
+    for name, count in [*told_apart.items()][:1]:
+        found["captions"] = CaptionScores(source=name, cider=False, among=max(2, min(10, count // 4)))
     return found
 
 
@@ -53,15 +53,17 @@ def here(source: SourceConfig) -> bool:
             return True
 
 
-def is_described(source: SourceConfig) -> bool:
-    """Whether it holds out pictures of the world, of those whose captions are learned."""
+def different_captions(source: SourceConfig) -> int:
+    """How many there are of the pictures that it holds out, where captions are learned at all."""
     match source:
-        case ParquetData(describe=share, holdout=count):
-            return share > 0 and count > 1
-        case FolderData(describe=share):
-            return share > 0 and len(FolderPictures(source, split="train").test_rows) > 1
+        case ParquetData(describe=share, holdout=count) if share and count:
+            parquet = ParquetPictures(source, split="test")
+            return len({parquet.captions(row)[0] for row in parquet.rows})
+        case FolderData(describe=share) if share:
+            folder = FolderPictures(source)
+            return len({folder.captions(row)[0] for row in folder.test_rows})
         case _:
-            return False
+            return 0
 
 
 def check_scored(config: RunConfig) -> None:
@@ -74,8 +76,12 @@ def check_scored(config: RunConfig) -> None:
 
 
 def with_given(config: Any, given: Mapping[str, int]) -> Any:
-    """The configuration, and those within it, with these fields in the place of their own."""
+    """The configuration, and those within it, with these fields in the place of their own; pictures that captions are
+    told from are never too few for that.
+    """
     own = {f.name: given[f.name] for f in fields(config) if f.name in given}
+    if isinstance(config, CaptionScores) and "count" in own and config.among < CaptionScores().among:
+        own["count"] = max(own["count"], 4 * config.among)
     inner = {
         f.name: with_given(value, given)
         for f in fields(config)
@@ -89,10 +95,8 @@ def build_scores(built: Built, pipeline: Pipeline) -> Callable[[int, dict[str, T
     fitting suite, by a pipeline whose network is never the one that is trained.
     """
     data, count = built.parts.config.data, built.parts.config.train.evaluate_count
-    evaluators = [
-        build_evaluator(with_given(suite, {"count": count}), pipeline, data=data, batch=count)
-        for suite in fitting_suites(data).values()
-    ]
+    suites = [with_given(suite, {"count": count}) for suite in fitting_suites(data).values()]
+    evaluators = [build_evaluator(suite, pipeline, data=data, batch=count) for suite in suites]
 
     def scores(step: int, weights: dict[str, Tensor]) -> dict[str, float]:
         pipeline.load_weights(built.plain(weights))

@@ -155,11 +155,14 @@ def test_scores_while_training_are_those_of_the_averaged_weights(run: Path, tmp_
 
 
 def test_pictures_with_captions_are_scored_while_training_and_by_default(tmp_path: Path) -> None:
-    for number in range(40):
-        PILImage.new("RGB", (16, 16), (6 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    for number in range(600):
+        PILImage.new("RGB", (16, 16), (number % 256, 0, 0)).save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text(f"red {number}")
     data = FolderData(root=str(tmp_path), size=16)
-    assert fitting_suites(data) == {"captions": CaptionScores(source=tmp_path.name, cider=False)}
+    told = fitting_suites(data)["captions"]
+    assert isinstance(told, CaptionScores)
+    assert (told.source, told.cider) == (tmp_path.name, False)
+    assert 2 <= told.among < 10, "a few pictures are held out"
     assert not fitting_suites(replace(data, describe=0.0))
     assert not fitting_suites(replace(data, root=str(tmp_path / "gone")))
     mixed = MixtureData(sources=(data, ScenesData(), TextData(files=("gone.txt",))), weights=(1.0, 1.0, 1.0))
@@ -183,3 +186,15 @@ def test_a_run_writes_down_scores_while_it_trains(tmp_path: Path) -> None:
     assert {"draw_exact", "describe_exact", "edit_exact", "answer_exact"} <= lines[0]["scores"].keys()
     assert "scores" in [name for name, _ in panels_of(lines, CURVES)], "the scores have a panel of their own"
     assert (tmp_path / "curves.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_folder_of_pictures_is_scored_while_it_is_learned(tmp_path: Path) -> None:
+    for number in range(600):
+        PILImage.new("RGB", (64, 64), (number % 256, 0, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(f"red {number}")
+    every = ("--train.evaluate-every=2", "--train.evaluate-count=4", "--train.steps=2")
+    main(["train", "folder", f"--folder={tmp_path / 'run'}", f"--data.root={tmp_path}", *TRAINED, *every])
+    (line,) = [line for line in read_metrics(tmp_path / "run/metrics.jsonl") if "scores" in line]
+    (name,) = line["scores"]
+    assert name.startswith("caption_found_among_")

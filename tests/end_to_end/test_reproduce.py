@@ -117,6 +117,38 @@ def test_imagenet256_from_an_official_checkpoint_to_its_scores(tmp_path: Path) -
 
 @pytest.mark.slow
 @needs_bash
+def test_flickr8k_from_parquet_to_samples(tmp_path: Path) -> None:
+    import datasets
+
+    for name in ("train", "test"):
+        table = {
+            "image": [PILImage.new("RGB", (96, 96), (n % 256, 80, 200 - n % 200)) for n in range(260)],
+            "captions": [[f"a dog {n}", f"the dog  {n} runs"] for n in range(260)],
+        }
+        cast = datasets.Dataset.from_dict(table).cast_column("image", datasets.Image())
+        cast.to_parquet(tmp_path / f"{name}.parquet")
+    tiny = [
+        *("--train.steps=2", "--train.rows=2", "--train.warmup=1", "--sequence.window=16", "--train.sample-every=0"),
+        *(
+            "--train.checkpoint-every=2",
+            "--generate.steps=2",
+            "--model.width=32",
+            "--model.layers=1",
+            "--model.heads=2",
+        ),
+        *("--model.kv-heads=1", "--model.mlp-width=48"),
+    ]
+    files = [str(tmp_path / f"{name}.parquet") for name in ("train", "test")]
+    script("flickr8k.sh", *files, *tiny, OUT=tmp_path / "out", COUNT=100)
+    (suite,) = json.loads((tmp_path / "out/scores/scores.json").read_text())["suites"]
+    assert [figure["name"] for figure in suite["figures"]] == ["caption_found_among_100"]
+    assert (tmp_path / "out/prompts.txt").read_text().splitlines()[1] == "a dog 1"
+    with PILImage.open(tmp_path / "out/drawn-11.png") as drawn:
+        assert drawn.size == (96, 96)
+
+
+@pytest.mark.slow
+@needs_bash
 def test_tinyllama_from_a_language_model_to_a_picture(tmp_path: Path) -> None:
     lines = []
     for number in range(8):
