@@ -140,13 +140,14 @@ class Sequencer:
         layout.add_text(ids if ids and ids[0] == self.tokenizer.bos else [self.tokenizer.bos, *ids])
         return layout
 
-    def answer(self, document: Document, text: str) -> list[int]:
-        """The tokens of `text` as the whole answer to a document, what ends it included."""
+    def answers(self, document: Document, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text as the whole answer to a document, what ends it included."""
         if not document.is_chat:
-            return [*self.tokenizer.encode(text), self.tokenizer.eos]
+            return [[*self.tokenizer.encode(text), self.tokenizer.eos] for text in texts]
         last = self._template.pieces(_roles(document), answer=True)[-1]
         place = last if isinstance(last, Place) else Place(len(document.segments), blank=False)
-        return [*self._chat_text(text, self._elements(document, answer=True), place), self.tokenizer.turn_end]
+        before = self._elements(document, answer=True)
+        return [[*self._chat_text(text, before, place), self.tokenizer.turn_end] for text in texts]
 
     def image(self, pixels: Tensor, *, position: int) -> Layout:
         """[time] patches eoi of a drawn picture, to be read clean after the boi at rotary `position - 1`."""

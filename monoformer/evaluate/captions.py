@@ -123,7 +123,7 @@ def caption_likelihoods(pipeline: Pipeline, image: Image, captions: Sequence[str
     """
     engine, document = pipeline.engine, Document((image,))
     layout = engine.sequencer.prompt(document)
-    answers = [engine.sequencer.answer(document, caption) for caption in captions]
+    answers = engine.sequencer.answers(document, captions)
     if len(layout) + max(map(len, answers)) - 1 > engine.config.context:
         raise ValueError(
             f"a picture of {len(layout)} tokens and a caption of {max(map(len, answers))} are more than the model "

@@ -79,7 +79,7 @@ class Writer:
 
     def _answers(self, request: Request) -> list[list[int]]:
         """With their end: what begins like another answer must also end where it ends."""
-        return [self.sequencer.answer(request.document, text) for text in request.choices]
+        return self.sequencer.answers(request.document, request.choices)
 
     def _seen(self, session: Session) -> Tensor:
         """Which ordinary tokens the text so far has, bool (V,)."""

@@ -87,7 +87,7 @@ def test_a_prompt_is_what_stands_before_the_answer_in_training(template: str, sh
         ours = sequencer(backend)
         trained, prompt = ours.document(CHAT).ids, ours.prompt(Document(CHAT.segments[:3])).ids
         assert list(trained[: len(prompt)]) == list(prompt)
-        answer = ours.answer(Document(CHAT.segments[:3]), "the red circle")
+        (answer,) = ours.answers(Document(CHAT.segments[:3]), ["the red circle"])
         assert list(trained[len(prompt) :][: len(answer)]) == answer
         assert answer[-1] == ours.tokenizer.turn_end
         begun = ours.prompt(Document((*CHAT.segments[:3], Text("the red", "assistant")))).ids
@@ -106,7 +106,7 @@ def test_a_template_without_a_place_for_answers_opens_them_itself(template: str)
     ours = sequencer(chatml(template))
     asked = Document((Text("hello there", "user"),))
     assert ours.tokenizer.decode(ours.prompt(asked).ids) == "hello there!?"
-    assert ours.answer(asked, "a dog")[-1] == ours.tokenizer.eos
+    assert ours.answers(asked, ["a dog"])[0][-1] == ours.tokenizer.eos
 
 
 def test_what_closes_an_answer_is_learned_and_stops_it(tmp_path: Path) -> None:
