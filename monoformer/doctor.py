@@ -23,6 +23,7 @@ EXTRAS = {
     "autoencoders": ("diffusers",),
     "tracking": ("tensorboard", "wandb"),
     "lora": ("peft",),
+    "sentencepiece": ("sentencepiece", "protobuf"),
     "serve": ("fastapi", "fastapi-offline", "uvicorn", "gradio", "prometheus-client", "python-multipart"),
     "scale": ("ray",),
     "evaluate": ("lm_eval", "torch-fidelity", "pycocoevalcap"),

@@ -97,7 +97,7 @@ class Tokenizer:
             return cls(backend, stops=_stops(Path(path)))
         except Exception as error:  # a damaged tokenizer.json raises whatever its reader raises
             old = not own and (Path(path) / "tokenizer.model").is_file()
-            hint = "; for its tokenizer.model: pip install sentencepiece" if old else ""
+            hint = "; for its tokenizer.model: pip install 'monoformer[sentencepiece]'" if old else ""
             raise ValueError(f"no tokenizer could be loaded from {path}: {str(error).splitlines()[0]}{hint}") from None
 
     @classmethod

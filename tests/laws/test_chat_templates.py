@@ -1,6 +1,7 @@
 """Any chat template: tokens as `transformers` has them, an end of its own, and prompts that training has seen."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,19 @@ def test_a_conversation_is_tokenized_as_transformers_does(shared_data: Path) -> 
         if backend.chat_template == ZEPHYR:
             asked = Document(CHAT.segments[:3])
             assert list(sequencer(backend).prompt(asked).ids) == theirs(backend, asked, answer=True)
+
+
+def test_mistrals_own_tokenizer_model_reads_a_talk_as_transformers_does(shared_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    shutil.copy(shared_data / "tokenizers/mistral_tokenizer.model.v1", tmp_path / "tokenizer.model")
+    described = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**described, "chat_template": INST}), encoding="utf-8")
+    ours = Sequencer(tokenizer=Tokenizer.from_folder(tmp_path), time_token=False, cell=8)
+    talk = (Text("hello there", "user"), Text("a little dog", "assistant"), Text(" 中文, now", "user"))
+    document = Document((*talk, Text("ok", "assistant")))
+    layout = ours.document(document)
+    assert list(layout.ids) == theirs(ours.tokenizer.backend, document)
+    assert ours.tokenizer.decode([label for label in layout.labels if label != IGNORED]) == "a little dog ok"
 
 
 @pytest.mark.parametrize("template", [CHATML, THINKING, ZEPHYR, INST])
