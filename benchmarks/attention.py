@@ -57,7 +57,7 @@ def run(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, backward: bool) -> list[
     """Output, and the gradients of its sum of squares."""
     inputs = [x.detach().requires_grad_(backward) for x in (q, k, v)]
     with torch.set_grad_enabled(backward):
-        output = attend(*inputs, mask)
+        output = attend(inputs[0], inputs[1], inputs[2], mask)
         if backward:
             output.float().square().sum().backward()  # type: ignore[no-untyped-call]
     return [output.detach(), *(x.grad for x in inputs if x.grad is not None)]

@@ -110,11 +110,11 @@ def make_inputs(case: Case, folder: Path) -> tuple[dict[Kind, SourceConfig], lis
     pieces = [document.images[0].to_pil() for document in found]
     captions = [" ".join(text_of(found[at % len(found)]).split()[:WORDS]) for at in range(case.pictures)]
     jpegs = [jpeg(case, pieces, number) for number in range(case.pictures)]
-    makers: dict[Kind, Callable[..., SourceConfig]] = {
+    makers: dict[Kind, Callable[..., FolderData | ParquetData | StreamData]] = {
         "folder": make_folder, "parquet": make_parquet, "webdataset": make_tars,
     }  # fmt: skip
     made = {kind: makers[kind](folder / kind, jpegs, captions) for kind in case.kinds}
-    sized = {kind: replace(config, size=case.size) for kind, config in made.items()}
+    sized: dict[Kind, SourceConfig] = {kind: replace(config, size=case.size) for kind, config in made.items()}
     return sized, captions, sum(map(len, jpegs)) // len(jpegs)
 
 

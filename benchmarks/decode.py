@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import tyro
@@ -74,7 +74,8 @@ def build_peer(case: Case, device: torch.device) -> Callable[[int, int], object]
         num_key_value_heads=case.kv_heads, intermediate_size=case.mlp_width, vocab_size=case.vocabulary,
         max_position_embeddings=case.context, eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
-    model = LlamaForCausalLM(config).to(device, case.dtype).eval()
+    model: Any = LlamaForCausalLM(config)
+    model = model.to(device, case.dtype).eval()
 
     def generate(rows: int, tokens: int) -> object:
         ids = torch.ones(rows, case.prompt, dtype=torch.long, device=device)

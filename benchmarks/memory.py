@@ -14,13 +14,14 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
+from network import peak_memory
 from rich.console import Console
 from rich.table import Table
-from train_step import Case, build_trainer, make_batch, peak_memory
+from train_step import Case, build_trainer, make_batch
 
 from monoformer.config.parallel import Checkpointing
 from monoformer.device import choose
@@ -43,7 +44,7 @@ class Options:
 
     sizes: tuple[str, ...] = tuple(SIZES)
     checkpointing: tuple[Checkpointing, ...] = ("none", "full")
-    precision: str = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
     device: str = "auto"
     tolerance: float = 0.15
     heap: bool = False

@@ -14,8 +14,7 @@ from monoformer.autoencoder import Moments
 from monoformer.config.diffusion import DDPMConfig
 from monoformer.config.generate import GenerateConfig
 from monoformer.config.model import ModelConfig
-from monoformer.device import choose, has_bf16_units, host_peak, keep_freed_memory, synchronize
-from monoformer.doctor import matrix_speed
+from monoformer.device import choose, has_bf16_units, host_peak, keep_freed_memory, matrix_speed, synchronize
 from monoformer.document import Document, Text
 from monoformer.generate.engine import Engine
 from monoformer.model.monoformer import MonoFormer

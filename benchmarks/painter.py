@@ -100,7 +100,9 @@ def build_painter(kind: Kind, shape: ModelConfig, *, vocabulary: int, parameters
     with torch.random.fork_rng(devices=[]):  # diffusers draws weights from the global generator
         torch.manual_seed(seed)
         painter = _painter(kind, shape, width, TextEncoder(vocabulary, text))
-    return painter.to(memory_format=torch.channels_last) if kind == "unet" else painter
+    if kind == "unet":
+        painter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return painter
 
 
 def _painter(kind: Kind, shape: ModelConfig, width: int, text: TextEncoder) -> Painter:

@@ -94,11 +94,11 @@ def question(case: Case, number: int, *, bias: dict[str, float]) -> tuple[str, s
             picture(case).save(out, "PNG")
             address = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
             parts = [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": text}]
-            talk = [{"role": "user", "content": parts}]
+            asked = [{"role": "user", "content": parts}]
             return (
                 "question",
                 "/v1/chat/completions",
-                words | {"messages": talk, "modalities": ["text"], "stream": True},
+                words | {"messages": asked, "modalities": ["text"], "stream": True},
             )
 
 
@@ -162,7 +162,8 @@ async def run_clients(
 
     async def client() -> None:
         while left:
-            found.append(await ask(*address, *question(case, left.popleft(), bias=bias)))
+            kind, path, body = question(case, left.popleft(), bias=bias)
+            found.append(await ask(*address, kind, path, body))
 
     await asyncio.gather(*(client() for _ in range(case.clients)))
     return found

@@ -83,8 +83,16 @@ def recipes(case: Case, options: list[str]) -> dict[str, RunConfig]:
 
 def _watched(run: RunConfig, case: Case, name: str) -> RunConfig:
     """The run in a folder of its own, scored and saved at the end of every slice."""
-    each = dict.fromkeys(("log_every", "checkpoint_every", "evaluate_every"), case.every)
-    train = replace(run.train, **each, keep=1, sample_every=0, tensorboard=False)
+    every = case.every
+    train = replace(
+        run.train,
+        log_every=every,
+        checkpoint_every=every,
+        evaluate_every=every,
+        keep=1,
+        sample_every=0,
+        tensorboard=False,
+    )
     return replace(run, name=name, folder=str(case.out / name), train=train)
 
 
