@@ -63,7 +63,8 @@ class Tokenizer:
         self.boi, self.eoi, self.patch, self.time = (vocabulary[token] for token in named.values())
         self.grown = sorted({*vocabulary.values()} - before | {*backend.init_kwargs.get(GROWN, ())})
         """Ids of the tokens that it lacked, whenever they were added: rows that no language model has trained."""
-        backend.init_kwargs[GROWN] = self.grown
+        if self.grown:
+            backend.init_kwargs[GROWN] = self.grown
         self.bos, self.eos = int(backend.bos_token_id), int(backend.eos_token_id)
         pad = backend.pad_token_id
         self.pad = self.eos if pad is None else int(pad)
