@@ -111,7 +111,7 @@ def build_engine(shape: Shape, *, slots: int, deterministic: bool = False) -> En
     made = build_pretrained(shape)
     if made.model.tokens.weight.device.type == "cpu":  # as the pipeline does
         keep_freed_memory()
-        if shape.packed and can_pack():
+        if shape.packed and can_pack(made.model.tokens.weight.dtype):
             pack(made.model)
     return Engine(made, Latents(shape.latent), slots=slots, deterministic=deterministic, compile=shape.compile)
 

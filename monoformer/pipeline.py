@@ -108,9 +108,11 @@ class Pipeline:
             dtype = torch.bfloat16 if has_bf16_units(where) else torch.float32
         folder = find_folder(name)
         card = folder / "README.md"
-        packs = where.type == "cpu" and can_pack()
+        packs = where.type == "cpu" and can_pack(dtype)
         if packed and not packs:
-            raise ValueError(f"packed weights need a CPU and a PyTorch with oneDNN, but this is {where}; leave it out")
+            raise ValueError(
+                f"packed weights need a CPU whose oneDNN multiplies {dtype}, but this is {where}; leave it out"
+            )
         loaded = load_pretrained(folder, device=where, dtype=dtype)
         if isinstance(autoencoder, str):
             loaded, autoencoder = replace(loaded, autoencoder=AutoencoderConfig(path=autoencoder)), None

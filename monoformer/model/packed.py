@@ -9,6 +9,7 @@ alike; on two cores with AVX512-BF16 (all matrices of a block of width 512, mill
 """
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import count
 from typing import cast
 from weakref import WeakValueDictionary
@@ -145,6 +146,13 @@ def pack(module: nn.Module) -> None:
             pack(child)
 
 
-def can_pack() -> bool:
-    """Whether this build of PyTorch has oneDNN's products."""
-    return bool(torch.backends.mkldnn.is_available())
+@cache
+def can_pack(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this build of PyTorch has oneDNN's products, and this CPU those of `dtype` (bf16 needs AVX-512)."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        reorder(torch.zeros(16, 16, dtype=dtype))
+    except RuntimeError:
+        return False
+    return True
