@@ -30,8 +30,10 @@ demo: .venv/.installed ## see it work in a minute: the released model draws, cap
 demo-train: .venv/.installed ## train a small model from nothing for about five minutes, show it and score it
 	@$(RUN) -m monoformer demo --train
 
+# Two processes of one thread each: small tensors gain nothing from a second thread. Another number: PYTEST_OPTIONS="-n 8".
+test: export OMP_NUM_THREADS := 1
 test: .venv/.installed-dev ## the fast tests (under ten minutes on two cores)
-	@$(RUN) -m pytest -m "not slow" $(PYTEST_OPTIONS)
+	@$(RUN) -m pytest -m "not slow" -n 2 --dist loadfile $(PYTEST_OPTIONS)
 
 test-full: .venv/.installed-suites ## all tests, the long ones and those against lm_eval and pycocoevalcap too
 	@$(RUN) -m pytest $(PYTEST_OPTIONS)
