@@ -66,9 +66,9 @@ class ChatTemplate:
 
     def _render(self, roles: tuple[str, ...], *, answer: bool) -> Pieces:
         speaking = roles[-1] == "assistant"  # an unfinished answer is continued, not answered
-        place = chr(_SENTINEL + len(roles))
+        place = chr(_SENTINEL + len(roles) - speaking)
         pieces = _SENTINELS.split(self._opened(roles, place) if answer and not speaking else self._text(roles))
-        if answer and pieces[-2:-1] == [place if not speaking else chr(_SENTINEL + len(roles) - 1)]:
+        if answer and pieces[-2:-1] == [place]:
             pieces.pop()  # what closes the assistant's turn
         found: Pieces = []
         for own, mark in zip_longest(pieces[::2], pieces[1::2]):

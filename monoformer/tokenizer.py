@@ -228,8 +228,9 @@ def _without_first_blank(fast: Any) -> tuple[Any, bool]:
     """
     from tokenizers import Tokenizer as Backend
 
-    described = json.loads(fast.to_str())
-    steps = [step for place in ("normalizer", "pre_tokenizer") for step in _steps(described.get(place))]
+    parts = {"normalizer": fast.normalizer, "pre_tokenizer": fast.pre_tokenizer}
+    described = {place: part and json.loads(part.__getstate__()) for place, part in parts.items()}
+    steps = [step for part in described.values() for step in _steps(part)]
     without = {
         "Prepend": ("prepend", ""),
         "Metaspace": ("prepend_scheme", "never"),
@@ -243,7 +244,7 @@ def _without_first_blank(fast: Any) -> tuple[Any, bool]:
     for step in put:
         name, value = without[step["type"]]
         step[name] = value
-    return Backend.from_str(json.dumps(described)), alone
+    return Backend.from_str(json.dumps(json.loads(fast.to_str()) | described)), alone  # the whole takes long: only now
 
 
 def _steps(described: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-import torch
 import tyro
 
 from monoformer.card import write_converted_card
-from monoformer.cli.options import parse
+from monoformer.cli.options import DTYPES, Precision, parse
 from monoformer.pretrained import (
     export_llama,
-    find_folder,
     load_official,
     load_pretrained,
     read_folder_config,
@@ -27,15 +25,14 @@ class _Export:
     """Model folder or hub name."""
     out: Annotated[Path, tyro.conf.Positional]
     """New folder; transformers' AutoModelForCausalLM reads it."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """Of the weights that are written; auto: that of the model folder's."""
 
 
 def export(arguments: list[str]) -> None:
     """Write the text path as a Hugging Face language model: monoformer export MODEL OUT"""
     options = parse(_Export, arguments, command="export")
-    types = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
-    pretrained = load_pretrained(options.model, dtype=types[options.precision])
+    pretrained = load_pretrained(options.model, dtype=DTYPES[options.precision])
     export_llama(options.out, pretrained.model, pretrained.tokenizer)
     print(options.out)
 
@@ -58,8 +55,7 @@ class _Convert:
 def convert(arguments: list[str]) -> None:
     """Bring in a checkpoint of the official MonoFormer code: monoformer convert OFFICIAL OUT [--tokenizer NAME]"""
     options = parse(_Convert, arguments, command="convert")
-    folder = find_folder(options.official)
-    loaded = load_official(folder, tokenizer=options.tokenizer, autoencoder=options.autoencoder)
+    loaded = load_official(options.official, tokenizer=options.tokenizer, autoencoder=options.autoencoder)
     pretrained, numbers = loaded.pretrained, not loaded.tokenizer_from
     card = write_converted_card(options.out.name, pretrained.model.config, numbers=numbers)
     save_pretrained(options.out, pretrained, card=card)

@@ -7,7 +7,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from PIL import Image as PILImage
@@ -15,6 +15,10 @@ from PIL import Image as PILImage
 from monoformer.pipeline import Pipeline
 
 T = TypeVar("T")
+
+Precision: TypeAlias = Literal["auto", "fp32", "bf16"]
+DTYPES: dict[Precision, torch.dtype | None] = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
+"""Types of weights by what the options call them; None: what decides is elsewhere."""
 
 
 def parse(kind: type[T], arguments: list[str], *, command: str, default: T | None = None) -> T:
@@ -133,7 +137,7 @@ class Use:
     """Settings of writing and drawing."""
     device: str = "auto"
     """cuda, mps or cpu; auto takes the first that is there."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """Of weights and arithmetic; auto takes bf16 where the device multiplies it faster than fp32."""
     autoencoder: str | None = None
     """Folder or hub name of the autoencoder of its latents, in place of the one that the model folder names."""
@@ -141,7 +145,7 @@ class Use:
     @property
     def dtype(self) -> torch.dtype | None:
         """The precision as a type; None: the device decides."""
-        return {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}[self.precision]
+        return DTYPES[self.precision]
 
     def open(self, model: str, *, device: str = "", slots: int = 64, compile: bool = False) -> Pipeline:
         """The model as these options want it."""

@@ -27,7 +27,8 @@ from monoformer.train.build import Built
 
 def fitting_suites(data: DataConfig) -> dict[str, ScoreConfig]:
     """The suites that need nothing but the data of training, as far as it is here."""
-    named = {name: source for name, source in zip(names_of(sources(data)), sources(data), strict=True) if here(source)}
+    kinds = sources(data)
+    named = {name: source for name, source in zip(names_of(kinds), kinds, strict=True) if here(source)}
     scenes = [source for source in named.values() if isinstance(source, ScenesData)]
     told_apart = {name: count for name, source in named.items() if (count := different_captions(source)) >= 4}
     found: dict[str, ScoreConfig] = {}

@@ -141,16 +141,18 @@ def _replicas(options: _Serve, config: ServeConfig) -> "Iterator[Replicas | None
         return
     from monoformer.serve.replicas import deploy
 
-    model = str(Path(options.model).resolve()) if Path(options.model).exists() else options.model
-    autoencoder = options.autoencoder
-    if autoencoder and Path(autoencoder).exists():
-        autoencoder = str(Path(autoencoder).resolve())
+    model, autoencoder = _from_anywhere(options.model), options.autoencoder and _from_anywhere(options.autoencoder)
     each = {
         "device": options.device, "slots": options.slots, "budget": options.budget, "compile": options.compile,
         "capacity": config.capacity, "autoencoder": autoencoder,
     }  # fmt: skip
     with deploy(model, config, replicas=fewest, most=most, options={"num_gpus": options.gpus}, **each) as replicas:
         yield replicas
+
+
+def _from_anywhere(name: str) -> str:
+    """A folder's path for a process that may run in another one; a hub's name as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def _name(model: str) -> str:

@@ -116,10 +116,9 @@ def load_pretrained(
 
     Raises ValueError, saying what is missing or damaged, when it is none.
     """
-    folder = find_folder(folder)
     pretrained, recipe = read_pretrained(folder)
     if dtype is None:
-        dtype = Weights(folder).read("tokens.weight").dtype
+        dtype = Weights(find_folder(folder)).read("tokens.weight").dtype
     recipe.fill(device=device, dtype=dtype).eval()
     return pretrained
 
