@@ -54,7 +54,7 @@ def _check(arguments: list[str]) -> None:
     console.print(_say(now, best), markup=False, soft_wrap=True)
     _save([section for one in surveys if (section := _sheet(one.name, one.documents)).cells], out, console)
     for one in surveys:
-        one.tally.check(config.train.skip_limit)
+        one.check(config.train.skip_limit)
 
 
 def _replay(arguments: list[str]) -> None:

@@ -120,7 +120,8 @@ class TrainConfig:
     (`spikes`, a step). 0: none is."""
     skip_limit: float = 0.01
     """Largest share of a source's documents that may be skipped because they cannot be used (a broken picture, no
-    caption, longer than a row, ...). Beyond it, from 20 skipped documents on, the run ends and says why. 1: never."""
+    caption, longer than a row, ...). Beyond it, from 20 skipped documents on, the run ends and says why; beyond half of
+    those among the stream's last 1,000, too. 1: never."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     tensorboard: bool = True

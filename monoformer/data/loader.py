@@ -101,7 +101,7 @@ class Loader(Generic[Batch]):
         for number in sorted(found):
             self._late.skip(self._windows.source.origin(number), number, found[number])
         self.found = {}
-        self.skipped.check(self._windows.skip_limit)
+        self.skipped.check(self._windows.skip_limit, self._windows.source.origin)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the consumer is: the window's source state, the number of its first document, its rows consumed, what

@@ -5,13 +5,18 @@ Invariant: the tally is a function of the stream's documents, never of ranks or 
 """
 
 import copy
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 EXAMPLES = 3
 """Examples kept of each cause."""
 FEWEST = 20
 """With fewer skipped documents than this a share says nothing, and no run is ended."""
+RECENT = 1000
+"""So many of the stream's last documents are judged by themselves too: what breaks late is a small share of all."""
+MOST_RECENT = 0.5
+"""Largest share of a source's documents among these that may be skipped."""
 
 
 class BadDocument(ValueError):  # noqa: N818 (a value in streams, too)
@@ -37,32 +42,42 @@ class Tally:
         self._sources: dict[str, dict[str, Any]] = copy.deepcopy(state or {})
 
     def state_dict(self) -> dict[str, Any]:
-        """{source: {"read": count, "skipped": {cause: {"count": count, "examples": [sentence, ...]}}}}."""
+        """{source: {"read": count, "skipped": {cause: {"count": count, "examples": [sentence, ...]}}, "recent": list}}.
+
+        `recent`: [number, cause] of the last skipped documents, at most `RECENT` of a source.
+        """
         return copy.deepcopy(self._sources)
 
     def add(self, source: str, number: int, bad: BadDocument | None) -> None:
         """Note document `number` of the stream, from this source; None: it was good."""
-        own = self._sources.setdefault(source, {"read": 0, "skipped": {}})
-        own["read"] += 1
+        self._own(source)["read"] += 1
         if bad is not None:
             self.skip(source, number, bad)
 
     def skip(self, source: str, number: int, bad: BadDocument) -> None:
         """Note what was found later: a document that was read, by this tally or another, and cannot be used."""
         self._skip(source, bad.cause, 1, [f"document {number}: {bad}"])
+        self._remember(source, [[number, bad.cause]])
 
     def plus(self, other: "Tally") -> "Tally":
         """Both together."""
         both = Tally(self._sources)
         for source, own in other._sources.items():
-            both._sources.setdefault(source, {"read": 0, "skipped": {}})["read"] += own["read"]
+            both._own(source)["read"] += own["read"]
+            both._remember(source, own.get("recent", []))
         for source, cause, count, examples in other.entries():
             both._skip(source, cause, count, examples)
         return both
 
+    def _own(self, source: str) -> dict[str, Any]:
+        return self._sources.setdefault(source, {"read": 0, "skipped": {}})
+
+    def _remember(self, source: str, recent: list[list[Any]]) -> None:
+        own = self._own(source)
+        own["recent"] = sorted(own.get("recent", []) + recent)[-RECENT:]
+
     def _skip(self, source: str, cause: str, count: int, examples: list[str]) -> None:
-        own = self._sources.setdefault(source, {"read": 0, "skipped": {}})
-        found = own["skipped"].setdefault(cause, {"count": 0, "examples": []})
+        found = self._own(source)["skipped"].setdefault(cause, {"count": 0, "examples": []})
         found["count"] += count
         found["examples"] += examples[: EXAMPLES - len(found["examples"])]
 
@@ -81,16 +96,29 @@ class Tally:
         """Documents of a source that were read, skipped ones included."""
         return int(self._sources[source]["read"]) if source in self._sources else 0
 
-    def check(self, limit: float) -> None:
-        """Raise ValueError where more than this share of a source's documents was skipped."""
+    def check(self, limit: float, origin: Callable[[int], str]) -> None:
+        """Raise ValueError where more than this share of a source's documents was skipped, or most of the latest ones.
+
+        `origin`: the source of the document of a number.
+        """
         for source, own in self._sources.items():
-            causes = own["skipped"]
-            skipped = sum(found["count"] for found in causes.values())
-            if skipped < FEWEST or skipped <= limit * own["read"]:
+            causes = Counter({cause: found["count"] for cause, found in own["skipped"].items()})
+            if causes.total() >= FEWEST and causes.total() > limit * own["read"]:
+                raise self._refusal(source, causes, f"{own['read']} documents", limit)
+        end = sum(own["read"] for own in self._sources.values())
+        latest = range(max(0, end - RECENT), end)
+        for source, own in self._sources.items():
+            causes = Counter(cause for number, cause in own.get("recent", []) if number in latest)
+            if causes.total() < FEWEST:
                 continue
-            cause, found = max(causes.items(), key=lambda item: item[1]["count"])
-            raise ValueError(
-                f"{skipped} of {own['read']} documents of the source {source} cannot be used, "
-                f"{found['count']} of them for one cause: {cause} ({'; '.join(found['examples'])}). "
-                f"Mend the data, or allow more than a share of {limit:g} with --train.skip-limit"
-            )
+            read = sum(origin(number) == source for number in latest)
+            if causes.total() > max(limit, MOST_RECENT) * read:
+                raise self._refusal(source, causes, f"the last {read} documents", max(limit, MOST_RECENT))
+
+    def _refusal(self, source: str, causes: Counter[str], read: str, limit: float) -> ValueError:
+        (cause, count), *_ = causes.most_common(1)
+        examples = "; ".join(self._sources[source]["skipped"][cause]["examples"])
+        return ValueError(
+            f"{causes.total()} of {read} of the source {source} cannot be used, {count} of them for one cause: {cause} "
+            f"({examples}). Mend the data, or allow more than a share of {limit:g} with --train.skip-limit"
+        )

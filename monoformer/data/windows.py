@@ -97,5 +97,5 @@ class Windows(Generic[Packed]):
         tally = Tally(tally.state_dict())
         for at in range(number, number + self.size):
             tally.add(self.source.origin(at), at, bad.get(at))
-        tally.check(self.skip_limit)
+        tally.check(self.skip_limit, self.source.origin)
         return rows, tally

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,7 +65,7 @@ class Checkpoints:
         What `state` holds may change as soon as this returns. Raises ValueError when the one before failed.
         """
         self.wait()
-        copied = BlockingAsyncStager().stage(_tensors(state))
+        copied = BlockingAsyncStager().stage(share_of(_tensors(state), self.ranks))
         text = json.dumps({"step": step, "ema_updates": state.ema.updates, **progress}, indent=2)
         self._writing = step, self._thread.submit(self._write, copied, step, text)
 
@@ -173,6 +174,27 @@ def _tensors(state: TrainState) -> dict[str, Any]:
     has_frozen = any(not p.requires_grad for p in state.model.parameters())
     base = {"frozen": state.frozen.clone()} if has_frozen else {}
     return {"model": trained_tensors(state.model), "ema": state.ema.weights, **base, **optimizers}
+
+
+def share_of(state: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """What this process copies and writes: its parts of what is sharded, and an equal share of what all hold.
+
+    `state` is nested by name. Numbers and lists stay everywhere: they cost nothing.
+    """
+    loads = [0] * ranks.world
+
+    def is_own(value: Any) -> bool:
+        if isinstance(value, DTensor) or not isinstance(value, Tensor):
+            return True
+        writer = loads.index(min(loads))
+        loads[writer] += value.nbytes
+        return writer == ranks.rank
+
+    def share(held: Mapping[str, Any]) -> dict[str, Any]:
+        nested = ((name, share(value) if isinstance(value, Mapping) else value) for name, value in held.items())
+        return {name: value for name, value in nested if is_own(value)}
+
+    return share(state)
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Any]:

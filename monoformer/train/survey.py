@@ -60,6 +60,10 @@ class Survey:
         yield "characters a document", spread(texts)
         yield from self._pictures()
 
+    def check(self, limit: float) -> None:
+        """Raise ValueError where more than this share of its documents cannot be used."""
+        self.tally.check(limit, lambda number: self.name)
+
     def _pictures(self) -> Iterator[tuple[str, str]]:
         images = [image for document in self.documents for image in document.images]
         if not images:

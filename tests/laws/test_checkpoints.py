@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from monoformer.config.run import RunConfig
-from monoformer.train.checkpoint import Checkpoints, checkpoints, load_checkpoint, read_progress
+from monoformer.train.checkpoint import Checkpoints, checkpoints, load_checkpoint, read_progress, share_of
 from monoformer.train.guards import Spikes, locked
 from monoformer.train.metrics import read_metrics
+from monoformer.train.parallel import Ranks
 from monoformer.train.trainer import Trainer
 from tests import tiny
 
@@ -62,6 +63,19 @@ def test_a_checkpoint_holds_what_there_was_when_it_was_begun(tmp_path: Path) -> 
     (path,) = checkpoints(tmp_path / "checkpoints")
     load_checkpoint(path, trainer.state, read_progress(path))
     assert_same(weights(trainer), before)
+    trainer.parts.loader.close()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_processes_that_hold_the_same_copy_each_their_share_of_it(world: int, tmp_path: Path) -> None:
+    trainer = tiny.trainer(configuration(tmp_path / "run"))
+    averages: dict[str, Any] = {"ema": dict(trainer.state.ema.weights), "steps": 3, "groups": [{"lr": 0.1}]}
+    shares = [share_of(averages, Ranks(rank=rank, world=world)) for rank in range(world)]
+    names = [name for share in shares for name in share["ema"]]
+    assert sorted(names) == sorted(averages["ema"])
+    assert all(share["steps"] == 3 and share["groups"] == averages["groups"] for share in shares)
+    sizes = [sum(value.nbytes for value in share["ema"].values()) for share in shares]
+    assert max(sizes) - min(sizes) <= max(value.nbytes for value in averages["ema"].values())
     trainer.parts.loader.close()
 
 

@@ -9,7 +9,7 @@ from itertools import islice
 
 import pytest
 
-from monoformer.data.loader import Loader
+from monoformer.data.loader import Loader, as_it_is
 from monoformer.data.skipped import FEWEST, BadDocument, Tally
 from monoformer.data.source import Indexed, Mixture, Source, usable
 from monoformer.data.windows import Numbered
@@ -233,6 +233,43 @@ def spoilt(every: int) -> Source:
 
     good = Indexed(lambda index: Document((Text("a" * (1 + index % 5)),)), name="good")
     return Mixture([good, Indexed(document, name="spoilt")], weights=[1.0, 1.0], seed=2)
+
+
+def vanishing(after: int, *, later: bool) -> Source:
+    """A good source, and one whose files are gone after so many documents: found when they are made, or when read."""
+
+    def document(index: int) -> Document:
+        if index >= after and not later:
+            raise BadDocument(f"picture {index} is gone", cause="missing file")
+        return Document((Text("b" if index < after else "c"),))
+
+    good = Indexed(lambda index: Document((Text("a"),)), name="good")
+    return Mixture([good, Indexed(document, name="mount")], weights=[1.0, 1.0], seed=2)
+
+
+def read_gone(row: Row) -> tuple[Row, dict[int, BadDocument]]:
+    gone = [number for number, text in zip(row[::2], row[1::2], strict=True) if text == ord("c") * 100 + 1]
+    return row, {number: BadDocument("its file is gone", cause="missing file") for number in gone}
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_files_that_vanish_late_end_the_run_long_before_their_share_of_all_is_large(later: bool) -> None:
+    read = read_gone if later else as_it_is
+    with Loader(vanishing(6000, later=later), pack, list, read=read, window=64, rows=8, skip_limit=0.1) as reader:
+
+        def train() -> None:
+            for _ in range(10_000):
+                next(reader)
+                reader.note(dict(reader.found))
+
+        with pytest.raises(ValueError, match=r"of the last \d+ documents of the source mount .* missing file"):
+            train()
+        # half of the stream's last 1,000 documents are this source's, and no more than half of these may be gone
+        assert 12_000 < reader.state_dict()["document"] < 13_000
+    with Loader(vanishing(600, later=later), pack, list, read=read, window=64, rows=8, skip_limit=1) as reader:
+        for _ in range(60):
+            next(reader)
+            reader.note(dict(reader.found))
 
 
 def skipping(every: int, *, limit: float = 0.5, prefetch: int = 2) -> Loader[Batch]:
