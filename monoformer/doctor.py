@@ -80,7 +80,10 @@ def _compare_precisions(device: torch.device) -> str:
         advice = "bf16 is faster: use --train.precision bf16"
     else:
         advice = "bf16 is not faster here: use --train.precision fp32"
-    return f"bf16 {bf16:,.0f} GFLOP/s, fp32 {fp32:,.0f} GFLOP/s; {advice}"
+    numbers = (
+        f"{name} {speed:,.{0 if speed >= 10 else 2}f} GFLOP/s" for name, speed in (("bf16", bf16), ("fp32", fp32))
+    )
+    return f"{', '.join(numbers)}; {advice}"
 
 
 def _list_sdpa_kernels(device: torch.device) -> str:

@@ -94,6 +94,7 @@ def build_run(
     device = choose(config.train.device)
     check_start(config)
     check_named(config.data)
+    rows_of_pass(config.train.rows, config.train.pass_rows, ranks.world)
     started = read_start(config) if config.start else None
     if started:
         config = taking(config, started.pretrained)

@@ -1,16 +1,19 @@
 """Training checkpoints: everything a run needs to go on bit for bit, on any number of processes.
 
 A checkpoint is a folder `step-00000100` of distributed-checkpoint files (whose metadata is a pickle: local and
-trusted, never loaded by the pipeline or a server) and `state.json`. State is copied to host memory at once and written
-by a thread while the training goes on, beside its place; the folder is renamed when every process has written its part.
+trusted, never loaded by the pipeline or a server) and `state.json`, which has their checksums. State is copied to host
+memory at once and written by a thread while the training goes on, beside its place; the folder is renamed when every
+process has written its part.
 Invariant: a run killed at any moment, or that finds the disk full, leaves only whole checkpoints.
 """
 
+import copy
 import json
 import os
 import re
 import shutil
 import warnings
+import zlib
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
@@ -66,8 +70,8 @@ class Checkpoints:
         """
         self.wait()
         copied = BlockingAsyncStager().stage(share_of(_tensors(state), self.ranks))
-        text = json.dumps({"step": step, "ema_updates": state.ema.updates, **progress}, indent=2)
-        self._writing = step, self._thread.submit(self._write, copied, step, text)
+        progress = {"step": step, "ema_updates": state.ema.updates, **copy.deepcopy(progress)}
+        self._writing = step, self._thread.submit(self._write, copied, step, progress)
 
     def wait(self) -> None:
         """Until nothing is being written. Raises ValueError when that failed, on every process alike."""
@@ -83,7 +87,7 @@ class Checkpoints:
                 f"command again: it goes on from there"
             )
 
-    def _write(self, tensors: dict[str, Any], step: int, progress: str) -> str:
+    def _write(self, tensors: dict[str, Any], step: int, progress: dict[str, Any]) -> str:
         """In the thread: all parts, then the name. What went wrong on any process, or nothing."""
         path = self.folder / f"step-{step:08d}"
         temporary = path.with_suffix(".incomplete")
@@ -93,8 +97,14 @@ class Checkpoints:
                 shutil.rmtree(temporary, ignore_errors=True)
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is what we mean
             dcp.save(tensors, checkpoint_id=temporary, process_group=self.ranks.files, no_dist=self.ranks.files is None)
+            own = {path.name: checksum(path) for path in temporary.glob(f"__{self.ranks.rank}_*")}
+            sums = {
+                name: found
+                for part in self.ranks.gather_all(own, group=self.ranks.files)
+                for name, found in part.items()
+            }
             if self.ranks.first:
-                _write_through(temporary / "state.json", progress)
+                _write_through(temporary / "state.json", json.dumps({**progress, "checksums": sums}, indent=2))
                 self._put_in_place(temporary, path)
         except (Exception, CheckpointException) as error:  # the latter is a BaseException
             problem = _cause(error)
@@ -122,9 +132,7 @@ def read_progress(path: Path) -> dict[str, Any]:
     try:
         progress: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"checkpoint {path} is damaged ({error}); delete that folder and the run resumes from the one before"
-        ) from error
+        raise damaged(path, str(error)) from error
     return progress
 
 
@@ -133,16 +141,14 @@ def load_checkpoint(path: Path, state: TrainState, progress: dict[str, Any], *, 
 
     Raises ValueError when the checkpoint is damaged.
     """
+    check_whole(path, progress, ranks)
     try:
         tensors = _tensors(state)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             dcp.load(tensors, checkpoint_id=path, process_group=ranks.files, no_dist=ranks.files is None)
     except (Exception, CheckpointException) as error:
-        raise ValueError(
-            f"checkpoint {path} is damaged ({_cause(error)}); "
-            f"delete that folder and the run resumes from the one before"
-        ) from error
+        raise damaged(path, _cause(error)) from error
     if "frozen" in tensors and not torch.allclose(tensors["frozen"], state.frozen, rtol=1e-6):
         raise ValueError(
             f"the frozen weights are others than when {path} was saved: the model that the run starts from has "
@@ -152,6 +158,37 @@ def load_checkpoint(path: Path, state: TrainState, progress: dict[str, Any], *, 
     for number, optimizer in enumerate(state.optimizers):
         set_optimizer_state_dict(state.model, optimizer, tensors[f"optimizer-{number}"])
     state.ema.updates = progress["ema_updates"]
+
+
+def check_whole(path: Path, progress: dict[str, Any], ranks: Ranks = ALONE) -> None:
+    """Raise ValueError, on all processes alike, where a file of a checkpoint is not as it was written."""
+    problem = ""
+    sums: dict[str, int] = progress.get("checksums", {})  # older checkpoints have none
+    try:
+        FileSystemReader(path).read_metadata()
+        for name in sorted(sums)[ranks.rank :: ranks.world]:
+            if checksum(path / name) != sums[name]:
+                raise ValueError(f"{name} has other bytes than were written")
+    except Exception as error:  # a pickle that was cut raises whatever it likes
+        problem = _cause(error)
+    if any(own for (own,) in ranks.gather([bool(problem)])):
+        raise damaged(path, problem or "another process says why")
+
+
+def checksum(path: Path) -> int:
+    """The CRC-32 of a file."""
+    total = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            total = zlib.crc32(block, total)
+    return total
+
+
+def damaged(path: Path, problem: str) -> ValueError:
+    """What is wrong with a checkpoint, and what its deletion would mean."""
+    before = [own.name for own in checkpoints(path.parent) if own < path]
+    then = f"resumes from {before[-1]}" if before else "begins anew, since there is none before it"
+    return ValueError(f"checkpoint {path} is damaged ({problem}); delete that folder and the run {then}")
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -37,7 +37,7 @@ MAY_CHANGE = (
 share a step changes the last bits of its sums alone."""
 
 
-PLACES = ("root", "files", "images", "start")
+PLACES = ("root", "files", "images", "start", "path", "class_names")
 """Fields that may change where a folder or files of the same names have moved."""
 
 

@@ -142,12 +142,12 @@ class Loop(Generic[T]):
                 self._heed_signals()
                 if self.bad_steps > bad:
                     self._write_down_bad(place, losses, bar)
-                    continue
-                seconds = time.perf_counter() - started
-                means, totals = count(read)
-                spiked = self._find_spikes(losses, bar)
-                means = {**losses, **means, "spikes": spiked, "data_wait": waited / seconds, "seconds": seconds}
-                self.metrics.add(means, totals=totals)
+                else:
+                    seconds = time.perf_counter() - started
+                    means, totals = count(read)
+                    spiked = self._find_spikes(losses, bar)
+                    means = {**losses, **means, "spikes": spiked, "data_wait": waited / seconds, "seconds": seconds}
+                    self.metrics.add(means, totals=totals)
                 self._write_down(loader, bar, task)
         loader.close()
         if self._saved != self.step:
@@ -222,14 +222,13 @@ class Loop(Generic[T]):
         logged = self.step % self.train.log_every == 0 or last
         if logged:
             self.metrics.collect(self.ranks)
-        if first and logged:
-            rate = rate_factor(self.step - 1, self.train)
-            peaks = memory_peaks(self.device)
-            line = self.metrics.write(self.step, rate_factor=rate, skipped=loader.skipped.total, **peaks)
+        if first and logged and not self.metrics.empty:
+            counts = {"skipped": loader.skipped.total, "bad_steps": self.bad_steps, **memory_peaks(self.device)}
+            line = self.metrics.write(self.step, rate_factor=rate_factor(self.step - 1, self.train), **counts)
             bar.update(task, numbers=self.describe(line))
             tell_skipped(loader.skipped, self.folder, self._told, bar.console)
         bar.update(task, completed=self.step)
-        looked_at = last and not self.ended_by  # who sends a signal waits, perhaps not for long
+        looked_at = last and not self.ended_by and not self._failure  # who sends a signal may not wait for long
         scored = self._is_time(self.train.evaluate_every, last=looked_at)
         drawn = self._is_time(self.train.sample_every, last=looked_at)
         weights = self.ranks.whole(self.state.averaged()) if scored or drawn else {}

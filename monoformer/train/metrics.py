@@ -66,6 +66,11 @@ class Metrics:
         if self.breakdown is not None:
             self.breakdown.keep()
 
+    @property
+    def empty(self) -> bool:
+        """Whether no step was noted since the last line."""
+        return not self._sums
+
     def collect(self, ranks: Ranks) -> None:
         """Bring the losses that other processes added up to the first one, which writes the lines."""
         if self.breakdown is not None:

@@ -69,12 +69,12 @@ class Ranks:
         dist.all_gather(found, own, group=group or self.numbers)
         return [numbers.tolist() for numbers in found]
 
-    def gather_all(self, value: Any) -> list[Any]:
+    def gather_all(self, value: Any, *, group: dist.ProcessGroup | None = None) -> list[Any]:
         """Every process's value, whatever it is, by rank."""
         if self.numbers is None:
             return [value]
         found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, value, group=self.numbers)
+        dist.all_gather_object(found, value, group=group or self.numbers)
         return found
 
     def total(self, *values: float) -> list[float]:
@@ -150,9 +150,10 @@ def rows_of_pass(rows: int, pass_rows: int, world: int) -> int:
     """Rows that one process reads for one pass. Raises ValueError when the rows of a step cannot be dealt evenly."""
     own = pass_rows or rows // world
     if own < 1 or rows % (own * world):
+        together = max(1, pass_rows) * world
         raise ValueError(
             f"{world} processes with passes of {own} rows cannot share train.rows = {rows} evenly; "
-            f"choose rows that {max(1, pass_rows) * world} divides"
+            f"choose rows that {together} divides: --train.rows {together * max(1, round(rows / together))}"
         )
     return own
 

@@ -247,7 +247,7 @@ def test_rows_that_cannot_be_dealt_evenly_are_refused() -> None:
     assert rows_of_pass(16, 2, 4) == 2
     with pytest.raises(ValueError, match=r"3 processes with passes of 5 rows cannot share train.rows = 16 evenly"):
         rows_of_pass(16, 0, 3)
-    with pytest.raises(ValueError, match=r"choose rows that 8 divides"):
+    with pytest.raises(ValueError, match=r"choose rows that 8 divides: --train.rows 16$"):
         rows_of_pass(12, 2, 4)
 
 

@@ -1,6 +1,7 @@
 """Training: a run stopped or killed at any moment goes on bit for bit; what would make it another run is refused."""
 
 import json
+import logging
 import math
 import os
 import signal
@@ -222,12 +223,19 @@ def test_data_may_move_but_not_become_other_data(tmp_path: Path) -> None:
 
     before = at("/a", "/a/emoji")
     check_same_run(before, at("/b/c", "/d/emoji"), tmp_path)
+    latent = {**before, "autoencoder": {**before["autoencoder"], "path": "/old/sd-vae"}}
+    check_same_run(latent, {**latent, "autoencoder": {**latent["autoencoder"], "path": "/new/sd-vae"}}, tmp_path)
     with pytest.raises(ValueError, match=r"data\.sources\.1\.root was '/a/emoji' and is now '/a/flowers'"):
         check_same_run(before, at("/b/c", "/a/flowers"), tmp_path)
 
 
-@pytest.mark.parametrize("what", ["state.json", "state.json gone", "weights", "weights gone", ".metadata"])
-def test_a_damaged_checkpoint_is_a_value_error_that_names_it(what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "what",
+    ["state.json", "state.json gone", "weights", "weights gone", "weights changed", ".metadata", ".metadata gone"],
+)
+def test_a_damaged_checkpoint_is_a_value_error_that_names_it(
+    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = tiny.run_config(tmp_path / "run", train={"steps": 1})
     finish(config)
     (checkpoint,) = checkpoints(tmp_path / "run" / "checkpoints")
@@ -236,10 +244,15 @@ def test_a_damaged_checkpoint_is_a_value_error_that_names_it(what: str, tmp_path
     for file in files:
         if what.endswith("gone"):
             file.unlink()
+        elif what.endswith("changed"):
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 1
+            file.write_bytes(content)
         else:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(ValueError, match=r"step-00000001.* is damaged .*delete that folder"):
+    with pytest.raises(ValueError, match=r"step-00000001.* is damaged .*delete that folder and the run begins anew"):
         tiny.trainer(replace(config, train=replace(config.train, steps=2))).run()
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == [], "nothing but that one line is said"
 
 
 def test_only_the_newest_checkpoints_are_kept_and_incomplete_ones_are_ignored(tmp_path: Path) -> None:
@@ -369,6 +382,19 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path: Path)
     told = json.loads(written.read_text(encoding="utf-8"))
     assert told["step"] == 2
     assert told["loader"]["row"] or told["loader"]["document"], "where its documents are"
+
+
+def test_a_bad_step_leaves_out_nothing_that_was_due_at_it(tmp_path: Path) -> None:
+    seen: list[int] = []
+    often = {"steps": 6, "checkpoint_every": 3, "sample_every": 3, "log_every": 2, "keep": 3}
+    config = tiny.run_config(tmp_path / "run", train=often)
+    trainer = tiny.trainer(config, sample=lambda step, averaged: seen.append(step))
+    trainer.model.tokens.weight.register_hook(lambda g: g * torch.inf if trainer.loop.step in (2, 5) else g)
+    assert trainer.run()
+    assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000003", "step-00000006"]
+    assert seen == [3, 6]
+    assert [(line["step"], line["bad_steps"]) for line in metrics_of(tmp_path / "run")] == [(2, 0), (4, 1), (6, 2)]
+    assert (tmp_path / "run" / "curves.png").is_file()
 
 
 def test_too_many_bad_steps_stop_the_run_and_leave_it_saved(tmp_path: Path) -> None:
