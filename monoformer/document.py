@@ -101,7 +101,12 @@ def upright(picture: PILImage.Image) -> PILImage.Image:
 
 
 def flat(picture: PILImage.Image) -> PILImage.Image:
-    """The picture upright and RGB, transparency laid on white: palettes and transparency cannot be resized smoothly."""
+    """The picture upright and RGB, transparency laid on white: palettes and transparency cannot be resized smoothly.
+
+    Raises ValueError for one without a pixel.
+    """
+    if not picture.width or not picture.height:
+        raise ValueError(f"a picture of {picture.width} x {picture.height} pixels shows nothing; give one with pixels")
     picture = upright(picture)
     if picture.mode in ("RGBA", "LA", "P", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")

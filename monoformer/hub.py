@@ -36,12 +36,24 @@ def locate(path: str, *, field: str, files: Sequence[str], download: bool = True
 
 
 def upload(folder: Path, name: str, *, private: bool = False) -> str:
-    """Put a folder on the Hugging Face hub as `name` (OWNER/NAME); the page's address."""
+    """Put a folder on the Hugging Face hub as `name` (OWNER/NAME); the page's address.
+
+    Raises ValueError where the hub cannot be reached or refuses it.
+    """
+    from httpx import HTTPError
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
 
     api = HfApi()
-    api.create_repo(name, private=private, exist_ok=True)
-    return str(api.upload_folder(repo_id=name, folder_path=folder))
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=name, folder_path=folder))
+    except (HTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+        cause = str(error).splitlines()[0]
+        raise ValueError(
+            f"{name!r} cannot be put on the hub at {api.endpoint} ({cause}); check the network, OWNER/NAME, and "
+            f"that you may write there (type: hf auth login)"
+        ) from error
 
 
 def keep(path: str, folder: Path, *, place: str, field: str, files: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from monoformer.cli.options import parse
+from monoformer.cli.options import parse, say_go_on
 from monoformer.config.autoencoder import AutoencoderRun
 from monoformer.device import choose
 from monoformer.presets import autoencoder
@@ -22,8 +22,7 @@ def train_autoencoder(arguments: list[str]) -> None:
     count = sum(p.numel() for p in trainer.network.parameters())
     console.print(f"[bold]{config.name}[/bold] in {config.path} on {trainer.device}: {count / 1e6:.2f}M parameters")
     if not trainer.run():
-        command = " ".join(["monoformer train autoencoder", *arguments])
-        console.print(f"stopped and saved; the same command goes on from here:\n  {command}")
+        say_go_on(console, ["train", "autoencoder", *arguments])
         return
     folder = release(config, trainer.state.ema.weights)
     console.print(f"done: {folder}\n  monoformer train PRESET --autoencoder.path {folder}")

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from PIL import Image as PILImage
+from rich.console import Console
 
 from monoformer.pipeline import Pipeline
 
@@ -83,6 +85,13 @@ def whole_number(name: str, value: str, *, least: int = 0) -> int:
     if not value.isdecimal() or int(value) < least:
         raise ValueError(f"--{name} must be a number from {least} up, but is {value!r}")
     return int(value)
+
+
+def say_go_on(console: Console, arguments: list[str]) -> None:
+    """After a run was stopped: the command that goes on with it, as a shell takes it."""
+    command = shlex.join(["monoformer", *arguments])
+    say = f"stopped and saved; the same command goes on from here:\n  {command}"
+    console.print(say, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from monoformer import __version__
-from monoformer.cli.options import parse
+from monoformer.cli.options import parse, say_go_on
 from monoformer.cli.study import draw_study
 from monoformer.cli.training import read_config, run
 from monoformer.config.sweep import SweepConfig, load_sweep
@@ -75,8 +75,7 @@ def sweep(arguments: list[str]) -> None:
             continue
         record = _perform(job, where, console)
         if record is None:
-            again = f"monoformer sweep {' '.join(arguments)}"
-            console.print(f"stopped and saved in {job.config.path}; the same command goes on from here:\n  {again}")
+            say_go_on(console, ["sweep", *arguments])
             sys.exit(130)
         append_result(results, record)
     _show(study, jobs, [*others, *read_results(results)], folder)

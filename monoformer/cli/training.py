@@ -13,7 +13,7 @@ from torch import Tensor
 
 from monoformer.card import write_card
 from monoformer.cli.autoencoder import train_autoencoder
-from monoformer.cli.options import parse
+from monoformer.cli.options import parse, say_go_on
 from monoformer.cli.scoring import build_scores, check_scored
 from monoformer.config.run import RunConfig, load_config
 from monoformer.config.spelling import hint
@@ -31,6 +31,7 @@ from monoformer.train.loop import Sample
 from monoformer.train.parallel import processes
 from monoformer.train.saved import read_saved
 from monoformer.train.sizes import picture_sizes
+from monoformer.train.start import check_taken
 from monoformer.train.trainer import Trainer, empty_copy
 
 
@@ -39,7 +40,8 @@ def train(arguments: list[str]) -> None:
     if arguments[:1] == ["autoencoder"]:
         train_autoencoder(arguments[1:])
         return
-    config = read_config(arguments)
+    preset, rest, command = _default(arguments)
+    asked = config = parse(RunConfig, rest, command=command, default=preset)
     check_scored(config)
     with processes(choose(config.train.device)) as ranks:
         console = Console(quiet=not ranks.first)
@@ -49,17 +51,19 @@ def train(arguments: list[str]) -> None:
 
         built = build_run(config, ranks=ranks, warn=warn)
         config = built.parts.config
+        check_taken(asked, preset, config)
         among = f", {ranks.world} processes" if ranks.world > 1 else ""
-        console.print(f"[bold]{config.name}[/bold] in {config.path} on {built.parts.device}{among}: {built.news}")
+        said = f"in {config.path} on {built.parts.device}{among}: {built.news}"
+        console.print(config.name, style="bold", end=" ", markup=False, highlight=False)
+        console.print(said, markup=False)
         finished = run(built)
     if not finished:
-        console.print(
-            f"stopped and saved; the same command goes on from here:\n  monoformer train {' '.join(arguments)}"
-        )
+        say_go_on(console, ["train", *arguments])
         return
     made = config.model_path
     draws = f"\n  monoformer generate {made} PROMPT --out picture.png\n  monoformer chat {made}"
-    console.print(f"done: {made}" + (draws if picture_sizes(config.data) else f"\n  monoformer write {made} PROMPT"))
+    then = draws if picture_sizes(config.data) else f"\n  monoformer write {made} PROMPT"
+    console.print(f"done: {made}{then}", markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,18 +120,23 @@ def run(built: Built) -> bool:
 
 def read_config(arguments: list[str]) -> RunConfig:
     """The configuration that the arguments name: a preset or --config FILE, then single fields; --from is --start."""
+    default, rest, command = _default(arguments)
+    return parse(RunConfig, rest, command=command, default=default)
+
+
+def _default(arguments: list[str]) -> tuple[RunConfig, list[str], str]:
+    """The preset or file that the arguments name, the arguments that change single fields of it, and the command."""
     rest = [("--start" + a[6:]) if a == "--from" or a.startswith("--from=") else a for a in arguments]
     if "--config" in rest:
         at = rest.index("--config")
         if at + 1 == len(rest):
             raise ValueError("--config needs a file, such as runs/NAME/config.json")
-        default, rest = load_config(Path(rest[at + 1])), rest[:at] + rest[at + 2 :]
-        return parse(RunConfig, rest, command="train --config FILE", default=default)
+        return load_config(Path(rest[at + 1])), rest[:at] + rest[at + 2 :], "train --config FILE"
     if not rest or rest[0].startswith("-"):
         if rest and rest[0] in ("-h", "--help"):
-            return parse(RunConfig, rest, command="train PRESET", default=PRESETS["scenes"]())
+            return PRESETS["scenes"](), rest, "train PRESET"
         raise ValueError(f"name a preset first: monoformer train PRESET; presets are {', '.join(PRESETS)}")
-    return parse(RunConfig, rest[1:], command=f"train {rest[0]}", default=find_preset(rest[0])())
+    return find_preset(rest[0])(), rest[1:], f"train {rest[0]}"
 
 
 def find_preset(name: str) -> Callable[[], RunConfig]:

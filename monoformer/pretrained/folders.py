@@ -24,7 +24,7 @@ from monoformer.config.sources import Shape
 from monoformer.config.vision import VisionConfig
 from monoformer.model.monoformer import MonoFormer
 from monoformer.pretrained.recipe import Recipe
-from monoformer.pretrained.weights import Weights, find_folder, read_description, save_weights, written_whole
+from monoformer.pretrained.weights import Weights, find_folder, halved, read_description, save_weights, written_whole
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.vision import keep_vision, kept_vision
@@ -85,8 +85,14 @@ def build_sequencer(model: ModelConfig, tokenizer: Tokenizer, config: SequenceCo
 def save_pretrained(
     folder: str | Path, pretrained: Pretrained, *, weights: Mapping[str, Tensor] | None = None, card: str = ""
 ) -> None:
-    """Write a model folder, complete or not at all. `weights` replaces the model's own (an EMA)."""
+    """Write a model folder, complete or not at all. `weights` replaces the model's own (an EMA).
+
+    Weights that bf16 holds exactly, such as those of a folder in bf16 that was loaded in fp32, are written in it.
+    Raises ValueError where something else than a model stands in that place.
+    """
     folder = Path(folder)
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; name a folder for the model")
     if folder.exists() and any(folder.iterdir()):
         read_folder_config(folder)  # only a model folder is replaced: a mistyped path must not cost anybody their files
     described = {"architectures": ["MonoFormer"], "model_type": "monoformer", "format_version": FORMAT_VERSION}
@@ -104,7 +110,7 @@ def save_pretrained(
         )
         text = json.dumps({**described, **to_json(config)}, indent=2)
         (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
-        save_weights(temporary, state)
+        save_weights(temporary, halved(state))
         pretrained.tokenizer.save(temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")
 

@@ -131,6 +131,15 @@ def save_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     save_torch_state_dict(dict(tensors), folder, max_shard_size=SHARD_SIZE, safe_serialization=True)
 
 
+def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in bf16 where that holds every one of them exactly; else as they are."""
+    half = {
+        name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
+    exact = all(torch.equal(half[name].to(tensor.dtype), tensor) for name, tensor in tensors.items())
+    return half if exact else dict(tensors)
+
+
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
     """A folder to write into that takes the place of `folder` when all is written, or never.

@@ -65,7 +65,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def check_same_run(saved: dict[str, Any], given: dict[str, Any], folder: Path) -> None:
     """Refuse to go on in a folder whose run had other settings than those that may change."""
-    before, now = _flatten(saved), _flatten(given)
+    before, now = fields_of(saved), fields_of(given)
     changed = [
         name
         for name in sorted(before.keys() | now.keys())
@@ -82,14 +82,15 @@ def check_same_run(saved: dict[str, Any], given: dict[str, Any], folder: Path) -
         )
 
 
-def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+def fields_of(data: Any, prefix: str = "") -> dict[str, Any]:
+    """The fields of a configuration as JSON holds it, by their names as on the command line with underscores."""
     if isinstance(data, list) and data and all(isinstance(one, dict) for one in data):
         data = {str(place): one for place, one in enumerate(data)}  # sources are numbered as on the command line
     if isinstance(data, dict):
         return {
             k: v
             for key, value in data.items()
-            for k, v in _flatten(value, f"{prefix}.{key}" if prefix else key).items()
+            for k, v in fields_of(value, f"{prefix}.{key}" if prefix else key).items()
         }
     return {prefix: data}
 

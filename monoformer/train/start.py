@@ -11,11 +11,12 @@ import torch
 from monoformer.config.generate import kept
 from monoformer.config.model import ModelConfig
 from monoformer.config.parallel import ParallelConfig
-from monoformer.config.run import RunConfig
+from monoformer.config.run import RunConfig, to_json
 from monoformer.model.monoformer import MonoFormer
 from monoformer.pretrained import Pretrained, find_folder, read_description, read_llama, read_pretrained
 from monoformer.pretrained.recipe import Recipe
 from monoformer.tokenizer import Tokenizer
+from monoformer.train.guards import fields_of
 from monoformer.train.parallel import Ranks, part, spread
 
 
@@ -50,11 +51,36 @@ def taking(config: RunConfig, start: Pretrained) -> RunConfig:
     )
 
 
+def check_taken(asked: RunConfig, preset: RunConfig, taken: RunConfig) -> None:
+    """Refuse fields that were asked for, other than the preset's, where what the run starts from has others.
+
+    `taken` is the run as it will be.
+    """
+    if not asked.start:
+        return
+    before, given, found = (fields_of(to_json(config)) for config in (preset, asked, taken))
+    ours = _is_ours(find_folder(asked.start))
+    for name, value in given.items():
+        section = name.partition(".")[0]
+        if section not in ("model", "diffusion", "tokenizer") or value == before.get(name):
+            continue
+        overruled = (ours or name != "tokenizer.path") if section == "tokenizer" else value != found.get(name)
+        if overruled:
+            has = f"with {found[name]!r}" if section != "tokenizer" and name in found else "with one of its own"
+            raise ValueError(
+                f"{name} = {value!r} would have no effect: the run starts from {asked.start}, which comes {has}; "
+                f"leave --{name.replace('_', '-')} out, or --from for a run from nothing"
+            )
+
+
+def _is_ours(folder: Path) -> bool:
+    return read_description(folder).get("model_type") == "monoformer"
+
+
 def read_start(config: RunConfig) -> Start:
     """What the run starts from, with experts where it asks for them."""
     folder = find_folder(config.start)
-    is_ours = read_description(folder).get("model_type") == "monoformer"
-    start = _read_ours(config, folder) if is_ours else _read_llama(config, folder)
+    start = _read_ours(config, folder) if _is_ours(folder) else _read_llama(config, folder)
     if config.model.experts == "shared" or start.model.config.experts == "modality":
         return start
     news = f"{start.news}; image experts start as copies of the text weights"

@@ -1,14 +1,17 @@
 """The commands as a user types them, on real (tiny) runs: train, resume, fine-tune, draw, describe, edit, chat."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+from rich.console import Console
 
 from monoformer.cli.main import COMMANDS, main
+from monoformer.cli.options import say_go_on
 from monoformer.train.checkpoint import checkpoints
 from tests.end_to_end.conftest import SMALL
 
@@ -144,12 +147,25 @@ def test_finetune_starts_from_a_model_and_keeps_its_tokenizer(
     small = ["--train.steps=2", "--train.rows=2", "--train.warmup=1", "--sequence.window=8", "--train.sample-every=0"]
     named = [f"--data.root={pictures}", f"--folder={folder}", *small]
     assert "goes on from a model, but none is named; give --from MODEL" in fails(capsys, "train", "finetune", *named)
-    main(["train", "finetune", "--from", str(run / "model"), *named])
+    named_model = ["train", "finetune", "--from", str(run / "model"), *named]
+    for option in ("--model.width=16", "--diffusion.clamp-time=0.7", "--tokenizer.vocabulary=300"):
+        error = fails(capsys, *named_model, option)
+        assert "would have no effect: the run starts from" in error
+        assert f"leave {option.partition('=')[0]} out" in error
+    assert not (folder / "config.json").exists()
+    main(named_model)
     assert "none new" in capsys.readouterr().out
     main(["train", "finetune", "--from", str(run / "model"), *named])
     assert "goes on from step 2" in capsys.readouterr().out
     for name in ("tokenizer.json", "chat_template.jinja"):
         assert (folder / "model" / name).read_text() == (run / "model" / name).read_text()
+
+
+def test_a_stopped_run_says_the_command_that_goes_on_as_a_shell_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "folder", "--data.root", "my pictures/" + "long/" * 30, "--data.prompts", "a {}", "[red] {}"]
+    say_go_on(Console(), arguments)
+    said = capsys.readouterr().out.strip().splitlines()
+    assert shlex.split(said[-1]) == ["monoformer", *arguments]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

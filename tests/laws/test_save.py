@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image as PILImage
 
 from monoformer.config.data import ScenesData, SequenceConfig
 from monoformer.config.diffusion import DDPMConfig, FlowConfig
@@ -70,6 +71,31 @@ def test_whoever_may_read_the_folder_may_read_its_files(tmp_path: Path) -> None:
     save(tmp_path / "model", "add")
     expected = (tmp_path / "model").stat().st_mode & 0o666
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {expected}
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_weights_that_bf16_holds_exactly_are_written_in_it(exact: bool, tmp_path: Path) -> None:
+    made = tiny.pretrained()
+    if exact:
+        made.model.to(torch.bfloat16).float()
+    save_pretrained(tmp_path / "model", made)
+    loaded = load_pretrained(tmp_path / "model", dtype=None)
+    assert loaded.model.tokens.weight.dtype == (torch.bfloat16 if exact else torch.float32)
+    assert torch.equal(loaded.model.tokens.weight.float(), made.model.tokens.weight)
+
+
+def test_a_file_in_the_place_of_the_folder_and_a_hub_out_of_reach_are_value_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline(tiny.pretrained())
+    (tmp_path / "model").write_text("mine", encoding="utf-8")
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        pipeline.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ValueError, match=r"'me/mine' cannot be put on the hub at http://127.0.0.1:9 .*auth login"):
+        pipeline.push_to_hub("me/mine")
+    with pytest.raises(ValueError, match="0 x 3 pixels"):
+        pipeline.caption(PILImage.new("RGB", (0, 3)))
 
 
 def test_tied_weights_are_saved_once_and_stay_one_parameter(tmp_path: Path) -> None:
