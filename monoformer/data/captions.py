@@ -1,18 +1,24 @@
 """Captions: from a template over columns, and from the files that lie beside pictures.
 
-Knows nothing of pixels or documents. Invariant: a picture without a caption has none here; where no picture of a folder
-has one, a ValueError says how to give them some.
+Knows nothing of pixels or documents. Invariant: a picture without a caption has none here, and one whose caption is
+broken has what is wrong with it; where no picture of a folder has one, a ValueError says how to give them some.
 """
 
 import csv
+import io
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from monoformer.config.spelling import hint
+from monoformer.data.shards import parse_json
+from monoformer.data.skipped import BadDocument
+
+Captions: TypeAlias = tuple[str, ...] | BadDocument
+"""All captions of a picture, none among them; or what is wrong with what should have told them."""
 
 
 class CaptionTemplate:
@@ -67,19 +73,23 @@ def check_column(column: str, *, columns: Sequence[str], setting: str) -> None:
 
 def folder_captions(
     root: Path, pictures: Sequence[Path], *, class_names: Mapping[str, str] | None = None
-) -> dict[Path, tuple[str, ...]]:
+) -> dict[Path, Captions]:
     """Captions of pictures: from metadata.csv or metadata.jsonl, else NAME.txt, else the class folder's name.
 
     With `class_names`, a folder that is not among them has no name.
 
-    Pictures that metadata lists but that are not there come last. ValueError where no picture has a caption.
+    Pictures that metadata lists but that are not there come last, and with them, named by its place, each row of
+    metadata that names no picture. ValueError where no picture has a caption.
     """
-    listed: dict[Path, tuple[str, ...]] = {}
+    listed: dict[Path, Captions] = {}
     for name in ("metadata.csv", "metadata.jsonl"):
         for metadata in sorted(root.rglob(name)):
             listed |= _metadata(metadata)
     found = {picture: listed.get(picture) or _beside(picture, root, class_names) for picture in pictures}
-    if not any(found.values()):
+    wrong = next((captions for captions in found.values() if isinstance(captions, BadDocument)), None)
+    if not any(captions for captions in found.values() if not isinstance(captions, BadDocument)):
+        if wrong:
+            raise wrong
         first = pictures[0]
         raise ValueError(
             f"the picture {first} has no caption, nor has any other; list them in {root / 'metadata.csv'} (columns "
@@ -88,10 +98,13 @@ def folder_captions(
     return found | {picture: captions for picture, captions in listed.items() if picture not in found}
 
 
-def _beside(picture: Path, root: Path, class_names: Mapping[str, str] | None) -> tuple[str, ...]:
+def _beside(picture: Path, root: Path, class_names: Mapping[str, str] | None) -> Captions:
     text = picture.with_suffix(".txt")
     if text.is_file():
-        caption = read_text(text).strip()
+        try:
+            caption = read_text(text).strip()
+        except BadDocument as bad:
+            return bad
     elif class_names is not None:
         caption = class_names.get(picture.parent.name, "")
     else:
@@ -105,7 +118,7 @@ def read_class_names(path: Path) -> dict[str, str]:
     """
     content = read_text(path)
     if not content.lstrip().startswith("{"):
-        lines = [line.split(maxsplit=1) for line in content.splitlines() if line.strip()]
+        lines = [line.split(maxsplit=1) for line in content.split("\n") if line.strip()]
         return {line[0]: line[1].split(",")[0].strip() for line in lines if len(line) == 2}
     try:
         found = json.loads(content)
@@ -115,34 +128,91 @@ def read_class_names(path: Path) -> dict[str, str]:
     return {key: name[0] for key, name in names.items() if name}
 
 
-def _metadata(path: Path) -> dict[Path, tuple[str, ...]]:
-    """Captions by picture of a Hugging Face ImageFolder metadata file; file names are relative to its folder."""
-    content = read_text(path)
-    rows: list[Any] = []
-    if path.suffix == ".csv":
-        rows = list(csv.DictReader(content.splitlines(keepends=True)))
-    else:
-        for number, line in enumerate(content.splitlines(), start=1):
-            try:
-                rows += [json.loads(line)] if line.strip() else []
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path} line {number} is not JSON ({error}); write one object a line") from error
-    found: dict[Path, tuple[str, ...]] = {}
-    for row in rows:
-        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-            raise ValueError(f"{path} needs the columns file_name and text in every row, but has {row}")
-        others = [column for column in row if column not in ("file_name", None)]
-        column = "text" if "text" in others or len(others) != 1 else others[0]
-        check_column(column, columns=others, setting=str(path))
-        found[path.parent / row["file_name"]] = texts(row[column])
+def _metadata(path: Path) -> dict[Path, Captions]:
+    """Captions by picture of a Hugging Face ImageFolder metadata file; file names are relative to its folder.
+
+    A row that cannot be used is under its picture, or under its own place where it names none. ValueError where no row
+    names a picture, or none has a text.
+    """
+    rows = [(f"{path.name} line {line}", row) for line, row in (_csv if path.suffix == ".csv" else _json_lines)(path)]
+    good = [row for _, row in rows if not isinstance(row, BadDocument)]
+    broken = [row for _, row in rows if isinstance(row, BadDocument)]
+    if not good:
+        if broken:
+            raise broken[0]
+        return {}
+    others = [
+        column for column in dict.fromkeys(key for row in good for key in row) if column not in ("file_name", None)
+    ]
+    if not others:
+        raise ValueError(f"{path} has no column beside file_name; add the captions as the column text")
+    column = "text" if "text" in others or len(others) != 1 else others[0]
+    check_column(column, columns=others, setting=str(path))
+    found: dict[Path, Captions] = {}
+    for place, row in rows:
+        if isinstance(row, BadDocument):
+            found[path.with_name(place)] = row
+        elif column in row:
+            found[path.parent / row["file_name"]] = texts(row[column])
+        else:
+            say = f"{path.with_name(place)} has no {column!r}, but {', '.join(row)}"
+            found[path.parent / row["file_name"]] = BadDocument(say, cause="no caption")
     return found
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 file (with or without a byte order mark), with Unix newlines; ValueError where it is not one."""
+def _csv(path: Path) -> Iterator[tuple[int, dict[Any, Any] | BadDocument]]:
+    """The rows of a CSV file that name a picture, what is wrong with the others, and the line that each ends in."""
+    reader = csv.DictReader(io.StringIO(read_text(path, errors="surrogateescape"), newline=""))
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:  # a quote that is never closed swallows rows until its field is too long
+            line = reader.line_num + 1
+            say = f"{path} line {line} is not CSV ({error}); close its quotes"
+            yield line, BadDocument(say, cause="broken CSV")
+            continue
+        if row is None:
+            return
+        name = f"{path} line {reader.line_num}"
+        cells = [cell for pair in row.items() for cell in pair if isinstance(cell, str)]
+        if re.search("[\udc80-\udcff]", "".join(cells)):  # the lone surrogates of wrong bytes
+            say = f"{name} is not UTF-8; convert it, e.g. with iconv -t utf-8"
+            yield reader.line_num, BadDocument(say, cause="not UTF-8")
+        else:
+            yield reader.line_num, _named(row, name)
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[Any, Any] | BadDocument]]:
+    """The same of JSON lines."""
+    for number, line in enumerate(read_text(path, errors="surrogateescape").split("\n"), start=1):
+        if not line.strip():
+            continue
+        name = f"{path} line {number}"
+        try:
+            row = parse_json(line.encode(errors="surrogateescape"), name=name)
+        except BadDocument as bad:
+            yield number, bad
+        else:
+            yield number, _named(row, name)
+
+
+def _named(row: Any, name: str) -> dict[Any, Any] | BadDocument:
+    """A row that names a picture."""
+    if isinstance(row, dict) and isinstance(row.get("file_name"), str) and row["file_name"]:
+        return row
+    say = f"{name} needs the columns file_name and text, but has {row!r:.200}"
+    return BadDocument(say, cause="no file_name")
+
+
+def read_text(path: Path, *, errors: Literal["strict", "surrogateescape"] = "strict") -> str:
+    """A UTF-8 file (with or without a byte order mark), with Unix newlines; BadDocument where it is not one, or with
+    its wrong bytes as lone surrogates.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig", errors=errors)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (byte {error.start}); convert it, e.g. with iconv -t utf-8") from error
+        say = f"{path} is not UTF-8 (byte {error.start}); convert it, e.g. with iconv -t utf-8"
+        raise BadDocument(say, cause="not UTF-8") from error
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+        say = f"{path} cannot be read ({error.strerror}); check its permissions"
+        raise BadDocument(say, cause="cannot be read") from error

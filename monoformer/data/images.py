@@ -5,7 +5,7 @@ A document's pictures are read when they are needed (`Document.read`). Knows not
 either side of an edit. The split does not depend on the seed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,8 @@ FEWEST_TO_SPLIT = 20
 
 
 class FolderPictures:
-    """A folder of pictures, random access. Rows number the pictures by path, those that are only listed come last;
-    `rows` are those of the split.
+    """A folder of pictures, random access. Rows number the pictures by path, those that are only listed come last, and
+    so do rows of metadata that name none; `rows` are those of the split. What has a broken caption is tested by nobody.
     """
 
     def __init__(self, config: FolderData, *, split: Split = "train", seed: int = 0) -> None:
@@ -43,7 +43,8 @@ class FolderPictures:
         self._config = config
         self._prompts = config.prompts or (config.prompt,)
         self._seed = seed
-        self.train_rows, self.test_rows = _split([_within(path, root) for path in self.files])
+        broken = {row for row, file in enumerate(self.files) if isinstance(self._captions[file], BadDocument)}
+        self.train_rows, self.test_rows = _split([_within(path, root) for path in self.files], broken=broken)
         self.rows = self.train_rows if split == "train" else self.test_rows
         self.length = len(self.rows)
         self._order = Order(seed, self.length)
@@ -52,6 +53,8 @@ class FolderPictures:
     def captions(self, row: int) -> tuple[str, ...]:
         """All captions of a picture, bare; BadDocument where there are none."""
         captions = self._captions[self.files[row]]
+        if isinstance(captions, BadDocument):
+            raise captions.again()
         if not captions:
             raise BadDocument(f"the picture {self.files[row]} has no caption; give it one", cause="no caption")
         return captions
@@ -247,12 +250,15 @@ def _within(path: Path, root: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
-def _split(names: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Training and test rows by name alone, so that adding pictures moves none from one split to the other."""
+def _split(names: Sequence[str], *, broken: Container[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Training and test rows by name alone, so that adding pictures moves none from one split to the other; broken ones
+    are in training, where they are counted.
+    """
     everything = tuple(range(len(names)))
+    whole = [row for row in everything if row not in broken]
     if len(names) < FEWEST_TO_SPLIT:
-        return everything, everything
+        return everything, tuple(whole)
     numbers = [uniform("split", name) for name in names]
-    bound = max(TEST_SHARE, min(numbers))
-    test = tuple(row for row in everything if numbers[row] <= bound)
-    return tuple(row for row in everything if numbers[row] > bound), test
+    bound = max(TEST_SHARE, min(numbers[row] for row in whole))
+    test = tuple(row for row in whole if numbers[row] <= bound)
+    return tuple(row for row in everything if row in broken or numbers[row] > bound), test

@@ -27,6 +27,10 @@ class BadDocument(ValueError):  # noqa: N818 (a value in streams, too)
         super().__init__(example)
         self.cause = cause
 
+    def again(self) -> "BadDocument":
+        """The same to be raised once more: one that is raised keeps where, and with it all that lived there."""
+        return BadDocument(str(self), cause=self.cause)
+
 
 def unreadable(error: Exception, *, name: str) -> BadDocument:
     """What is wrong with a document whose reading raised something that nobody foresaw: its run goes on."""

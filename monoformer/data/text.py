@@ -12,6 +12,7 @@ from pathlib import Path
 from monoformer.config.data import TextData, check_named
 from monoformer.config.spelling import nearest
 from monoformer.data.captions import read_text
+from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Order, Split
 from monoformer.document import Document, Text
 from monoformer.randomness import uniform
@@ -20,27 +21,41 @@ SENTENCE_END = re.compile(r"[.!?][\"'\u201d\u2019)\]]*(?=\s)")
 
 
 class TextFiles:
-    """UTF-8 files as plain documents, random access. The split does not depend on the seed."""
+    """UTF-8 files as plain documents, random access. The split does not depend on the seed. A file that cannot be read
+    is a document of the training split, the last one.
+    """
 
     def __init__(self, config: TextData, *, split: Split = "train", seed: int = 0) -> None:
-        pieces = [piece for path in text_files(config) for piece in cut(read_text(path), characters=config.characters)]
+        pieces: list[str] = []
+        broken: list[BadDocument] = []
+        for path in text_files(config):
+            try:
+                pieces += cut(read_text(path), characters=config.characters)
+            except BadDocument as bad:
+                broken.append(bad)
+        if not pieces and broken:
+            raise broken[0]
         if not pieces:
             raise ValueError(f"data.files {', '.join(config.files)} hold no text; give files with some")
         numbers = [uniform("split", piece) for piece in pieces]
         bound = max(config.holdout, min(numbers)) if config.holdout > 0 else -1.0
         wanted = [(number <= bound) == (split == "test") for number in numbers]
-        self.texts = list(compress(pieces, wanted))
+        self.texts: list[str | BadDocument] = [*compress(pieces, wanted)]
         if not self.texts:
             raise ValueError(
                 f"split {split!r} of data.files {', '.join(config.files)} is empty with data.holdout "
                 f"{config.holdout} of {len(pieces)} documents; give more text or change one of them"
             )
+        self.texts += broken if split == "train" else []
         self.length = len(self.texts)
         self._order = Order(seed, self.length)
 
     def document(self, index: int) -> Document:
-        """Document number `index` of the endless shuffled stream."""
-        return Document((Text(self.texts[self._order.item(index)]),))
+        """Document number `index` of the endless shuffled stream; BadDocument in the place of a file that is broken."""
+        text = self.texts[self._order.item(index)]
+        if isinstance(text, BadDocument):
+            raise text.again()
+        return Document((Text(text),))
 
 
 def cut(text: str, *, characters: int) -> Iterator[str]:

@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 from monoformer.config.data import FolderData, ParquetData, TextData
 from monoformer.data.build import build_source
-from monoformer.data.captions import CaptionTemplate, check_column, texts
+from monoformer.data.captions import CaptionTemplate, check_column, read_class_names, texts
 from monoformer.data.images import FolderPictures, ParquetPictures
 from monoformer.data.pictures import PictureCache, find_size, picture_later, read_picture
 from monoformer.data.skipped import BadDocument
@@ -73,6 +73,18 @@ def test_small_folders_are_their_own_test_and_larger_ones_are_split_for_good(tmp
         (lambda root: (save(root / "a.png"), (root / "metadata.csv").write_text("file,text\na.png,x\n")), "file_name"),
         (lambda root: (save(root / "a.png"), (root / "metadata.jsonl").write_text("{\n")), "line 1 is not JSON"),
         (lambda root: (save(root / "a.png"), (root / "a.txt").write_bytes(b"\xff\xfe\x00")), "not UTF-8"),
+        (
+            lambda root: (save(root / "a.png"), (root / "metadata.jsonl").write_text('{"file_name": "a.png"}\n')),
+            "has no column beside file_name; add the captions as the column text",
+        ),
+        (
+            lambda root: (save(root / "a.png"), (root / "metadata.csv").write_text("file_name,a,b\na.png,x,y\n")),
+            "names the column 'text', but the data has a, b",
+        ),
+        (
+            lambda root: (save(root / "a.png"), (root / "metadata.csv").write_bytes("a,b\nx,y".encode("utf-16"))),
+            "UTF-8",
+        ),
     ],
 )
 def test_unusable_folders_say_what_to_do(tmp_path: Path, make: object, message: str) -> None:
@@ -122,6 +134,78 @@ def test_what_lacks_a_caption_or_a_picture_is_one_bad_document_not_a_bad_folder(
     stream = list(islice(build_source(FolderData(root=str(tmp_path), size=16)), 40))
     assert {document.cause for document in stream if isinstance(document, BadDocument)} == {"no caption", "no picture"}
     assert 5 <= sum(isinstance(document, Document) for document in stream) <= 15, "one in four"
+
+
+def causes(pictures: FolderPictures) -> dict[str, str]:
+    """What is wrong with the captions of a folder, by the name of the picture or row."""
+    found = {}
+    for row, path in enumerate(pictures.files):
+        try:
+            pictures.captions(row)
+        except BadDocument as bad:
+            found[path.name] = bad.cause
+    return found
+
+
+def test_one_broken_caption_costs_its_own_picture(tmp_path: Path) -> None:
+    for number in range(40):
+        save(tmp_path / f"{number:02}.png")
+        (tmp_path / f"{number:02}.txt").write_bytes(b"caf\xe9" if number in (7, 8) else b"a cup")
+    pictures = folder(tmp_path)
+    assert causes(pictures) == {"07.png": "not UTF-8", "08.png": "not UTF-8"}
+    assert {7, 8} <= set(pictures.train_rows), "where they are counted"
+    stream = list(islice(build_source(FolderData(root=str(tmp_path), size=16)), len(pictures.train_rows)))
+    bad = [document for document in stream if isinstance(document, BadDocument)]
+    assert sorted(re.findall(r"\d\d\.txt", " ".join(map(str, bad)))) == ["07.txt", "08.txt"]
+    for number in (7, 8):
+        (tmp_path / f"{number:02}.txt").write_text("a cup")
+    assert folder(tmp_path).test_rows == pictures.test_rows
+
+
+def test_one_broken_row_of_metadata_costs_no_other(tmp_path: Path) -> None:
+    rows: list[dict[str, str]] = [{"file_name": f"{number}.png", "text": f"number {number}"} for number in range(6)]
+    for row in rows:
+        save(tmp_path / row["file_name"])
+    lines = [json.dumps(row).encode() for row in rows]
+    lines[1] = lines[1][:-9]
+    lines[2] = b'{"text": "number 2"}'
+    lines[3] = b'{"file_name": "3.png", "source": "web"}'
+    lines[4] = b'{"file_name": "4.png", "text": "caf\xe9"}'
+    (tmp_path / "metadata.jsonl").write_bytes(b"\n".join(lines))
+    assert causes(folder(tmp_path)) == {
+        **dict.fromkeys(("1.png", "2.png", "3.png", "4.png"), "no caption"),
+        **{"metadata.jsonl line 2": "broken JSON", "metadata.jsonl line 3": "no file_name"},
+        "metadata.jsonl line 5": "broken JSON",
+    }
+    cells = b'file_name,text\n0.png,zero\n1.png,caf\xe9\n,two\n3.png\n4.png,"' + b"4" * 140_000 + b'"\n5.png,five\n'
+    (tmp_path / "metadata.jsonl").unlink()
+    (tmp_path / "metadata.csv").write_bytes(cells)
+    pictures = folder(tmp_path)
+    assert causes(pictures) == {
+        **dict.fromkeys(("1.png", "2.png", "3.png", "4.png"), "no caption"),
+        **{"metadata.csv line 3": "not UTF-8", "metadata.csv line 4": "no file_name"},
+        "metadata.csv line 6": "broken CSV",
+    }
+    assert [pictures.captions(row) for row in (0, 5)] == [("zero",), ("five",)]
+
+
+def test_other_lines_ends_of_unicode_end_no_row(tmp_path: Path) -> None:
+    said = "one\u2028two\x85three\x0bfour\x0cfive"
+    for name in ("a.png", "b.png", "c/c.png"):
+        save(tmp_path / name)
+    (tmp_path / "metadata.csv").write_bytes(f'file_name,text\r\na.png,"{said}"\r\n'.encode())
+    (tmp_path / "c" / "metadata.jsonl").write_bytes(
+        (json.dumps({"file_name": "../b.png", "text": "b"}) + "\r\n").encode()
+        + json.dumps(
+            {"file_name": "c.png", "text": said.replace("\x0b", "").replace("\x0c", "")}, ensure_ascii=False
+        ).encode()
+    )
+    pictures = folder(tmp_path)
+    assert [path.name for path in pictures.files] == ["a.png", "b.png", "c.png", "b.png"]
+    assert pictures.captions(0) == (said,)
+    assert pictures.captions(2) == (said.replace("\x0b", "").replace("\x0c", ""),)
+    (tmp_path / "names.txt").write_bytes("c sea\x85shore, beach\r\nd dune\r\n".encode())
+    assert read_class_names(tmp_path / "names.txt") == {"c": "sea\x85shore", "d": "dune"}
 
 
 def test_pictures_are_upright_on_white_cropped_and_smooth(tmp_path: Path) -> None:
@@ -209,6 +293,27 @@ def test_text_is_cut_at_paragraphs_then_sentences_then_words() -> None:
     assert "".join("".join(pieces).split()) == "".join(text.split())
     assert list(cut(" \n\n \n", characters=3)) == []
     assert list(cut("One. Two\n\nTwo", characters=8)) == ["One. Two", "Two"], "a paragraph may fill a document"
+
+
+def test_a_text_that_is_no_utf8_is_one_bad_document(tmp_path: Path) -> None:
+    for number in range(10):
+        (tmp_path / f"{number}.txt").write_bytes(b"caf\xe9" if number == 3 else f"Book {number}.".encode())
+    config = TextData(files=(str(tmp_path),), holdout=0.2)
+    stream = list(islice(build_source(config), 30))
+    bad = [document for document in stream if isinstance(document, BadDocument)]
+    assert {document.cause for document in bad} == {"not UTF-8"}
+    assert all("3.txt" in str(document) for document in bad)
+    train, test = (TextFiles(config, split=split) for split in ("train", "test"))
+    assert len(train.texts) + len(test.texts) == 10
+    assert len(bad) >= 30 // train.length, "once an epoch"
+    (tmp_path / "3.txt").write_text(" ")
+    assert TextFiles(config, split="test").texts == test.texts
+    (tmp_path / "3.txt").write_bytes(b"caf\xe9")
+    for split, holdout in (("train", 0.0), ("test", 0.5)):
+        with pytest.raises(ValueError, match=r"3\.txt is not UTF-8"):
+            TextFiles(TextData(files=(str(tmp_path / "3.txt"),), holdout=holdout), split=split)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="split 'train'"):
+        TextFiles(TextData(files=(str(tmp_path / "3.txt"), str(tmp_path / "4.txt"))))
 
 
 def test_equal_documents_are_in_the_same_split(tmp_path: Path) -> None:
