@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from monoformer.config.spelling import hint
+from monoformer.data.folders import files_in
 from monoformer.data.shards import parse_json
 from monoformer.data.skipped import BadDocument
 
 Captions: TypeAlias = tuple[str, ...] | BadDocument
 """All captions of a picture, none among them; or what is wrong with what should have told them."""
+METADATA = ("metadata.csv", "metadata.jsonl")
+"""Files that list a folder's pictures; where both do, the second counts."""
 
 
 class CaptionTemplate:
@@ -82,9 +85,10 @@ def folder_captions(
     metadata that names no picture. ValueError where no picture has a caption.
     """
     listed: dict[Path, Captions] = {}
-    for name in ("metadata.csv", "metadata.jsonl"):
-        for metadata in sorted(root.rglob(name)):
-            listed |= _metadata(metadata)
+    files = files_in(root)
+    for name in METADATA:
+        for metadata in files:
+            listed |= _metadata(metadata) if metadata.name == name else {}
     found = {picture: listed.get(picture) or _beside(picture, root, class_names) for picture in pictures}
     wrong = next((captions for captions in found.values() if isinstance(captions, BadDocument)), None)
     if not any(captions for captions in found.values() if not isinstance(captions, BadDocument)):

@@ -5,6 +5,7 @@ A document's pictures are read when they are needed (`Document.read`). Knows not
 either side of an edit. The split does not depend on the seed.
 """
 
+from collections import Counter
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,16 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from monoformer.config.data import FolderData, ParquetData, check_named
-from monoformer.data.captions import CaptionTemplate, check_column, folder_captions, read_class_names, texts
+from monoformer.data.captions import (
+    METADATA,
+    CaptionTemplate,
+    check_column,
+    folder_captions,
+    read_class_names,
+    texts,
+)
 from monoformer.data.edits import edit_pairs, held_out
+from monoformer.data.folders import files_in
 from monoformer.data.pictures import Content, PictureCache
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Order, Split, choose
@@ -23,7 +32,7 @@ from monoformer.randomness import uniform
 if TYPE_CHECKING:
     import datasets
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".ppm", ".gif", ".tif", ".tiff")
 TEST_SHARE = 0.05
 """Share of a folder's pictures kept for `split = test`."""
 FEWEST_TO_SPLIT = 20
@@ -237,13 +246,23 @@ def picture_files(root: Path) -> list[Path]:
     """All pictures in a folder and in those inside it, by path; ValueError where there are none."""
     try:
         next(root.iterdir(), None)
-        found = sorted(root.rglob("*"), key=lambda path: path.relative_to(root).as_posix())
-        files = [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file() and path.name[0] != "."]
+        found = sorted(files_in(root), key=lambda path: path.relative_to(root).as_posix())
+        files = [path for path in found if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
     except OSError as error:
         raise ValueError(f"data.root {str(root)!r} cannot be read ({error.strerror}); check its permissions") from error
     if not files:
         raise ValueError(f"data.root {str(root)!r} holds no pictures ({', '.join(SUFFIXES)}); give a folder with some")
     return files
+
+
+def no_pictures(root: Path) -> Counter[str]:
+    """How many files of a folder of pictures are taken for none, nor for captions, by the ends of their names."""
+    files = [path for path in files_in(root) if path.name[0] != "." and path.name not in METADATA]
+    own = {path.with_suffix("") for path in files if path.suffix.lower() in SUFFIXES}
+    captions = {path for path in files if path.suffix == ".txt" and path.with_suffix("") in own}
+    return Counter(
+        path.suffix or path.name for path in files if path.suffix.lower() not in SUFFIXES and path not in captions
+    )
 
 
 def _within(path: Path, root: Path) -> str:

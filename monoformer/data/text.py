@@ -12,6 +12,7 @@ from pathlib import Path
 from monoformer.config.data import TextData, check_named
 from monoformer.config.spelling import nearest
 from monoformer.data.captions import read_text
+from monoformer.data.folders import files_in
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Order, Split
 from monoformer.document import Document, Text
@@ -96,7 +97,7 @@ def text_files(config: TextData) -> list[Path]:
     for name in config.files:
         path = Path(name)
         if path.is_dir():
-            found = sorted(child for child in path.rglob("*.txt") if child.is_file() and child.name[0] != ".")
+            found = [child for child in files_in(path) if child.suffix == ".txt" and child.name[0] != "."]
             if not found:
                 raise ValueError(f"data.files names the folder {name!r}, which holds no .txt file; give another")
             files += found

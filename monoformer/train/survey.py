@@ -8,14 +8,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from statistics import quantiles
 
 import torch
 
 from monoformer.batch import IGNORED, Layout
-from monoformer.config.data import MixtureData
+from monoformer.config.data import FolderData, MixtureData, single_sources
 from monoformer.config.run import RunConfig
 from monoformer.data.build import build_parts
+from monoformer.data.images import no_pictures
 from monoformer.data.skipped import BadDocument, Tally
 from monoformer.data.source import Indexed, Source, choose
 from monoformer.document import Document, Text
@@ -40,10 +42,15 @@ class Survey:
     """Those that can be used."""
     layouts: list[Layout]
     tally: Tally
+    left: Counter[str]
+    """Files of a folder of pictures that are taken for none, by the ends of their names."""
 
     def figures(self) -> Iterator[tuple[str, str]]:
         """What there is to say, as names and values."""
         yield "items", str(self.length) if self.length else "without end or not known"
+        if self.left:
+            ends = ", ".join(f"{end}: {count}" for end, count in self.left.most_common(8))
+            yield "files that are no pictures", f"{self.left.total()} ({ends})"
         yield "documents read", f"{self.tally.read(self.name)}, of which {len(self.documents)} can be used"
         for _, cause, count, examples in self.tally.entries():
             yield f"skipped: {cause}", f"{count} ({'; '.join(examples)})"
@@ -106,7 +113,12 @@ def check_data(config: RunConfig, *, count: int) -> tuple[list[Survey], Packing,
     check_sizes(config)
     sources = build_parts(config.data, seed=config.seed)
     sequencer = build_sequencer(config.model, tokenizer or train_tokenizer(config), config.sequence)
-    surveys = [survey(source, sequencer, config, count=count) for source in sources]
+    surveys = [
+        survey(source, sequencer, config, count=count, left=no_pictures(Path(one.root)))
+        if isinstance(one, FolderData)
+        else survey(source, sequencer, config, count=count)
+        for source, one in zip(sources, single_sources(config.data), strict=True)
+    ]
     lengths = mixed_lengths(surveys, config)
     if not lengths:
         found = [f"{cause} ({examples[0]})" for one in surveys for _, cause, _, examples in one.tally.entries()]
@@ -120,7 +132,9 @@ def check_data(config: RunConfig, *, count: int) -> tuple[list[Survey], Packing,
     return surveys, now, then
 
 
-def survey(source: Source, sequencer: Sequencer, config: RunConfig, *, count: int) -> Survey:
+def survey(
+    source: Source, sequencer: Sequencer, config: RunConfig, *, count: int, left: Counter[str] | None = None
+) -> Survey:
     """Read the first documents of a source and lay them out."""
     found = list(enumerate(islice(source, count)))
     bad = {number: document for number, document in found if isinstance(document, BadDocument)}
@@ -132,9 +146,8 @@ def survey(source: Source, sequencer: Sequencer, config: RunConfig, *, count: in
         tally.add(name, number, bad.get(number))
     documents = [document for number, document in good if number not in refused]
     length = source.length if isinstance(source, Indexed) else 0
-    return Survey(
-        name=name, length=length, documents=documents, layouts=[sequencer.lay_out(plan) for plan in plans], tally=tally
-    )
+    layouts = [sequencer.lay_out(plan) for plan in plans]
+    return Survey(name=name, length=length, documents=documents, layouts=layouts, tally=tally, left=left or Counter())
 
 
 def mixed_lengths(surveys: Sequence[Survey], config: RunConfig) -> list[int]:

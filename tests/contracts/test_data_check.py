@@ -96,6 +96,7 @@ def test_the_check_ends_with_what_is_wrong(tmp_path: Path, capsys: pytest.Captur
         save(tmp_path / "cats" / f"{number}.png")
         if number % 3 == 0:
             (tmp_path / "cats" / f"{number}.png").write_bytes(b"torn")
+    (tmp_path / "cats" / "raw.heic").write_bytes(b"heic")
     command = [
         "data",
         "check",
@@ -111,7 +112,9 @@ def test_the_check_ends_with_what_is_wrong(tmp_path: Path, capsys: pytest.Captur
         main(command)
     said = capsys.readouterr()
     assert stop.value.code == 2
-    assert "skipped: broken picture" in " ".join(said.out.replace("│", " ").split())
+    table = " ".join(said.out.replace("│", " ").split())
+    assert "skipped: broken picture" in table
+    assert "files that are no pictures 1 (.heic: 1)" in table
     assert re.search(r"error: \d+ of 90 documents of the source .* cannot be used.*--train\.skip-limit", said.err)
     main([*command, "--train.skip-limit", "0.5"])
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image as PILImage
+from PIL import features
 
 from monoformer.config.data import FolderData, ParquetData, TextData
 from monoformer.data.build import build_source
 from monoformer.data.captions import CaptionTemplate, check_column, read_class_names, texts
-from monoformer.data.images import FolderPictures, ParquetPictures
+from monoformer.data.images import SUFFIXES, FolderPictures, ParquetPictures, no_pictures, picture_files
 from monoformer.data.pictures import PictureCache, find_size, picture_later, read_picture
 from monoformer.data.skipped import BadDocument
 from monoformer.data.text import TextFiles, cut
@@ -45,6 +46,41 @@ def test_captions_come_from_metadata_then_text_files_then_class_folders(tmp_path
         "one.jpg": ("uno", "one"),
     }
     assert pictures.prompt([path.name for path in pictures.files].index("beside.png")) == "Draw a {curly} caption!"
+
+
+def test_links_to_folders_are_followed_once_and_never_in_circles(tmp_path: Path) -> None:
+    for name in ("data/b/b.png", "data/b/B.png", "data/a.png", "data/B-c/1.png", "pool/fox/x/1.png", "far/2.png"):
+        save(tmp_path / name)
+    plain = [path.relative_to(tmp_path / "data").as_posix() for path in picture_files(tmp_path / "data")]
+    assert plain == sorted(plain) == ["B-c/1.png", "a.png", "b/B.png", "b/b.png"]
+    (tmp_path / "data" / "owl").symlink_to(tmp_path / "far")
+    (tmp_path / "data" / "fox").symlink_to(Path("..") / "pool" / "fox")
+    (tmp_path / "data" / "aaa").symlink_to("b")  # lies there already
+    (tmp_path / "pool" / "fox" / "again").symlink_to(tmp_path / "pool")
+    (tmp_path / "far" / "up").symlink_to("..")
+    (tmp_path / "data" / "gone").symlink_to("nowhere")
+    (tmp_path / "data" / "self.png").symlink_to("self.png")
+    (tmp_path / "far" / "metadata.csv").write_text("file_name,text\n2.png,an owl\n")
+    pictures = folder(tmp_path / "data")
+    names = [path.relative_to(tmp_path / "data").as_posix() for path in pictures.files]
+    assert names == sorted([*plain, "fox/x/1.png", "owl/2.png"])
+    assert [pictures.caption(names.index(name)) for name in ("fox/x/1.png", "owl/2.png")] == ["x", "an owl"]
+    (tmp_path / "far" / "book.txt").write_text("Once.")
+    assert TextFiles(TextData(files=(str(tmp_path / "data"),), holdout=0.0)).texts == ["Once."]
+
+
+def test_pictures_of_less_common_kinds_are_read_and_other_files_are_counted(tmp_path: Path) -> None:
+    picture = PILImage.new("RGB", (20, 30), "red")
+    (tmp_path / "metadata.csv").write_text("file_name,text\npicture.png,red\n")
+    for end in SUFFIXES:
+        if end != ".avif" or features.check("avif"):
+            picture.save(tmp_path / f"picture{end}")
+    pictures = folder(tmp_path)
+    assert {".jfif", ".ppm"} < {path.suffix for path in pictures.files}
+    assert all(pictures.picture(row).shape == (3, 16, 16) for row in range(len(pictures.files)))
+    for name in ("picture.txt", "notes.txt", "a.heic", "b.heic", ".hidden", "README"):
+        (tmp_path / name).write_text("words")
+    assert no_pictures(tmp_path) == {".heic": 2, ".txt": 1, "README": 1}
 
 
 def test_small_folders_are_their_own_test_and_larger_ones_are_split_for_good(tmp_path: Path) -> None:
