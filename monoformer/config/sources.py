@@ -16,8 +16,8 @@ Sizes: TypeAlias = tuple[tuple[int, int], ...]
 class ChatData:
     """Conversations: OpenAI `messages`, ShareGPT `conversations`, UltraChat `data`, LLaVA's with pictures, and pairs.
 
-    Pairs are instruction (and input) with response or output, question with answer, prompt with completion. Pictures of
-    the user are read, those of the assistant are drawn.
+    Pairs are instruction (and input) with response or output, question with answer, prompt with completion, after the
+    pairs of their history. A row may have a system text. Pictures of the user are read, those of the assistant drawn.
     """
 
     files: tuple[str, ...] = ()

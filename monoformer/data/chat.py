@@ -18,7 +18,7 @@ from monoformer.data.source import Order, Split
 from monoformer.document import Document, Image, Role, Segment, Text
 
 ROLES: dict[str, Role] = {
-    "system": "system", "user": "user", "human": "user",
+    "system": "system", "developer": "system", "user": "user", "human": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
 }  # fmt: skip
 """What the forms call those who speak."""
@@ -77,28 +77,54 @@ def read_chat(row: Mapping[str, Any], config: ChatData | StreamData, *, name: st
 
 def read_turns(row: Mapping[str, Any], name: str) -> list[Turn]:
     """The turns of a row in any of the forms; BadDocument where it is none of them."""
-    if isinstance(row.get("messages"), list):
-        said = [(entry.get("role"), entry.get("content")) for entry in _objects(row["messages"], name)]
-    elif isinstance(row.get("conversations"), list):
-        said = [(entry.get("from"), entry.get("value")) for entry in _objects(row["conversations"], name)]
-    elif isinstance(row.get("data"), list):
-        said = [("assistant" if at % 2 else "user", text) for at, text in enumerate(row["data"])]
-    else:
-        for question, answer in PAIRS:
-            if isinstance(row.get(question), str) and isinstance(row.get(answer), str):
-                more = row.get("input")
-                asked = f"{row[question]}\n{more}" if isinstance(more, str) and more else row[question]
-                return [Turn("user", _parts(asked, name)), Turn("assistant", _parts(row[answer], name))]
-        keys = ", ".join(map(str, row))
-        raise BadDocument(f"{name} is no conversation: it has the fields {keys}", cause="no conversation")
     turns: list[Turn] = []
-    for who, content in said:
-        role, parts = read_role(who, name), _parts(content, name)
+    for who, content in _said(row, name):
+        role = read_role(who, name)
+        parts = [] if role == "system" and content is None else _parts(content, name)
+        if role == "system" and not parts:  # many a form has the field and leaves it empty
+            continue
         if turns and turns[-1].role == role:  # two messages in turn of the same one
             turns[-1].parts.extend([*(["\n"] if parts and isinstance(parts[0], str) else []), *parts])
         else:
             turns.append(Turn(role, parts))
+    system = _parts(row["system"], name) if isinstance(row.get("system"), str) else []
+    if system and not (turns and turns[0].role == "system"):
+        turns.insert(0, Turn("system", system))
     return _placed(turns, row, name)
+
+
+def _said(row: Mapping[str, Any], name: str) -> list[tuple[Any, Any]]:
+    """Who says what in a row, as it stands there."""
+    for form in ("messages", "conversations"):
+        if isinstance(row.get(form), list):
+            return [
+                (_either(entry, "role", "from"), _either(entry, "content", "value"))
+                for entry in _objects(row[form], name)
+            ]
+    if isinstance(row.get("data"), list):
+        return [("assistant" if at % 2 else "user", text) for at, text in enumerate(row["data"])]
+    for question, answer in PAIRS:
+        if isinstance(row.get(question), str) and isinstance(row.get(answer), str):
+            more = row.get("input")
+            asked = f"{row[question]}\n{more}" if isinstance(more, str) and more else row[question]
+            pairs = [*_history(row, name), (asked, row[answer])]
+            return [(who, text) for pair in pairs for who, text in zip(("user", "assistant"), pair, strict=True)]
+    keys = ", ".join(map(str, row))
+    raise BadDocument(f"{name} is no conversation: it has the fields {keys}", cause="no conversation")
+
+
+def _history(row: Mapping[str, Any], name: str) -> list[tuple[Any, Any]]:
+    """The questions and answers before the last ones."""
+    history = row.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        say = f"{name} has a history that is no list of questions with their answers, but {history!r:.80}"
+        raise BadDocument(say, cause="wrong type")
+    return [(question, answer) for question, answer in history]
+
+
+def _either(entry: Mapping[str, Any], name: str, other: str) -> Any:
+    """What an object has under one of two names; a table fills up with None the one that is missing."""
+    return entry.get(other) if entry.get(name) is None else entry[name]
 
 
 def read_role(who: Any, name: str) -> Role:
