@@ -41,6 +41,10 @@ class CaptionTemplate:
             raise ValueError(f"data.caption holds no column, but is {template!r}; name one, such as '{{caption}}'")
         self._parts = [(optional or plain, not plain) for optional, plain in parts]
         self.columns = tuple(dict.fromkeys(column for found in columns for column in found))
+        self.needed = tuple(
+            dict.fromkeys(column for (_, plain), found in zip(parts, columns, strict=True) if plain for column in found)
+        )
+        """Those outside of [ ], without which there is no caption."""
 
     def fill(self, values: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         """All captions of a row. Values are lists (see `texts`); caption k takes entry k of every list, in turn."""

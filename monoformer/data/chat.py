@@ -5,7 +5,7 @@ the assistant's are targets.
 """
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,8 @@ ROLES: dict[str, Role] = {
 PAIRS = (("instruction", "response"), ("instruction", "output"), ("question", "answer"), ("prompt", "completion"),
          ("prompt", "response"))  # fmt: skip
 """Names of a question and its answer in rows that hold one pair."""
+LISTS = ("messages", "conversations", "data")
+"""Names of the list of messages in the other rows."""
 PLACE = "<image>"
 """Where a picture goes in LLaVA's text."""
 
@@ -125,6 +127,16 @@ def _history(row: Mapping[str, Any], name: str) -> list[tuple[Any, Any]]:
 def _either(entry: Mapping[str, Any], name: str, other: str) -> Any:
     """What an object has under one of two names; a table fills up with None the one that is missing."""
     return entry.get(other) if entry.get(name) is None else entry[name]
+
+
+def check_form(columns: Collection[str]) -> None:
+    """ValueError where rows of these columns are conversations in none of the forms."""
+    if not any({*pair} <= {*columns} for pair in PAIRS) and not {*LISTS} & {*columns}:
+        pairs = "; ".join(" and ".join(pair) for pair in PAIRS)
+        raise ValueError(
+            f"data.chat needs the column {', '.join(LISTS)}, or two such as {pairs}, but the data has "
+            f"{', '.join(columns)}; rename one, or leave data.chat out"
+        )
 
 
 def read_role(who: Any, name: str) -> Role:

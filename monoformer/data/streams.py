@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from monoformer.config.sources import StreamData
 from monoformer.data.ahead import in_order
-from monoformer.data.captions import CaptionTemplate, texts
-from monoformer.data.chat import find_named, read_chat
+from monoformer.data.captions import CaptionTemplate, check_column, texts
+from monoformer.data.chat import check_form, find_named, read_chat
 from monoformer.data.images import class_name, class_names, one_of
 from monoformer.data.pictures import mirror
 from monoformer.data.shards import parse_line, parse_members, read_tars
@@ -56,6 +56,8 @@ class Stream:
         self._shards = max(self._data.num_shards, 1)
         features = self._data.features or {}
         kind = Path(config.files[0]).suffix if config.files else ""
+        if features and kind not in PARSERS:
+            _check_columns(config, self._template.columns, features)
         self._parse: Callable[..., Mapping[str, Any]] = PARSERS.get(kind, lambda row, name: row)
         self._classes = {column: names for column, feature in features.items() if (names := class_names(feature))}
         self._state: dict[str, Any] = dict(START)
@@ -153,6 +155,7 @@ class Stream:
         folder = Path(config.files[0]).parent if config.files else Path()
         if config.chat:
             return read_chat(row, config, name=name, folder=folder)
+        _check_keys(config, self._template.needed, row, name=name)
         row = {**row, **{column: class_name(names, row.get(column)) for column, names in self._classes.items()}}
         found = {column: texts(_field(row, column)) for column in self._template.columns}
         captions = [caption for caption in self._template.fill(found) if caption]
@@ -200,6 +203,38 @@ def open_stream(config: StreamData) -> "datasets.IterableDataset":
         if isinstance(feature, datasets.Image):
             data = data.cast_column(column, datasets.Image(decode=False))
     return data
+
+
+def _check_columns(config: StreamData, columns: Sequence[str], features: Mapping[str, Any]) -> None:
+    """ValueError where a setting names a column that the data does not have."""
+    if config.chat:
+        check_form(features)
+        return
+    for column in columns:
+        outer, _, inner = column.partition(".")
+        found = None if column in features else features.get(outer)
+        if isinstance(found, Mapping):
+            check_column(inner, columns=list(found), setting=f"data.caption: {{{column}}}")
+        elif column not in features:
+            check_column(column, columns=list(features), setting="data.caption")
+    pictures = config.image_column.split(";")
+    if config.image_column and not any(column in features for column in pictures):
+        check_column(pictures[0], columns=list(features), setting="data.image_column")
+
+
+def _check_keys(config: StreamData, columns: Sequence[str], row: Mapping[str, Any], *, name: str) -> None:
+    """BadDocument where a row lacks a column that it needs; an empty one is there."""
+    keys = [*row, *(f"{key}.{inner}" for key, found in row.items() if isinstance(found, Mapping) for inner in found)]
+    empty = [key for key, found in row.items() if found is None]
+    pictures = config.image_column.split(";")
+    try:
+        for column in columns:
+            if column.partition(".")[0] not in empty:
+                check_column(column, columns=keys, setting="data.caption")
+        if config.image_column and not any(column in row for column in pictures):
+            check_column(pictures[0], columns=keys, setting="data.image_column")
+    except ValueError as error:
+        raise BadDocument(f"{name}: {error}", cause="no such column") from error
 
 
 def _read(rows: Iterator[dict[str, Any]], count: int) -> tuple[list[dict[str, Any]], Exception | None]:

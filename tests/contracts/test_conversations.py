@@ -2,12 +2,15 @@
 
 import base64
 import json
+import re
 import tarfile
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image as PILImage
@@ -278,6 +281,63 @@ def test_pictures_of_a_stream_are_mirrored_and_asked_for_in_several_ways(tmp_pat
     for useless in ({"chat": True, "flip": True}, {"image_column": "", "prompts": prompts}):
         with pytest.raises(ValueError, match="leave them out"):
             StreamData(**useless)  # type: ignore[arg-type]
+
+
+WRONG = [
+    (
+        {"caption": "{name}[, {tonne} tone]"},
+        r"data\.caption names the column 'tonne', .* has .*; did you mean 'tone'\?",
+    ),
+    ({"caption": "{caption}"}, r"data\.caption names the column 'caption', but the data has image, name"),
+    ({"caption": "{more.colour}"}, r"names the column 'colour', but the data has color; did you mean 'color'\?"),
+    ({"caption": "{name.en}"}, r"data\.caption names the column 'name\.en'"),
+    ({"image_column": "imag;jpg"}, r"data\.image_column names the column 'imag', .*did you mean 'image'\?"),
+    ({"chat": True}, r"data\.chat needs the column messages, .*but the data has image, name"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG, ids=range(len(WRONG)))
+def test_a_column_that_a_stream_does_not_have_is_refused(options: Any, message: str, tmp_path: Path) -> None:
+    cell = {"bytes": saved(tmp_path / "a.png").read_bytes(), "path": "a.png"}
+    row = {"image": cell, "name": "fox", "tone": None, "more": {"color": "red"}, "messages ": [U, A]}
+    pq.write_table(pa.Table.from_pylist([row] * 4), tmp_path / "rows.parquet")
+    config = StreamData(files=(str(tmp_path / "rows.parquet"),), caption="{name}[, {tone} tone]", size=8, holdout=0.0)
+    whole = replace(config, image_column="jpg;image", caption="{name}[, {more.color}][, {tone}]", describe=0.0)
+    assert words(next(usable(build_source(whole), 1)))[0] == ("user", "fox, red")
+    with pytest.raises(ValueError, match=message):
+        build_source(replace(config, **options))
+
+
+def test_a_row_without_a_needed_column_says_which_there_are(tmp_path: Path) -> None:
+    rows = [
+        {"name": "fox", "tone": "dark", "more": None},
+        {"name": "owl"},
+        {"name": ""},
+        {"nome": "cat", "tone": "dark"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    config = StreamData(files=(str(tmp_path / "rows.jsonl"),), image_column="", caption="{name}[, {tone}]", holdout=0.0)
+
+    def told(config: StreamData) -> tuple[list[str], list[tuple[str, str]]]:
+        found = list(islice(build_source(config), 4))
+        bad = [(document.cause, str(document)) for document in found if isinstance(document, BadDocument)]
+        return sorted(words(one)[0][1] for one in found if isinstance(one, Document)), sorted(bad)
+
+    good, ((cause, _), (missing, said)) = told(config)
+    assert good == ["fox, dark", "owl"], "what is in [ ] may be left out"
+    assert (cause, missing) == ("no caption", "no such column")
+    assert re.search(r"row 3 of .*'name', but the data has nome, tone; did you mean 'nome'\?", said)
+    good, bad = told(replace(config, caption="{name}{more.kind}"))
+    assert good == ["fox"], "an object that is null is an empty one"
+    assert [cause for cause, _ in bad] == ["no such column"] * 3
+    assert told(replace(config, image_column="jpg;png"))[1][0][0] == "no such column"
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        (tmp_path / "words").write_text("a fox")
+        tar.add(saved(tmp_path / "a.png"), arcname="1.png")
+        tar.add(tmp_path / "words", arcname="1.txt")
+    tars = StreamData(files=(str(tmp_path / "0.tar"),), image_column="png", caption="{text}", size=8, holdout=0.0)
+    assert re.search(r"has __key__, png, txt; did you mean 'txt'\?", told(tars)[1][0][1])
+    assert told(replace(tars, caption="{txt}"))[1] == []
 
 
 def test_data_sets_that_cannot_be_opened_say_so(tmp_path: Path) -> None:
