@@ -1,6 +1,7 @@
 """A picture book: words and pictures in one document, the model decides itself when to draw.
 
-python examples/interleaved_story.py models/monoformer-mini "a small blue ring" "make the ring red" --out story.png
+python examples/interleaved_story.py models/monoformer-mini "a small blue ring on a white background" \\
+    "make the ring red" --out story.png
 
 Each line is the reader's turn; the model answers in words, pictures or both, and sees all that came before.
 """

@@ -18,6 +18,8 @@ from monoformer.config.data import ScenesData
 from monoformer.config.run import RunConfig, from_json, save_config
 from monoformer.data.scenes import Scenes
 from monoformer.data.scenes.questions import answer
+from monoformer.document import Document, Text
+from monoformer.pipeline import Pipeline
 from monoformer.presets import PRESETS
 from monoformer.pretrained.folders import read_folder_config
 from tests.pages import PAGES, ROOT, blocks, commands, inline_commands, lines, read
@@ -135,6 +137,17 @@ def test_questions_to_the_released_model_are_of_the_forms_it_was_trained_on(page
     scenes = [Scenes(ScenesData(size=64, objects=(2, 3))).drawing(number).scene for number in range(100)]
     for question in re.findall(r'"((?:what|where|how many|is) [a-z ]+\?)\\?"', read(page)):
         assert any(answer(question, scene) for scene in scenes), question
+
+
+def test_what_the_pages_say_to_the_released_model_makes_it_draw_by_itself() -> None:
+    said = re.findall(r'Text\("([^"]+)", "user"\)', read("docs/generate.md"))
+    said += re.findall(r'"role": "user", "content": "([^"]+)"', read("docs/serve.md"))
+    said += re.findall(r'monoformer-mini "([^"]+)"', read("examples/interleaved_story.py"))
+    assert len(said) > 3
+    pipeline = Pipeline.from_pretrained(ROOT / "models" / "monoformer-mini", device="cpu")
+    turns = [Document((Text(words, "user"),)) for words in said]
+    for document, words in zip(pipeline.generate(turns, want="any", steps=1, max_tokens=40), said, strict=True):
+        assert document.images, words
 
 
 @pytest.mark.parametrize(("english", "chinese"), TRANSLATED)
