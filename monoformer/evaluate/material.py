@@ -4,6 +4,7 @@ Knows data, nothing of scores. Invariant: nothing that the run may have trained 
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from random import Random
 
@@ -26,6 +27,7 @@ from monoformer.data.cache import read_record
 from monoformer.data.captions import read_text
 from monoformer.data.images import FolderPictures, ParquetPictures
 from monoformer.data.scenes import Scenes, draw
+from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Split
 from monoformer.data.text import TextFiles, text_files
 from monoformer.document import Document, Text
@@ -87,14 +89,23 @@ def captioned(config: CaptionScores, data: DataConfig | None) -> list[Captioned]
                 shown = [scenes.describing(i) for i in range(config.count)]
                 return [(draw(example.scene, size), (example.caption,)) for example in shown]
             case ParquetData():
-                parquet = ParquetPictures(source, split=split)
-                return [(parquet.picture(row), parquet.captions(row)) for row in some(parquet.rows, config)]
+                return read_all(ParquetPictures(source, split=split), config)
             case FolderData():
-                folder = FolderPictures(source, split=split)
-                return [(folder.picture(row), folder.captions(row)) for row in some(folder.rows, config)]
+                return read_all(FolderPictures(source, split=split), config)
             case _:
                 continue
     raise ValueError(f"{config.name}: there are no pictures with captions; name files, --captions.data.files FILE")
+
+
+def read_all(pictures: ParquetPictures | FolderPictures, config: CaptionScores) -> list[Captioned]:
+    """Some of the pictures; those that cannot be used, which training skips too, are left out."""
+    found: list[Captioned] = []
+    for row in some(pictures.rows, config):
+        with suppress(BadDocument):
+            found.append((pictures.picture(row), pictures.captions(row)))
+    if not found:
+        raise ValueError(f"{config.name}: none of the pictures can be used; monoformer data check says why")
+    return found
 
 
 def own_sources(config: CaptionScores, data: DataConfig | None) -> tuple[SourceConfig, ...]:

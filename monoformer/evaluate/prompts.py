@@ -37,7 +37,7 @@ def held_out_drawings(data: DataConfig, *, count: int, seed: int, name: str) -> 
 
 def read_prompts(text: str, *, count: int) -> list[Document]:
     """`count` prompts, the lines of a text in turn."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines:
         raise ValueError("the file of prompts is empty; write one a line")
     return [Document((Text(lines[i % len(lines)], "user"),)) for i in range(count)]

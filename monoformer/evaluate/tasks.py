@@ -149,7 +149,9 @@ def read_items(name: str, path: Path) -> list[Item]:
     if name == "hellaswag":
         return list(read_hellaswag(path))
     items = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
             items.append(read_item(name, json.loads(line)))
         except (json.JSONDecodeError, KeyError, TypeError) as error:

@@ -195,6 +195,15 @@ def test_the_pictures_are_those_of_the_source_that_is_named_held_out_or_seen(tmp
     assert figures == ["drawing_found_among_2", "seen_drawing_found_among_2"]
 
 
+def test_pictures_that_cannot_be_used_are_not_shown(tmp_path: Path) -> None:
+    for number in range(4):
+        tiny.image(Random(number), size=(16, 16)).to_pil().save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_bytes(f"caf\u00e9 {number}".encode("latin-1" if number == 1 else "utf-8"))
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:40])
+    shown = captioned(CaptionScores(count=4, among=2, seen=True), FolderData(root=str(tmp_path), size=16))
+    assert {captions for _, captions in shown} == {("caf\u00e9 0",), ("caf\u00e9 3",)}
+
+
 def test_drawings_stand_beside_the_true_pictures() -> None:
     def plain(level: int) -> torch.Tensor:
         return torch.full((3, 16, 16), level, dtype=torch.uint8)
