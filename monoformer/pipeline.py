@@ -5,8 +5,8 @@
 
 Lists in, lists out: every method takes one item or a list and returns a list; item i has seed `seed + i` unless a list
 of seeds is given. A picture is one of PIL's, the path of a file, or an array (height, width, 3) of uint8. What an item
-makes does not depend on the others (up to the last bits of matrix products). Several threads may use one pipeline:
-their calls wait for one another. Ctrl-C ends a call and leaves nothing of it behind.
+makes does not depend on the others (up to the last bits of matrix products). Several threads may use one pipeline,
+and calls may be made while a stream is open: they take turns. Ctrl-C ends a call and leaves nothing of it behind.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +39,6 @@ from monoformer.generate.deferred import Deferred
 from monoformer.generate.editing import Edit, marks
 from monoformer.generate.engine import Engine
 from monoformer.generate.session import Event, Request, Wanted
-from monoformer.generate.streaming import stream
 from monoformer.hub import upload
 from monoformer.model.decoding import check_compiles
 from monoformer.model.packed import can_pack, pack
@@ -126,9 +125,10 @@ class Pipeline:
         )  # fmt: skip
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Other weights of the same network; what the cache knows by the old ones is forgotten."""
-        self.pretrained.model.load_state_dict(weights)
-        self.engine.reset()
+        """Other weights of the same network; what the cache knows by the old ones is forgotten, and streams end."""
+        with self.engine.turn:
+            self.pretrained.model.load_state_dict(weights)
+            self.engine.reset()
 
     def generate(
         self,
@@ -252,7 +252,7 @@ class Pipeline:
         (own,) = read_settings(settings, self.pretrained.generate, count=1)
         if document.images:
             self.prepare_pictures()
-        return stream(self.engine, Request(document=document, want="any", settings=own, previews=previews))
+        return self.engine.listen([Request(document=document, want="any", settings=own, previews=previews)])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model folder."""

@@ -4,21 +4,23 @@ Knows nothing of text or of slots. Invariant: a picture depends on its request, 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from monoformer.diffusion.objectives import Estimate
+from monoformer.document import Image
 from monoformer.generate.admission import null_layouts
 from monoformer.generate.buckets import CPU_TOKENS
 from monoformer.generate.editing import Start
-from monoformer.generate.image import Drawing
+from monoformer.generate.image import Drawing, Preview
 from monoformer.generate.network import Network
 from monoformer.generate.passes import Context, attempt, denoise, guarded
 from monoformer.generate.prefill import Reading
 from monoformer.generate.reader import Reader
-from monoformer.generate.session import Session
+from monoformer.generate.session import Event, Session
 from monoformer.randomness import generator
 from monoformer.sequence import Sequencer
 
@@ -94,6 +96,23 @@ class Artist:
                 session.drawn += grid[0] * grid[1] if isinstance(latent, Tensor) else 0
                 found.append((session, latent))
         return found
+
+    def progress(self, session: Session) -> Event:
+        """What is told of the evaluation just done: how far it is, and the estimate where that is wanted."""
+        drawing, request = session.drawing, session.request
+        assert drawing is not None
+        assert drawing.estimate is not None
+        is_seen = request.previews and drawing.done % request.previews == 0
+        preview = Preview(drawing.estimate, self.network.autoencoder, request.edit) if is_seen else None
+        done, steps = drawing.done, drawing.evaluations
+        return Event(session=session.number, kind="progress", step=done, steps=steps, preview=preview)
+
+    def finish(self, session: Session, latent: Tensor) -> Image | None:
+        """The picture of a latent; None where the model's numbers are broken."""
+        if not bool(latent.isfinite().all()):
+            return None
+        image = Preview(latent, self.network.autoencoder, session.request.edit).image()
+        return replace(image, role=session.role)
 
     def _denoise(self, rows: Sequence[tuple[Drawing, Context]], *, grid: tuple[int, int]) -> list[Estimate]:
         x = torch.stack([drawing.x for drawing, _ in rows])

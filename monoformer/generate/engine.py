@@ -12,32 +12,29 @@ picture is never in the cache.
 """
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
-from threading import Lock
 
 import torch
 from torch import Tensor
 
 from monoformer.autoencoder import Autoencoder
-from monoformer.document import Document, Text
+from monoformer.document import Document
 from monoformer.generate.admission import Admission, nulls, picture_tokens
 from monoformer.generate.artist import Artist
-from monoformer.generate.image import Preview
 from monoformer.generate.network import build_network
 from monoformer.generate.passes import Context, attempt, explained, guarded, read
 from monoformer.generate.prefill import Reading
 from monoformer.generate.reader import Reader
-from monoformer.generate.session import Event, FailedRequestsError, Reason, Request, Session
+from monoformer.generate.session import Event, Reason, Request, Session
 from monoformer.generate.text import TextStream
+from monoformer.generate.turns import Shared
 from monoformer.pretrained import Pretrained
 from monoformer.vision import VisionEncoder
 
 BROKEN = "the model's numbers are not finite for this request"
 
 
-class Engine:
+class Engine(Shared):
     """Holds the cache and the sessions of one model."""
 
     def __init__(
@@ -67,11 +64,11 @@ class Engine:
             pretrained, autoencoder, vision=vision, slots=slots, deterministic=deterministic, compile=compile
         )
         self.reader = Reader(self.network, self.sequencer, budget=budget)
-        self.admission = Admission(self.network, self.sequencer)
+        super().__init__(Admission(self.network, self.sequencer))
         self.writer, self.artist = self.admission.writer, Artist(self.network, self.sequencer)
         self.waiting: deque[Session] = deque()
         self.active: list[Session] = []
-        self._count, self.turn = 0, Lock()
+        self._count = 0
         self._events: list[Event] = []
 
     @property
@@ -100,32 +97,11 @@ class Engine:
         events, self._events = self._events, []
         return events
 
-    def run(self, requests: Sequence[Request]) -> list[Document]:
-        """Serve all requests; what each one made, in order, as documents of the new segments.
-
-        Calls of several threads wait for one another; one that is broken off, as by Ctrl-C, leaves nothing behind.
-        Raises RefusedRequestsError, a ValueError, when one cannot be served: all or none; FailedRequestsError when one
-        failed, after all have ended.
-        """
-        ends: dict[int, Event] = {}
-        with self.turn:
-            sessions = self.admission.open_all(requests)
-            try:
-                numbers = [self.add(session) for session in sessions]
-                while not ends.keys() >= {*numbers}:
-                    ends |= {event.session: event for event in self.step() if event.kind == "end"}
-            except BaseException:
-                self.reset()
-                raise
-        last = [ends[number] for number in numbers]
-        if any(end.reason == "error" for end in last):
-            raise FailedRequestsError(last)
-        return [end.made for end in last if end.made is not None]
-
     def reset(self) -> None:
         """Drop all sessions and what the cache holds: a step that broke off leaves nothing to rely on."""
         self.waiting, self.active, self._events = deque(), [], []
         self.reader.reset()
+        self.listeners.fail("another call was broken off in the middle of a step, or changed the model; ask again")
 
     def cancel(self, number: int) -> Event | None:
         """End a session now, between two steps, and free its slots; its last event, None if it had ended already."""
@@ -234,8 +210,8 @@ class Engine:
         found = guarded(self.writer.answer, session, hidden)
         if found is None or isinstance(found, Exception):
             return self._end(session, "error", error=BROKEN if found is None else explained(found))
-        session.made.append(Text(found[0], session.role))
-        self._events.append(Event(session=session.number, kind="text", text=found[0], likelihoods=found[1]))
+        session.say(found.text)
+        self._events.append(found)
         return self._end(session, "stop", flush=False)
 
     def _say(self, session: Session, delta: str) -> None:
@@ -248,27 +224,19 @@ class Engine:
     def _draw(self, sessions: list[Session]) -> None:
         """One evaluation of every picture in progress; what is done is handed over."""
         for session, found in self.artist.advance(sessions):
-            drawing, request = session.drawing, session.request
             if isinstance(found, Exception):
                 self._end(session, "error", error=explained(found))
                 continue
-            assert drawing is not None
-            assert drawing.estimate is not None
-            is_seen = request.previews and drawing.done % request.previews == 0
-            preview = Preview(drawing.estimate, self.network.autoencoder, request.edit) if is_seen else None
-            done, steps = drawing.done, drawing.evaluations
-            self._events.append(Event(session=session.number, kind="progress", step=done, steps=steps, preview=preview))
+            self._events.append(self.artist.progress(session))
             if found is not None:
                 self._end_alone(session, guarded(self._finish_drawing, session, found))
 
     def _finish_drawing(self, session: Session, latent: Tensor) -> None:
         """Hand the picture over; unless it was all, it is read clean, as training read it, and writing goes on."""
-        image = guarded(Preview(latent, self.network.autoencoder, session.request.edit).image)
-        if isinstance(image, Exception) or not bool(latent.isfinite().all()):
-            return self._end(session, "error", error=explained(image) if isinstance(image, Exception) else BROKEN)
-        image = replace(image, role=session.role)
-        session.made.append(image)
-        session.drawing, session.pictures = None, session.pictures + 1
+        image = guarded(self.artist.finish, session, latent)
+        if image is None or isinstance(image, Exception):
+            return self._end(session, "error", error=BROKEN if image is None else explained(image))
+        session.show(image)
         self._events.append(Event(session=session.number, kind="image", image=image))
         if session.request.want == "image":
             return self._end(session, "image")
@@ -288,10 +256,8 @@ class Engine:
             self._say(session, session.stream.finish(said))
         broken = reason in ("error", "cancelled")  # what it read was not checked
         self.reader.release(session.slots, session.readings, broken=broken)
-        session.context, session.drawing, session.slots, session.readings = None, None, [], []
-        session.token = None
-        made = Document(tuple(session.made))
-        number, usage = session.number, session.usage
+        session.close()
+        made, number, usage = Document(tuple(session.made)), session.number, session.usage
         self._events.append(Event(session=number, kind="end", reason=reason, made=made, error=error, usage=usage))
 
 

@@ -201,6 +201,15 @@ class Session:
         elif delta:
             self.made.append(Text(delta, self.role))
 
+    def show(self, image: Image) -> None:
+        """Note the finished picture."""
+        self.made.append(image)
+        self.drawing, self.pictures = None, self.pictures + 1
+
+    def close(self) -> None:
+        """It has ended: what it used is others' now."""
+        self.context, self.drawing, self.slots, self.readings, self.token = None, None, [], [], None
+
     def so_far(self) -> Document:
         """The request's document and what was made since."""
         return Document((*self.request.document.segments, *self.made))

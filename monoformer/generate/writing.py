@@ -69,13 +69,16 @@ class Writer:
         text = self.tokenizer.decode(session.request.tokens)
         return Event(session=session.number, kind="prompt", text=text, scores=tuple(scores))
 
-    def answer(self, session: Session, hidden: Tensor) -> tuple[str, tuple[float, ...]] | None:
-        """One of the given answers, and all their log-likelihoods; None where the numbers are broken."""
+    def answer(self, session: Session, hidden: Tensor) -> Event | None:
+        """What is told of the answer among the given ones: it, and all likelihoods. None: the numbers are broken."""
         assert session.context is not None, "the session has ended"
         found = likelihoods(self.network, session.context, hidden, self._answers(session.request))
         temperature = session.request.settings.temperature
         chosen = choose_answer(found, temperature=temperature, generator=session.random)
-        return None if chosen < 0 else (session.request.choices[chosen], tuple(found.tolist()))
+        if chosen < 0:
+            return None
+        text, logs = session.request.choices[chosen], tuple(found.tolist())
+        return Event(session=session.number, kind="text", text=text, likelihoods=logs)
 
     def _answers(self, request: Request) -> list[list[int]]:
         """With their end: what begins like another answer must also end where it ends."""

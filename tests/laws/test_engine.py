@@ -351,7 +351,7 @@ def test_ctrl_c_anywhere_leaves_nothing_behind() -> None:
         assert_same_picture(found[0].images[0], expected[0].images[0])
 
 
-def test_calls_of_several_threads_wait_for_one_another() -> None:
+def test_calls_of_several_threads_take_turns() -> None:
     made = tiny.pretrained()
     calls = [[request(made, STORY, "text", seed=n, max_tokens=3 + n), request(made, DRAW, "image")] for n in range(3)]
     expected, server = [engine(made).run(call) for call in calls], engine(made)
