@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from monoformer.config.run import to_json
 from monoformer.device import choose
-from monoformer.evaluate.digests import digest_chunks
+from monoformer.evaluate.digests import digest_chunks, read_chunks
 from monoformer.generate.session import FailedRequestsError, RefusedRequestsError
 from monoformer.pipeline import Pipeline
 
@@ -60,6 +60,11 @@ class Bulk:
         if self.form == "png":
             return self.folder / f"{index:08d}.png"
         return self.folder / f"{index // self.chunk:06d}.tar"
+
+    @property
+    def whole(self) -> Path:
+        """The file that holds all pictures."""
+        return self.folder / "pictures.npz"
 
     def is_done(self, chunk: range) -> bool:
         """Whether all of a chunk is written, but for what cannot be drawn."""
@@ -129,21 +134,6 @@ def own_device(name: str) -> str:
     return f"cuda:{local}" if local and chosen.type == "cuda" and chosen.index is None else name
 
 
-def read_lines(path: Path) -> tuple[str, ...]:
-    """The prompts of a file: its lines, or of JSON lines their `prompt`. Raises ValueError for none."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if path.suffix == ".jsonl":
-            lines = [str(json.loads(line)["prompt"]) for line in lines]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} cannot be read as prompts, one a line, or JSON lines with a 'prompt': {error!r}"
-        ) from None
-    if not lines:
-        raise ValueError(f"{path} holds no prompt; write one a line")
-    return tuple(lines)
-
-
 def draw_all(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: int, world: int) -> Path | None:
     """Draw this rank's pictures that are missing; where none is missing any more, all as one .npz, and its path."""
     pipeline.prepare_pictures()
@@ -163,6 +153,7 @@ def draw_all(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: int
                 for index, why in zip(chunk, found, strict=True):
                     if isinstance(why, str):
                         bar.console.print(f"picture {index} cannot be drawn: {why}", markup=False)
+                bulk.whole.unlink(missing_ok=True)  # it does not hold these
                 bulk.write(chunk, found)
             bar.advance(task, len(chunk))
     return _gather(bulk, rank=rank) if all(bulk.is_done(chunk) for chunk in bulk.chunks(0, 1)) else None
@@ -185,12 +176,24 @@ def _draw(pipeline: Pipeline, prompts: list[str], *, seed: list[int], **settings
     return [error or next(others) for error in errors]
 
 
+LATER = {"precision", "autoencoder"}
+"""What the first folders do not say of themselves."""
+
+
+def autoencoder_of(path: str) -> str:
+    """Which autoencoder it is: a folder by its content, wherever it lies; else its name; nothing for pixels."""
+    files = sorted(file for file in Path(path).glob("*") if path and file.suffix in (".json", ".safetensors"))
+    return digest_chunks(chunk for file in files for chunk in read_chunks(file)) if files else path
+
+
 def _check_same(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: int) -> None:
     """Refuse to go on in the folder of another command."""
     weights = pipeline.pretrained.model.state_dict().values()
     digest = digest_chunks(weight.detach().float().cpu().numpy().tobytes() for weight in weights)
     described = {
         "model": digest,
+        "precision": str(pipeline.pretrained.model.tokens.weight.dtype).removeprefix("torch."),
+        "autoencoder": autoencoder_of(pipeline.pretrained.autoencoder.path),
         "prompts": hashlib.sha256("\n".join(bulk.prompts).encode()).hexdigest(),
         "count": bulk.count,
         "chunk": bulk.chunk,
@@ -204,7 +207,8 @@ def _check_same(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: 
         before = json.loads(path.read_text(encoding="utf-8"))
         grows = bulk.count > before.get("count", bulk.count)
         before["count"] = bulk.count if grows else before.get("count")  # a picture depends on its number alone
-        wrong = sorted(name for name in described if described[name] != before.get(name))
+        known = described.keys() - (LATER - before.keys())
+        wrong = sorted(name for name in known if described[name] != before.get(name))
         if wrong:
             said = "; ".join(difference(name, before.get(name), described[name]) for name in wrong)
             raise ValueError(f"{bulk.folder} holds pictures of another command: {said}; give another --out")
@@ -216,7 +220,7 @@ def _check_same(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: 
 
 def difference(name: str, before: Any, now: Any) -> str:
     """What was another then: of settings each with both values, of what is known by its digest the name alone."""
-    if name in ("model", "prompts"):
+    if name in ("model", "prompts", "autoencoder"):
         return f"another {name.removesuffix('s')}" + (" file" if name == "prompts" else "")
     if isinstance(before, dict) and isinstance(now, dict):
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
@@ -231,7 +235,7 @@ def _gather(bulk: Bulk, *, rank: int) -> Path:
 
     Raises ValueError where none could be drawn.
     """
-    path, count = bulk.folder / "pictures.npz", sum(len(bulk.drawn(chunk)) for chunk in bulk.chunks(0, 1))
+    path, count = bulk.whole, sum(len(bulk.drawn(chunk)) for chunk in bulk.chunks(0, 1))
     if path.is_file() and _count(path) == count:
         return path
     first = next((pixels for chunk in bulk.chunks(0, 1) for pixels in bulk.read(chunk)), None)

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from monoformer.cli.bulk import LATER, autoencoder_of
 from monoformer.cli.main import main
+from monoformer.cli.prompts import read_lines
 from monoformer.evaluate.references import open_drawn
 from monoformer.tokenizer import Tokenizer
 from tests.end_to_end.test_command_line import fails, load
@@ -139,6 +141,58 @@ def test_a_line_that_is_too_long_is_left_out_and_wrong_settings_are_no_fault_of_
     wrong = [*command[:-1], "--sampling.sampler=ddpm", f"--out={tmp_path / 'wrong'}"]
     assert "sampler" in fails(capsys, *wrong)
     assert not list((tmp_path / "wrong").glob("*.failed"))
+
+
+def test_prompts_end_where_lines_end_and_are_texts(tmp_path: Path) -> None:
+    lines, objects = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
+    said = ("a red\u2028circle", "a\x0bblue\x0csquare", "the\x85end")
+    lines.write_bytes("\r\n\n".join([*said, ""]).encode())
+    assert read_lines(lines) == said
+    objects.write_bytes("\n".join(json.dumps({"prompt": one}, ensure_ascii=False) for one in said).encode())
+    assert read_lines(objects) == said
+    for wrong in ('{"prompt": null}', '{"prompt": ["a"]}', '{"prompt": " "}', '{"prompt": 3}', '{"text": "a"}', "[1]"):
+        objects.write_text('{"prompt": "a"}\n\n' + wrong + "\n")
+        with pytest.raises(ValueError, match=r"prompts.jsonl:3 needs a 'prompt' that is a text"):
+            read_lines(objects)
+    objects.write_text('{"prompt": "a"}\n{"prompt"\n')
+    with pytest.raises(ValueError, match=r"prompts.jsonl:2 is no JSON"):
+        read_lines(objects)
+
+
+def test_another_precision_or_autoencoder_is_another_command(
+    run: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["generate", str(run / "model"), f"--prompts={prompts}", f"--out={tmp_path / 'out'}"]
+    main([*command, "--precision=fp32"])
+    assert "precision was float32 and is bfloat16" in fails(capsys, *command, "--precision=bf16")
+    state = tmp_path / "out" / "bulk.json"
+    said = json.loads(state.read_text())
+    assert said["autoencoder"] == ""
+    state.write_text(json.dumps(said | {"autoencoder": "somebody/else"}))
+    assert "another autoencoder" in fails(capsys, *command, "--precision=fp32")
+    state.write_text(json.dumps({name: value for name, value in said.items() if name not in LATER}))
+    main([*command, "--precision=fp32"])  # begun before these were noted
+
+
+def test_an_autoencoder_is_known_by_what_its_folder_holds(tmp_path: Path) -> None:
+    for name, weights in (("one", b"a"), ("two", b"a"), ("three", b"b")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+    found = [autoencoder_of(str(tmp_path / name)) for name in ("one", "two", "three")]
+    assert found[0] == found[1] != found[2]
+    assert autoencoder_of("") == ""
+    assert autoencoder_of("owner/name") == "owner/name"
+
+
+def test_all_pictures_are_gathered_again_where_one_was_drawn_again(run: Path, prompts: Path, tmp_path: Path) -> None:
+    command = ["generate", str(run / "model"), f"--prompts={prompts}", f"--out={tmp_path / 'out'}"]
+    main(command)
+    whole, first = tmp_path / "out" / "pictures.npz", tmp_path / "out" / "00000000.png"
+    expected = np.load(whole)["arr_0"]
+    np.savez(whole, arr_0=np.zeros_like(expected))  # of as many, but others
+    first.unlink()
+    main(command)
+    assert np.array_equal(np.load(whole)["arr_0"], expected)
 
 
 @pytest.mark.slow
