@@ -1,6 +1,5 @@
 """Settings of writing and drawing, and which sampler goes with which path."""
 
-import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -90,9 +89,14 @@ class GenerateConfig:
         tokens = [token for token, _ in self.logit_bias]
         if len(set(tokens)) < len(tokens) or min(tokens, default=0) < 0:
             raise ValueError(f"generate.logit_bias must name each token once, by its id, but names {tokens}")
-        if not all(bias and math.isfinite(bias) for _, bias in self.logit_bias):
-            raise ValueError(f"generate.logit_bias must be finite and not 0, but is {self.logit_bias}; -100 forbids")
+        if not all(bias and abs(bias) <= MOST_BIAS for _, bias in self.logit_bias):
+            raise ValueError(
+                f"generate.logit_bias must be from -1e9 to 1e9 and not 0, but is {self.logit_bias}; -100 forbids"
+            )
 
+
+MOST_BIAS = 1e9
+"""Far beyond any logit, and far from the largest number of fp32, which a sum must not reach."""
 
 CHOOSING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 """Settings of choosing among likely tokens, and what leaves them out: at temperature 0 they have no effect."""
