@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
-from monoformer.config.generate import GenerateConfig, changed
+from monoformer.config.generate import GenerateConfig, changed, check_matters
 from monoformer.config.run import from_json
 from monoformer.config.spelling import hint
 from monoformer.document import Document, Segment, upright
@@ -25,12 +25,14 @@ PictureLike: TypeAlias = Picture | str | Path | NDArray[Any]
 """A PIL picture, the path of one, or an array (height, width, 3) of uint8."""
 
 
-def read_texts(given: str | Sequence[str], *, name: str = "prompts") -> tuple[str, ...]:
-    """One text or several."""
+def read_texts(given: str | Sequence[str], *, name: str = "prompts", least: int = 0) -> tuple[str, ...]:
+    """One text or several, but at least so many."""
     texts = (given,) if isinstance(given, str) else _each(given, f"{name} must be a text or a list of texts")
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(f"{name} must be texts, but one is {text!r}")
+    if len(texts) < least:
+        raise ValueError(f"{name} must be {least} or more, but there are {len(texts)}")
     return texts
 
 
@@ -53,10 +55,21 @@ def read_masks(given: PictureLike | Sequence[PictureLike] | None, *, count: int)
     return masks * count if len(masks) == 1 else masks
 
 
-def read_size(given: SupportsIndex | Sequence[SupportsIndex] | None) -> tuple[int, int] | None:
-    """Height and width; one number is a square."""
+def read_documents(given: Document | Sequence[Document]) -> list[Document]:
+    """One document or several."""
+    documents = [given] if isinstance(given, Document) else list(given)
+    for one in documents:
+        if not isinstance(one, Document):
+            raise ValueError(f"documents are Document((Text(...), Image(...), ...)), but one is {one!r}")
+    return documents
+
+
+def read_size(given: SupportsIndex | Sequence[SupportsIndex] | None, *, want: str = "any") -> tuple[int, int] | None:
+    """Height and width of a picture, where one may be wanted; one number is a square."""
     if given is None:
         return None
+    if want == "text":
+        raise ValueError("size has no effect where only text is wanted; leave it out")
     try:
         height, width = given if isinstance(given, Iterable) else (given, given)
         return operator.index(height), operator.index(width)
@@ -74,8 +87,13 @@ def read_talk(given: Document | Sequence[Segment]) -> Document:
     return document
 
 
-def read_settings(given: Mapping[str, Any], defaults: GenerateConfig, *, count: int) -> list[GenerateConfig]:
-    """The settings of each of `count` items: the defaults with what is given, and seeds that follow each other."""
+def read_settings(
+    given: Mapping[str, Any], defaults: GenerateConfig, *, count: int, want: str = "any", chooses: bool = False
+) -> list[GenerateConfig]:
+    """The settings of each of `count` items: the defaults with what is given, and seeds that follow each other.
+
+    What cannot matter for what is wanted, or for an answer that is one of given ones, is refused.
+    """
     kinds = typing.get_type_hints(GenerateConfig)
     found: dict[str, Any] = {}
     for name, value in given.items():
@@ -86,6 +104,9 @@ def read_settings(given: Mapping[str, Any], defaults: GenerateConfig, *, count: 
             raise ValueError(f"{name} is None; leave it out for the model's own")
         if name != "seed":
             found[name] = from_json(kinds[name], _plain(name, value), where=f"generate.{name}")
+    if "" in found.get("stop", ()):
+        raise ValueError("stop has an empty string, which would end nothing; leave it out")
+    check_matters(given, want=want, chooses=chooses)
     seeds = _seeds(given.get("seed", defaults.seed), count)
     settings = changed(defaults, found)
     return [replace(settings, seed=seed) for seed in seeds]

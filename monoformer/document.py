@@ -143,6 +143,11 @@ class Document:
         """The document's images, in order."""
         return tuple(segment for segment in self.segments if isinstance(segment, Image))
 
+    @property
+    def text(self) -> str:
+        """All its words, one after the other."""
+        return "".join(segment.text for segment in self.segments if isinstance(segment, Text))
+
     def read(self) -> "Document":
         """The same with every image read; raises what reading raises."""
         if not any(image.later for image in self.images):

@@ -23,6 +23,7 @@ from monoformer.arguments import (
     Picture,
     PictureLike,
     matched,
+    read_documents,
     read_masks,
     read_pictures,
     read_settings,
@@ -145,19 +146,16 @@ class Pipeline:
         `settings`: fields of `GenerateConfig`; `seed` may be a list. `size`: (height, width) of pictures, or the side.
         With `choices`, for `want` text, the answer is one of them. `edits`: for each item a picture to start from.
         """
-        items = [documents] if isinstance(documents, Document) else list(documents)
-        for item in items:
-            if not isinstance(item, Document):
-                raise ValueError(f"documents are Document((Text(...), Image(...), ...)), but one is {item!r}")
+        items = read_documents(documents)
         if settings.get("image_guidance", 1.0) != 1 and not all(document.images for document in items):
             raise ValueError("image_guidance has no effect without pictures to read; leave it out")
-        each = read_settings(settings, self.pretrained.generate, count=len(items))
+        shape, answers = read_size(size, want=want), read_texts(choices, name="choices")
+        each = read_settings(settings, self.pretrained.generate, count=len(items), want=want, chooses=bool(answers))
         starts = [None] * len(items) if edits is None else list(edits)
         if len(starts) != len(items):
             raise ValueError(f"there are {len(items)} documents but {len(starts)} edits; give one for each, or None")
         if want == "image" or any(document.images for document in items):
             self.prepare_pictures()
-        shape, answers = read_size(size), read_texts(choices, name="choices")
         requests = [
             Request(document=document, want=want, settings=own, size=shape, choices=answers, edit=edit)
             for document, own, edit in zip(items, each, starts, strict=True)
@@ -175,7 +173,14 @@ class Pipeline:
     ) -> list[str]:
         """Continue plain texts, with the likeliest of `choices` if there are any."""
         documents = [Document((Text(prompt),)) for prompt in read_texts(prompts)]
-        return [_text(made) for made in self.generate(documents, want="text", choices=choices, **settings)]
+        return [made.text for made in self.generate(documents, want="text", choices=choices, **settings)]
+
+    def score(self, prompts: str | Sequence[str], choices: str | Sequence[str]) -> list[dict[str, float]]:
+        """Log-likelihoods of `choices` as wholes behind each plain text: what `generate_text` with choices compares."""
+        answers, settings = read_texts(choices, name="choices", least=1), self.pretrained.generate
+        documents = [Document((Text(prompt),)) for prompt in read_texts(prompts)]
+        requests = [Request(document=d, want="text", settings=settings, choices=answers) for d in documents]
+        return [dict(zip(answers, found, strict=True)) for found in self.engine.likelihoods(requests)]
 
     def generate_images(
         self,
@@ -205,7 +210,7 @@ class Pipeline:
     def caption(self, pictures: PictureLike | Sequence[PictureLike], **settings: Any) -> list[str]:
         """Describe pictures in words."""
         documents = [Document((self.context_image(picture),)) for picture in read_pictures(pictures)]
-        return [_text(made).strip() for made in self.generate(documents, want="text", **settings)]
+        return [made.text.strip() for made in self.generate(documents, want="text", **settings)]
 
     def answer(
         self,
@@ -217,7 +222,7 @@ class Pipeline:
     ) -> list[str]:
         """Answer a question about each picture, with the likeliest of `choices` if there are any."""
         documents = self._pairs(read_pictures(pictures), questions)
-        return [_text(made).strip() for made in self.generate(documents, want="text", choices=choices, **settings)]
+        return [made.text.strip() for made in self.generate(documents, want="text", choices=choices, **settings)]
 
     def edit(
         self,
@@ -293,7 +298,3 @@ class Pipeline:
             chosen = None if mask is None else self.context_mask(mask, picture, or_white=True)
             edits.append(Edit(pixels=self.context_image(picture).pixels, strength=strength, mask=chosen))
         return edits
-
-
-def _text(made: Document) -> str:
-    return "".join(segment.text for segment in made.segments if isinstance(segment, Text))

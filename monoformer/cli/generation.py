@@ -58,6 +58,7 @@ class _Generate(Use):
 def generate(arguments: list[str]) -> None:
     """Draw pictures: monoformer generate MODEL "a large red circle on a white background" --out circle.png"""
     options = parse(_Generate, arguments, command="generate")
+    settings = options.sampling.given(want="image")
     if options.num < 0:
         raise ValueError(f"--num must be 1 or more, but is {options.num}")
     if options.prompts is not None:
@@ -76,12 +77,7 @@ def generate(arguments: list[str]) -> None:
     pipeline = options.open(options.model)
     prompts = [prompt for prompt in options.prompt for _ in range(max(1, options.num))]
     pictures = pipeline.generate_images(
-        prompts,
-        size=options.size,
-        picture=picture,
-        strength=options.strength,
-        mask=mask,
-        **options.sampling.given(),
+        prompts, size=options.size, picture=picture, strength=options.strength, mask=mask, **settings
     )
     for path in save_pictures(pictures, options.out):
         print(path)
@@ -113,7 +109,7 @@ def _generate_many(options: _Generate, file: Path) -> None:
     )
     slots = 3 * min(options.chunk, bulk.count)  # every picture's contexts at once
     pipeline = options.open(options.model, device=own_device(options.device), slots=slots)
-    whole = draw_all(pipeline, bulk, options.sampling.given(), rank=rank, world=world)
+    whole = draw_all(pipeline, bulk, options.sampling.given(want="image"), rank=rank, world=world)
     print(f"rank {rank} of {world} is done; others are not" if whole is None else whole)
     failed = bulk.count - sum(len(bulk.drawn(chunk)) for chunk in bulk.chunks(0, 1))
     if failed and whole is not None:
@@ -138,9 +134,10 @@ class _Write(Use):
 def write(arguments: list[str]) -> None:
     """Continue texts: monoformer write MODEL "Once upon a time" "The red circle" (several, if you like)"""
     options = parse(_Write, arguments, command="write")
+    settings = options.sampling.given(want="text", chooses=bool(options.choices))
     pipeline = _writing(options)
     prompts = list(options.prompts) or [""]
-    texts = pipeline.generate_text(prompts, choices=options.choices, **options.sampling.given())
+    texts = pipeline.generate_text(prompts, choices=options.choices, **settings)
     for prompt, text in zip(prompts, texts, strict=True):
         print(prompt + text)
 
@@ -166,9 +163,9 @@ def caption(arguments: list[str]) -> None:
         raise ValueError("give at least one picture file")
     if options.choices and not options.question:
         raise ValueError("--choices are answers; give the --question too")
+    settings = options.sampling.given(want="text", chooses=bool(options.choices))
     pictures = [open_picture(path) for path in options.pictures]
     pipeline = options.open(options.model)
-    settings = options.sampling.given()
     said = (
         pipeline.answer(pictures, options.question, choices=options.choices, **settings)
         if options.question
@@ -200,17 +197,12 @@ def edit(arguments: list[str]) -> None:
     """Edit a picture: monoformer edit MODEL photo.png "make the red circle blue" --out edited.png"""
     options = parse(_Edit, arguments, command="edit")
     check_picture_file(options.out)
+    settings = options.sampling.given(want="image")
     picture, mask = open_picture(options.picture), _opened(options.mask)
     if options.strength != 1:
         check_strength(options.strength, has_mask=mask is not None)
     pipeline = options.open(options.model)
-    edited = pipeline.edit(
-        picture,
-        options.instruction,
-        strength=options.strength,
-        mask=mask,
-        **options.sampling.given(),
-    )
+    edited = pipeline.edit(picture, options.instruction, strength=options.strength, mask=mask, **settings)
     print(*save_pictures(edited, options.out))
 
 

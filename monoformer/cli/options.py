@@ -14,6 +14,7 @@ import torch
 from PIL import Image as PILImage
 from rich.console import Console
 
+from monoformer.config.generate import check_matters
 from monoformer.pipeline import Pipeline
 
 T = TypeVar("T")
@@ -128,14 +129,31 @@ class Sampling:
     """Sample among tokens at least so many times as likely as the likeliest."""
     repetition_penalty: float | None = None
     """Above 1, words of the text so far become less likely."""
+    logit_bias: tuple[str, ...] | None = None
+    """What is added to tokens' logits, as ID:NUMBER; -100 forbids one."""
+    stop: tuple[str, ...] | None = None
+    """Texts that end the writing; they are not part of it."""
     max_tokens: int | None = None
     """Most text tokens written."""
     seed: int | None = None
     """Seed of the first item."""
 
-    def given(self) -> dict[str, Any]:
-        """Only what was given."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+    def given(self, *, want: str = "any", chooses: bool = False) -> dict[str, Any]:
+        """Only what was given. Raises ValueError for what cannot matter where this is wanted (`check_matters`)."""
+        found = {name: value for name, value in vars(self).items() if value is not None}
+        check_matters(found, want=want, chooses=chooses, option="--sampling.")
+        if self.logit_bias is not None:
+            found["logit_bias"] = tuple(map(_bias, self.logit_bias))
+        return found
+
+
+def _bias(said: str) -> tuple[int, float]:
+    """A token's id and what is added to its logit. Raises ValueError for another form."""
+    token, _, bias = said.partition(":")
+    try:
+        return int(token), float(bias)
+    except ValueError:
+        raise ValueError(f"--sampling.logit-bias is ID:NUMBER, such as 300:2.5, but is {said!r}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,6 +95,15 @@ class GenerateConfig:
             )
 
 
+DRAWING = (
+    *("sampler", "steps", "spacing", "eta", "guidance", "image_guidance", "guidance_interval", "guidance_rescale"),
+    *("negative", "guided_channels"),
+)
+"""Settings of pictures."""
+
+WRITING = (*("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "logit_bias", "stop"),)
+"""Settings of texts."""
+
 MOST_BIAS = 1e9
 """Far beyond any logit, and far from the largest number of fp32, which a sum must not reach."""
 
@@ -130,6 +139,28 @@ def changed(settings: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfi
     if all(given.get(name, getattr(settings, name)) == 1 for name in ("guidance", "image_guidance")):
         left_out |= GUIDING
     return replace(settings, **{**left_out, **given})
+
+
+def check_matters(given: Mapping[str, Any], *, want: str, chooses: bool = False, option: str = "") -> None:
+    """Refuse settings that one call gives and that cannot matter for what it wants: ("text", "image" or "any").
+
+    `chooses`: the text is one of given ones. `option` stands before a name where it is one of the command line.
+    """
+    idle = {"text": DRAWING, "image": WRITING}.get(want, ())
+    why = {"text": "where only text is wanted", "image": "where only a picture is wanted"}.get(want, "")
+    for name, value in given.items():
+        if isinstance(value, tuple | list | dict | str) and not value:
+            continue  # it asks for nothing
+        if name in idle:
+            raise ValueError(f"{_called(name, option)} has no effect {why}; leave it out")
+        if chooses and name in WRITING and name != "temperature":
+            raise ValueError(
+                f"{_called(name, option)} has no effect on an answer that is one of the choices; leave it out"
+            )
+
+
+def _called(name: str, option: str) -> str:
+    return option + name.replace("_", "-") if option else name
 
 
 def kept(settings: GenerateConfig, own: GenerateConfig) -> GenerateConfig:

@@ -84,7 +84,7 @@ def writing_settings(given: dict[str, Any]) -> dict[str, Any]:
     settings = {SETTINGS[name]: value for name, value in given.items()}
     if not sampled:
         settings = {name: value for name, value in settings.items() if name not in CHOOSING} | {"temperature": 0.0}
-    stop = (until,) if isinstance(until, str) else tuple(until or ())
+    stop = tuple(one for one in ((until,) if isinstance(until, str) else until or ()) if one)
     return {"max_tokens": 256, **settings, "stop": stop}
 
 

@@ -44,11 +44,21 @@ class Shared(ABC):
         Raises RefusedRequestsError, a ValueError, when one cannot be served: all or none; FailedRequestsError when one
         failed, after all have ended.
         """
+        return [end.made for end in self._serve(requests, kind="end") if end.made is not None]
+
+    def likelihoods(self, requests: Sequence[Request]) -> list[tuple[float, ...]]:
+        """The log-likelihoods of each request's choices. Raises as `run` does."""
+        return [told.likelihoods for told in self._serve(requests, kind="text")]
+
+    def _serve(self, requests: Sequence[Request], *, kind: str) -> list[Event]:
+        """All events of a kind, in the order of the requests."""
         with closing(self.listen(requests)) as events:
-            last = sorted((event for event in events if event.kind == "end"), key=lambda event: event.session)
+            found = [event for event in events if event.kind in (kind, "end")]
+        found.sort(key=lambda event: event.session)
+        last = [event for event in found if event.kind == "end"]
         if any(end.reason == "error" for end in last):
             raise FailedRequestsError(last)
-        return [end.made for end in last if end.made is not None]
+        return [event for event in found if event.kind == kind]
 
     def listen(self, requests: Sequence[Request]) -> Generator[Event, None, None]:
         """The events of requests until all have ended; whoever stops listening ends them.

@@ -1,6 +1,7 @@
 """What callers of the pipeline give: every usual form means the same, and what cannot be meant says what to give."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,16 @@ Call = Callable[[Pipeline], Any]
         (lambda p: p.generate_images("a", steps=2.5), "generate.steps must be int, but is 2.5"),
         (lambda p: p.generate_images("a", steps="2"), "generate.steps must be int"),
         (lambda p: p.generate_images("a", guidanc=2), "did you mean 'guidance'"),
+        (lambda p: p.generate_text("a", steps=5), "steps has no effect where only text is wanted"),
+        (lambda p: p.generate_text("a", guidance=7.0), "guidance has no effect where only text"),
+        (lambda p: p.caption(PICTURE, negative="b"), "negative has no effect where only text"),
+        (lambda p: p.generate_text("a", size=8), "size has no effect where only text"),
+        (lambda p: p.generate_images("a", temperature=1.0), "temperature has no effect where only a picture is wanted"),
+        (lambda p: p.generate_images("a", max_tokens=3), "max_tokens has no effect where only a picture"),
+        (lambda p: p.edit(PICTURE, "a", stop="x"), "stop has no effect where only a picture"),
+        (lambda p: p.generate_text("a", choices=["b"], max_tokens=1), "max_tokens has no effect on an answer that is"),
+        (lambda p: p.generate_text("a", stop=""), "stop has an empty string"),
+        (lambda p: p.generate_text("a", stop=["b", ""]), "stop has an empty string"),
         (lambda p: p.generate_images(5), "a text or a list of texts, but is 5"),
         (lambda p: p.generate_images([5]), "must be texts, but one is 5"),
         (lambda p: p.caption("nowhere.png"), "there is no file nowhere.png"),
@@ -90,3 +101,11 @@ Call = Callable[[Pipeline], Any]
 def test_what_cannot_be_meant_says_what_to_give(pipeline: Pipeline, call: Call, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         call(pipeline)
+
+
+def test_what_may_matter_and_what_asks_for_nothing_passes(pipeline: Pipeline) -> None:
+    assert len(pipeline.generate(Document((Text("a"),)), steps=2, max_tokens=2, temperature=1.0)) == 1
+    assert pipeline.generate_text("a", choices=["b", "c"], temperature=1.0, stop=())[0] in ("b", "c")
+    own = replace(pipeline.pretrained.generate, stop=("",), temperature=1.0, top_k=3)
+    stored = Pipeline(replace(pipeline.pretrained, generate=own))
+    assert len(stored.generate_images("a")) == len(stored.generate_text("a")) == 1, "a model's own are for all"

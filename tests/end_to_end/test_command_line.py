@@ -12,6 +12,7 @@ from rich.console import Console
 
 from monoformer.cli.main import COMMANDS, main
 from monoformer.cli.options import say_go_on
+from monoformer.tokenizer import Tokenizer
 from monoformer.train.checkpoint import checkpoints
 from tests.end_to_end.conftest import SMALL
 
@@ -92,6 +93,37 @@ def test_caption_edit_and_write(run: Path, pictures: Path, tmp_path: Path, capsy
     capsys.readouterr()
     main(["write", model, "The red circle", "A dog", "--precision=bf16"])
     assert "The red circle" in capsys.readouterr().out
+
+
+def test_settings_of_words_are_given_on_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["write", str(run / "model"), "The red", "--sampling.max-tokens=6"]
+
+    def written(*more: str) -> str:
+        main([*command, *more])
+        return capsys.readouterr().out.removesuffix("\n").removeprefix("The red")
+
+    tokenizer = Tokenizer.from_folder(run / "model")
+    wave, star = (tokenizer.encode(said, follows="text")[0] for said in "~*")
+    assert written(f"--sampling.logit-bias={wave}:1e6") == "~" * 6
+    assert written("--sampling.logit-bias", f"{wave}:1e6", f"{star}:2e6") == "*" * 6
+    assert written(f"--sampling.logit-bias={wave}:1e6", "--sampling.stop", "*", "~~") == ""
+    assert "ID:NUMBER, such as 300:2.5, but is 'x'" in fails(capsys, *command, "--sampling.logit-bias=x")
+
+
+def test_settings_that_cannot_matter_are_refused_before_the_model_is_loaded(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, picture, file = str(tmp_path / "none"), str(pictures / "0.png"), tmp_path / "prompts.txt"
+    file.write_text("a circle\n")
+    for command, said in (
+        (["write", model, "a", "--sampling.steps=5"], "steps has no effect where only text is wanted"),
+        (["caption", model, picture, "--sampling.image-guidance=9"], "image-guidance has no effect where only text"),
+        (["write", model, "a", "--choices=b", "--sampling.top-k=3"], "top-k has no effect on an answer that is one of"),
+        (["generate", model, "a", "--sampling.temperature=0.7"], "temperature has no effect where only a picture is"),
+        (["generate", model, f"--prompts={file}", f"--out={tmp_path}", "--sampling.stop=x"], "stop has no effect"),
+        (["edit", model, picture, "a", "--sampling.max-tokens=3"], "max-tokens has no effect where only a picture"),
+    ):
+        assert f"--sampling.{said}" in fails(capsys, *command)
 
 
 def test_chat_in_the_terminal(

@@ -10,6 +10,7 @@ from monoformer.config.generate import GenerateConfig
 from monoformer.document import Document, Text
 from monoformer.generate.session import Request
 from monoformer.generate.text import adjust, choose_token, choose_tokens
+from monoformer.pipeline import Pipeline
 from monoformer.randomness import generator
 from tests import tiny
 from tests.laws.test_generate import CAPTION, WRITE, T, ascii_model, engine, events_of, request, states_of, words_of
@@ -108,3 +109,14 @@ def test_what_has_no_effect_is_refused() -> None:
             Request(document=WRITE, settings=settings, **fields)
     with pytest.raises(ValueError, match="no token that can be written"):
         engine(made).add(request(made, WRITE, "text", logit_bias=((T.patch, 1.0),)))
+
+
+def test_the_pipeline_tells_the_likelihoods_that_choices_are_chosen_by() -> None:
+    pipeline, prompts, choices = Pipeline(ascii_model()), ["the red", "a blue"], ["circle", "square", "left of"]
+    found = pipeline.score(prompts, choices)
+    assert [[*one] for one in found] == [choices] * 2
+    assert pipeline.generate_text(prompts, choices=choices) == [max(one, key=lambda c: one[c]) for one in found]
+    (alone,) = pipeline.score(prompts[1], choices[2])
+    assert alone["left of"] == pytest.approx(found[1]["left of"], rel=1e-5)
+    with pytest.raises(ValueError, match="choices must be 1 or more"):
+        pipeline.score("the red", [])
