@@ -9,7 +9,7 @@ from monoformer.document import Document, Text
 from monoformer.generate.guidance import check_channels, most_nulls, null_documents
 from monoformer.generate.network import Network
 from monoformer.generate.session import RefusedRequestsError, Request, Session
-from monoformer.generate.text import TextStream
+from monoformer.generate.textstream import TextStream
 from monoformer.generate.writing import Writer
 from monoformer.randomness import generator
 from monoformer.sequence import Sequencer
@@ -52,7 +52,8 @@ class Admission:
         if opens or (request.want == "any" and settings.negative):  # else what is compared is no longer than the prompt
             compared = null_layouts(request, request.document, network=self.network, sequencer=sequencer)
             layouts += compared if opens else []
-        return Session(request, layouts, generator(settings.seed, "text"), TextStream(settings.stop), opens=opens)
+        stream = TextStream(settings.stop, self.sequencer.tokenizer.decode)
+        return Session(request, layouts, generator(settings.seed, "text"), stream, opens=opens)
 
     def _layout(self, request: Request) -> Layout:
         """The prompt's; of several requests of one prompt, which follow each other, it is made once."""

@@ -26,7 +26,6 @@ from monoformer.generate.passes import Context, attempt, explained, guarded, rea
 from monoformer.generate.prefill import Reading
 from monoformer.generate.reader import Reader
 from monoformer.generate.session import Event, Reason, Request, Session
-from monoformer.generate.text import TextStream
 from monoformer.generate.turns import Shared
 from monoformer.pretrained import Pretrained
 from monoformer.vision import VisionEncoder
@@ -179,7 +178,7 @@ class Engine(Shared):
                 self._end(session, "length")
             else:
                 picture = partial(picture_tokens, network=self.network, sequencer=self.sequencer)
-                draws = request.want != "text" and room >= picture(request, session.so_far()) + 2
+                draws = request.want != "text" and room >= picture(request, session.shown()) + 2
                 writing.append((session, hidden, draws))
         if writing:
             sessions, states, may_draw = zip(*writing, strict=True)
@@ -194,11 +193,11 @@ class Engine(Shared):
         if token in self.tokenizer.stops:
             return self._end(session, "stop")
         if token == self.tokenizer.boi:
-            self._say(session, session.stream.finish(self.tokenizer.decode(session.tokens)))
+            self._say(session, session.stream.finish())
             return self.artist.open(session, self.reader)
         session.written += 1
         session.tokens.append(token)
-        delta, stopped = session.stream.push(self.tokenizer.decode(session.tokens))
+        delta, stopped = session.stream.push(token)
         self._say(session, delta)
         if stopped:
             return self._end(session, "stop", flush=False)
@@ -240,7 +239,7 @@ class Engine(Shared):
         self._events.append(Event(session=session.number, kind="image", image=image))
         if session.request.want == "image":
             return self._end(session, "image")
-        session.tokens, session.stream = [], TextStream(session.request.settings.stop)
+        session.tokens = []
         context = _open(session)
         session.readings = [Reading(context, self.sequencer.image(image.pixels, position=context.position))]
         return None
@@ -252,12 +251,11 @@ class Engine(Shared):
 
     def _end(self, session: Session, reason: Reason, *, flush: bool = True, error: str = "") -> None:
         if flush or session.scores:
-            said = self.tokenizer.decode(session.tokens) if flush else session.stream.sent
-            self._say(session, session.stream.finish(said))
+            self._say(session, session.stream.finish() if flush else "")
         broken = reason in ("error", "cancelled")  # what it read was not checked
         self.reader.release(session.slots, session.readings, broken=broken)
         session.close()
-        made, number, usage = Document(tuple(session.made)), session.number, session.usage
+        made, number, usage = Document(tuple(session.gather())), session.number, session.usage
         self._events.append(Event(session=number, kind="end", reason=reason, made=made, error=error, usage=usage))
 
 

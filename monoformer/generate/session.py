@@ -1,6 +1,7 @@
 """Requests, what happens to them, and the state of one that is being served.
 
-Knows nothing of passes or caches beyond their names. Invariant: `made` is what the session has told its user so far.
+Knows nothing of passes or caches beyond their names. Invariant: `made`, then
+`words`, is what the session has told its user so far.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ from monoformer.generate.editing import Edit
 from monoformer.generate.image import Drawing, Preview
 from monoformer.generate.passes import Context
 from monoformer.generate.prefill import Reading
-from monoformer.generate.text import Score, TextStream
+from monoformer.generate.text import Score
+from monoformer.generate.textstream import TextStream
 
 Wanted: TypeAlias = Literal["text", "image", "any"]
 """Nothing but text, one picture and nothing else, or whatever the model decides."""
@@ -171,6 +173,8 @@ class Session:
     """Whether a picture begins when everything is read."""
     drawing: Drawing | None = None
     made: list[Text | Image] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    """Pieces of text told since, which `gather` makes one of."""
     tokens: list[int] = field(default_factory=list)
     """Text tokens since the last picture."""
     seen: Tensor | None = None
@@ -196,14 +200,20 @@ class Session:
 
     def say(self, delta: str) -> None:
         """Note new words: they belong to those before them."""
-        if delta and self.made and isinstance(last := self.made[-1], Text):
-            self.made[-1] = Text(last.text + delta, self.role)
-        elif delta:
-            self.made.append(Text(delta, self.role))
+        self.words.append(delta)
+
+    def gather(self) -> list[Text | Image]:
+        """All that it has made, with the words that were told last."""
+        said, self.words = "".join(self.words), []
+        if said and self.made and isinstance(last := self.made[-1], Text):
+            self.made[-1] = Text(last.text + said, self.role)
+        elif said:
+            self.made.append(Text(said, self.role))
+        return self.made
 
     def show(self, image: Image) -> None:
         """Note the finished picture."""
-        self.made.append(image)
+        self.gather().append(image)
         self.drawing, self.pictures = None, self.pictures + 1
 
     def close(self) -> None:
@@ -212,6 +222,10 @@ class Session:
 
     def so_far(self) -> Document:
         """The request's document and what was made since."""
+        return Document((*self.request.document.segments, *self.gather()))
+
+    def shown(self) -> Document:
+        """The same without the words since the last picture, which a picture's size does not depend on."""
         return Document((*self.request.document.segments, *self.made))
 
 

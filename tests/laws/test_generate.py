@@ -21,7 +21,7 @@ from monoformer.generate.guidance import guide, null_document
 from monoformer.generate.network import Network
 from monoformer.generate.passes import Context, denoise, read
 from monoformer.generate.session import Event, Request
-from monoformer.generate.text import TextStream, choose_token, nucleus
+from monoformer.generate.text import choose_token, nucleus
 from monoformer.model.attention import dense_mask
 from monoformer.model.monoformer import Place
 from monoformer.model.unet import Skips
@@ -510,19 +510,6 @@ def test_stop_strings_end_the_writing_and_are_left_out() -> None:
     assert words_of(made, max_tokens=12, stop=(full[-3:] + "!", ""))[0] == full, (
         "what was held back is given at the end"
     )
-
-
-def test_text_streams_hold_back_what_may_still_change() -> None:
-    stream = TextStream(("stop!",))
-    assert stream.push("go st") == ("go ", False)
-    assert stream.push("go sta") == ("sta", False)
-    assert stream.push("go sta\ufffd") == ("", False)
-    assert stream.push("go staé s") == ("é ", False)
-    assert stream.finish("go staé s") == "s"
-    stream = TextStream(("stop!",))
-    stream.push("a sto")
-    assert stream.push("a stop! more") == ("", True)
-    assert stream.sent == "a "
 
 
 def choices(logits: Tensor, count: int = 3000, **settings: Any) -> Counter[int]:
