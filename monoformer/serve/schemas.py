@@ -26,6 +26,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 Temperature: TypeAlias = Annotated[float, Field(ge=0, le=2)]
 Share: TypeAlias = Annotated[float, Field(gt=0, le=1)]
+Time: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Scale: TypeAlias = Annotated[float, Field(ge=0, le=100)]
 Size: TypeAlias = Annotated[str, Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")]
 Seed: TypeAlias = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -181,6 +182,8 @@ class Drawing(Question):
     """How strongly the text guides; 1: not at all."""
     image_guidance: Scale | None = None
     """The same for pictures that are read."""
+    guidance_interval: Annotated[list[Time], Field(min_length=2, max_length=2)] | None = None
+    """Two times between which guidance is applied, from 0 (clean) to 1 (noise)."""
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] | None = None
     """How far guidance's deviation is drawn back."""
     negative: str | None = None

@@ -27,7 +27,10 @@ from monoformer.serve.schemas import Asked, Drawing, Writing
 from monoformer.serve.stream import Stream
 
 WORDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-STROKES = ("steps", "guidance", "image_guidance", "guidance_rescale", "negative", "sampler", "spacing", "eta")
+STROKES = (
+    *("steps", "guidance", "image_guidance", "guidance_interval", "guidance_rescale", "negative", "sampler", "spacing"),
+    "eta",
+)
 """Fields of questions that are settings of the same name."""
 
 
@@ -72,7 +75,7 @@ class Service:
         for name in (*WORDS, *STROKES):
             value = getattr(asked, name, None)
             if value is not None:
-                given[name] = value
+                given[name] = tuple(value) if isinstance(value, list) else value
         if isinstance(asked, Writing):
             if asked.max_tokens is not None:
                 given["max_tokens"] = asked.max_tokens

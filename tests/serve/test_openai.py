@@ -224,6 +224,22 @@ def test_settings_of_the_folder_that_a_call_makes_ineffective() -> None:
                 client.images.generate(prompt="a", extra_body=given)
 
 
+def test_guidance_in_an_interval_of_times(client: openai.OpenAI, server: Running) -> None:
+    fields = {"seed": 5, "steps": 4, "guidance": 4.0, "guidance_interval": [0.3, 0.8]}
+    made = client.images.generate(model="tiny", prompt="a red circle", size="8x8", extra_body=fields)
+    settings: dict[str, Any] = {"size": 8, "seed": 5, "steps": 4, "guidance": 4.0}
+    draw = server.service.pipeline.generate_images
+    within, everywhere = (
+        np.array(draw("a red circle", **settings, **given)[0]).astype(int)
+        for given in ({"guidance_interval": (0.3, 0.8)}, {})
+    )
+    found = opened(made.data[0].b64_json).astype(int)
+    assert np.abs(found - within).max() <= 1 < np.abs(found - everywhere).max()
+    for wrong in ([0.3], [0.8, 0.3], [0.3, 1.5], "0.3"):
+        with pytest.raises(openai.BadRequestError, match="guidance_interval"):
+            client.images.generate(model="tiny", prompt="a", extra_body={"guidance_interval": wrong})
+
+
 def test_drawing(client: openai.OpenAI, server: Running) -> None:
     made = client.images.generate(
         model="tiny", prompt="a red circle", n=2, size="8x4", extra_body={"seed": 5, "steps": 3, "guidance": 1.5}
