@@ -21,6 +21,7 @@ from monoformer.cli.options import Use, check_folder, parse
 from monoformer.cli.scoring import fitting_suites, with_given
 from monoformer.config.evaluate import (
     CaptionScores,
+    ClassScores,
     CompositionScores,
     ForgettingScores,
     ImageScores,
@@ -57,8 +58,8 @@ class _Evaluate(Use):
     """Folder of a diffusers text-to-image pipeline (safetensors) that is scored in the model's place, with the model's
     prompts, seeds and picture size: suites scenes (drawing) and images."""
     suite: tuple[str, ...] = ()
-    """What is scored: scenes, composition, text, images, captions, tasks, forgetting; empty: those of the first three
-    that the model's training data has."""
+    """What is scored: scenes, composition, text, images, classes, captions, tasks, forgetting; empty: those of scenes,
+    composition, text and captions that the model's training data has."""
     config: Path | None = None
     """config.json of the run that trained the model; left out: the model's card, else the file beside its folder."""
     out: Path | None = None
@@ -79,6 +80,8 @@ class _Evaluate(Use):
     """Perplexity."""
     images: ImageScores = field(default_factory=ImageScores)
     """FID, Inception Score, precision and recall."""
+    classes: ClassScores = field(default_factory=ClassScores)
+    """How many drawn pictures a classifier takes for what was asked."""
     captions: CaptionScores = field(default_factory=CaptionScores)
     """CIDEr and retrieval."""
     tasks: TaskScores = field(default_factory=TaskScores)
@@ -95,14 +98,14 @@ class _Evaluate(Use):
             raise ValueError("a peer has no card of ours, and of the sampling settings steps and guidance alone")
 
 
-SAMPLED = (SceneScores, CompositionScores, ImageScores, CaptionScores)
+SAMPLED = (SceneScores, CompositionScores, ImageScores, ClassScores, CaptionScores)
 """Suites that write or draw."""
 
-SUITES = ("scenes", "composition", "text", "images", "captions", "tasks", "forgetting")
+SUITES = ("scenes", "composition", "text", "images", "classes", "captions", "tasks", "forgetting")
 
 
 def evaluate(arguments: list[str]) -> None:
-    """Score a model: monoformer evaluate MODEL --suite scenes text images captions tasks forgetting"""
+    """Score a model: monoformer evaluate MODEL --suite scenes text images classes captions tasks forgetting"""
     options = parse(_Evaluate, arguments, command="evaluate")
     check_suites(options.suite)
     if options.out:
@@ -131,11 +134,8 @@ def evaluate(arguments: list[str]) -> None:
         console.print(f"stopped; the same command goes on from here:\n  {again}", soft_wrap=True)
         sys.exit(130)
     records = list({record["digest"]: record for record in read_results(results)}.values())
-    print(
-        write_report(
-            folder, [r for r in records if r["weights"] == origin["weights"]], model=options.peer or options.model
-        )
-    )
+    own = [record for record in records if record["weights"] == origin["weights"]]
+    print(write_report(folder, own, model=options.peer or options.model))
     if options.card:
         asked = {suite.digest for suite in work}
         write_into_card(where / "README.md", [record for record in records if record["digest"] in asked])

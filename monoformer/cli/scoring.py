@@ -1,6 +1,7 @@
 """Which suites fit a model's training data, and their scores while the training goes on."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from monoformer.config.evaluate import (
 from monoformer.config.run import RunConfig
 from monoformer.data.build import names_of
 from monoformer.data.images import FolderPictures, ParquetPictures
+from monoformer.data.skipped import BadDocument
 from monoformer.evaluate.build import build_evaluator
 from monoformer.evaluate.material import sources
 from monoformer.pipeline import Pipeline
@@ -58,13 +60,19 @@ def different_captions(source: SourceConfig) -> int:
     """How many there are of the pictures that it holds out, where captions are learned at all."""
     match source:
         case ParquetData(describe=share, holdout=count) if share and count:
-            parquet = ParquetPictures(source, split="test")
-            return len({parquet.captions(row)[0] for row in parquet.rows})
+            return _count(ParquetPictures(source, split="test"))
         case FolderData(describe=share) if share:
-            folder = FolderPictures(source)
-            return len({folder.captions(row)[0] for row in folder.test_rows})
+            return _count(FolderPictures(source, split="test"))
         case _:
             return 0
+
+
+def _count(pictures: ParquetPictures | FolderPictures) -> int:
+    found: set[str] = set()
+    for row in pictures.rows:
+        with suppress(BadDocument):  # training skips it too
+            found.add(pictures.captions(row)[0])
+    return len(found)
 
 
 def check_scored(config: RunConfig) -> None:

@@ -100,8 +100,6 @@ class ClassScores:
     """Seed of the first picture."""
 
     def __post_init__(self) -> None:
-        if not self.judge:
-            raise ValueError(f"{self.name}: class scores need a judge, the safetensors file of a classifier")
         if self.prompt.count("{}") != 1:
             raise ValueError(f"{self.name}: prompt must hold {{}} once, where the class goes, but is {self.prompt!r}")
         check_count(self.name, self.count, least=2)

@@ -173,7 +173,12 @@ def build_text(config: TextScores, subject: Subject, *, vocabulary: int = 0) -> 
 
 
 def build_classes(config: ClassScores, subject: Subject) -> ClassEvaluator:
-    """The judge and the real pictures."""
+    """The judge and the real pictures. Raises ValueError where either is not named."""
+    if not config.judge or not config.real.files:
+        raise ValueError(
+            f"{config.name}: class scores need a judge, the safetensors file of a classifier, and real pictures: "
+            f"--classes.judge FILE --classes.real.files FILE.parquet"
+        )
     pictures = ParquetPictures(config.real)
     return ClassEvaluator(
         pipeline=subject.pipeline,

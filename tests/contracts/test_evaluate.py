@@ -161,8 +161,6 @@ def test_scores_that_do_not_fit_the_run_are_refused(tmp_path: Path) -> None:
 def test_contradicting_scores_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one task"):
         SceneScores(tasks=())
-    with pytest.raises(ValueError, match="need a judge"):
-        ClassScores()
     with pytest.raises(ValueError, match=r"hold \{\} once"):
         ClassScores(judge="x", prompt="a picture")
     with pytest.raises(ValueError, match="count of 2 or more"):
@@ -177,6 +175,9 @@ def test_classes_of_a_parquet_file_by_a_real_judge(tmp_path: Path, shared_data: 
     )
     score = ClassScores(judge=str(judge(tmp_path)), real=real, count=4, prompt="{}")
     pipeline = Pipeline(tiny.pretrained(image_sizes=((32, 32),)), slots=8)
+    for missing in (replace(score, judge=""), replace(score, real=ParquetData())):
+        with pytest.raises(ValueError, match=r"need a judge, .* and real pictures: --classes.judge FILE"):
+            build_evaluator(missing, pipeline, data=TextData())
     scores = dict(build_evaluator(score, pipeline, data=TextData()).run())
     assert 0 <= scores["class_right"] <= 1
     assert scores["frechet_distance"] > 0
