@@ -198,12 +198,12 @@ def write_table(sweep: SweepConfig, jobs: Sequence[Job], records: Iterable[Recor
     finished = {name: record for name, record in found.items() if "error" not in record}
     rows = {
         run.name: [finished[job.digest] for job in jobs if job.run is run and job.digest in finished]
-        for run in sweep.runs
+        for run in sweep.shown
     }
     columns = list(dict.fromkeys(name for records in rows.values() for record in records for name in figures(record)))
     lines = [f"**{sweep.title}**", "", "| variant | seeds | " + " | ".join(columns) + " |"]
     lines.append("|---" * (2 + len(columns)) + "|")
-    for run in sweep.runs:
+    for run in sweep.shown:
         done = [figures(record) for record in rows[run.name]]
         cells = [_spread([own[name] for own in done if name in own]) for name in columns]
         lines.append(" | ".join([f"| {run.name}", f"{len(done)} of {len(sweep.seeds_of(run))}", *cells]) + " |")
@@ -228,8 +228,8 @@ def figures(record: Record) -> dict[str, float]:
 
 
 def outcomes(record: Record) -> dict[str, float]:
-    """Losses and scores of a finished run."""
-    return {**{name: record[name] for name in LOSSES if name in record}, **record["scores"]}
+    """Losses and scores of a finished run; a loss of 0 is one of nothing."""
+    return {**{name: record[name] for name in LOSSES if record.get(name)}, **record["scores"]}
 
 
 def compute(record: Record) -> float:

@@ -28,7 +28,7 @@ def draw_study(sweep: SweepConfig, jobs: Sequence[Job], records: Sequence[Record
     found = points(jobs, records)
     if not found:
         return
-    variants = [run.name for run in sweep.runs]
+    variants = [run.name for run in sweep.shown]
     columns = min(COLUMNS, len(found))
     rows = -(-len(found) // columns)
     figure, axes = plt.subplots(
@@ -58,7 +58,7 @@ def points(jobs: Sequence[Job], records: Sequence[Record]) -> Mapping[str, Mappi
     found: dict[str, dict[str, list[float]]] = {}
     for job in jobs:
         record = done.get(job.digest, {"error": "not begun"})
-        if "error" not in record:
+        if "error" not in record and job.run.shown:
             for name, value in outcomes(record).items():
                 found.setdefault(name, {}).setdefault(job.run.name, []).append(value)
     return found

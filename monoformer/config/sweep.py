@@ -25,6 +25,8 @@ class SweepRun:
     """Its seeds; empty: the study's."""
     scores: tuple[str, ...] = ()
     """Names of the scores that are computed at its end; empty: all of the study's."""
+    shown: bool = True
+    """Whether it is in the table and the picture; what others only start from need not be."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
@@ -72,6 +74,11 @@ class SweepConfig:
                 if name not in known:
                     say = hint(name, known, otherwise=f"scores are {', '.join(known) or 'not given'}")
                     raise ValueError(f"run {run.name!r} asks for the scores {name!r}, which are not defined; {say}")
+
+    @property
+    def shown(self) -> tuple[SweepRun, ...]:
+        """The variants that are compared."""
+        return tuple(run for run in self.runs if run.shown)
 
     def seeds_of(self, run: SweepRun) -> tuple[int, ...]:
         """The run's seeds, its own or the study's."""

@@ -211,6 +211,10 @@ def test_the_table_has_a_row_a_variant_with_mean_and_spread() -> None:
     assert table[5] == "| b | 1 of 2 | 1.000 | 1.000 | 1.000 | 1.000 | 0.500 | - |"
     assert table[-1] == "b-seed0 failed: ValueError: no"
     assert set(latest([a], records)) == {a.digest}
+    hidden = study(SweepRun(name="a", shown=False), SweepRun(name="b", overrides="--from @a"), seeds=(0,))
+    start, rest = jobs(hidden)
+    table = write_table(hidden, [start, rest], [record(start), record(rest, image_loss=0.0)]).splitlines()
+    assert table[4:] == ["| b | 1 of 1 | 1.000 | 1.000 | 1.000 | 1.000 |"], "no image loss where there was no image"
 
 
 def test_slopes_are_fitted_for_each_seed() -> None:
