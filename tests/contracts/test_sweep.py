@@ -64,7 +64,7 @@ def test_the_sizes_of_the_scaling_study_are_what_they_are_called() -> None:
 
 
 def test_there_are_studies() -> None:
-    assert len(FILES) == 10
+    assert len(FILES) == 11
 
 
 def test_jobs_come_in_order_and_start_from_the_same_seed() -> None:
