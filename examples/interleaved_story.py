@@ -1,6 +1,6 @@
-"""A picture book: words and pictures in one document, the model decides itself when to draw.
+r"""A picture book: words and pictures in one document, the model decides itself when to draw.
 
-python examples/interleaved_story.py models/monoformer-mini "a small blue ring on a white background" \\
+python examples/interleaved_story.py models/monoformer-mini "a small blue ring on a white background" \
     "make the ring red" --out story.png
 
 Each line is the reader's turn; the model answers in words, pictures or both, and sees all that came before.
