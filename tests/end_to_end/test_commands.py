@@ -113,6 +113,7 @@ def world(run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         "image": [PILImage.new("RGB", (64, 64), (n % 256, 80, 200 - n % 200)) for n in range(count)],
         "caption": [f"picture {n}" for n in range(count)],
         "name": [f"thing {n // 4}" for n in range(count)],
+        "label": [f"kind {n % 10}" for n in range(count)],
         "skin_tone": [("light", "medium", "dark", "default")[n % 4] for n in range(count)],
     }
     for name in ("EMOJI.parquet", "PAIRS.parquet", "test.parquet"):
