@@ -120,8 +120,8 @@ STEPS: dict[str, int] = {
     "dpm++2m": 15,  # of second order with one evaluation a step
     "ddpm": 250,  # the chain's own noise wants many: MonoFormer and Transfusion take as many
 }
-"""Steps of a sampler that a call names without steps: a folder's number was chosen for the folder's own sampler. Enough
-for what `benchmarks/quality.py` draws against evaluations of the network (docs/generate.md)."""
+"""Steps of a sampler that a call names without steps: a folder's number was chosen for the folder's own sampler. The
+curves of `benchmarks/quality.py` are to confirm them (docs/generate.md)."""
 
 
 def changed(settings: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfig:
