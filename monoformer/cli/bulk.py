@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from monoformer.config.run import to_json
 from monoformer.device import choose
-from monoformer.evaluate.digests import digest_chunks, read_chunks
+from monoformer.evaluate.digests import digest_chunks, digest_files
 from monoformer.generate.session import FailedRequestsError, RefusedRequestsError
 from monoformer.pipeline import Pipeline
 
@@ -183,7 +183,7 @@ LATER = {"precision", "autoencoder"}
 def autoencoder_of(path: str) -> str:
     """Which autoencoder it is: a folder by its content, wherever it lies; else its name; nothing for pixels."""
     files = sorted(file for file in Path(path).glob("*") if path and file.suffix in (".json", ".safetensors"))
-    return digest_chunks(chunk for file in files for chunk in read_chunks(file)) if files else path
+    return digest_files(files) if files else path
 
 
 def _check_same(pipeline: Pipeline, bulk: Bulk, given: dict[str, Any], *, rank: int) -> None:

@@ -35,7 +35,7 @@ from monoformer.config.run import RunConfig, load_config, to_json
 from monoformer.config.spelling import hint
 from monoformer.doctor import describe_device
 from monoformer.evaluate.build import BATCH, build_evaluator
-from monoformer.evaluate.digests import digest_chunks, digest_named, read_chunks
+from monoformer.evaluate.digests import digest_files, digest_named
 from monoformer.evaluate.evaluator import Evaluator
 from monoformer.evaluate.journal import Journal
 from monoformer.evaluate.peer import Peer, load_peer
@@ -283,7 +283,7 @@ def describe(pipeline: Pipeline, folder: Path, arguments: Sequence[str], *, peer
             continue
     return {
         "model": str(folder),
-        "weights": digest_chunks(chunk for file in files for chunk in read_chunks(file)),
+        "weights": digest_files(files),
         "precision": str(dtype).removeprefix("torch."),
         "command": f"monoformer evaluate {shlex.join(arguments)}",
         "commit": commit() or "unknown",

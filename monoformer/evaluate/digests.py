@@ -21,9 +21,9 @@ def read_chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def digest_file(path: Path) -> str:
-    """Of a file's content."""
-    return digest_chunks(read_chunks(path))
+def digest_files(paths: Iterable[Path]) -> str:
+    """Of the content of files, one behind the other."""
+    return digest_chunks(chunk for path in paths for chunk in read_chunks(path))
 
 
 NO_SOURCES = ("kind", "name", "cache")
@@ -43,7 +43,7 @@ def digest_named(data: Any) -> dict[str, str]:
         case str() if data:
             path = Path(data)
             if path.is_file():
-                found[data] = digest_file(path)
+                found[data] = digest_files([path])
             elif path.is_dir():
                 sizes = sorted((str(own), own.stat().st_size) for own in path.rglob("*") if own.is_file())
                 found[data] = digest_chunks([repr(sizes).encode()])

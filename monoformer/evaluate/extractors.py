@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from monoformer.config.evaluate import ImageScores
-from monoformer.evaluate.digests import digest_file
+from monoformer.evaluate.digests import digest_files
 from monoformer.evaluate.resnet import load_resnet
 
 Network: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor | None]]
@@ -50,7 +50,7 @@ def load_extractor(config: ImageScores, *, device: torch.device) -> Extractor:
         raise ValueError(f"the extractor {config.extractor!r} is neither 'inception' nor a file; check the path")
     if path.suffix == ".safetensors":
         judge = load_resnet(path).to(device)
-        return Extractor(name=path.stem, digest=digest_file(path), network=lambda pixels: judge(pixels.to(device)))
+        return Extractor(name=path.stem, digest=digest_files([path]), network=lambda pixels: judge(pixels.to(device)))
     if path.suffix == ".pt2":
         raise ValueError(f"{path} is an exported program, which is read by unpickling; give a TorchScript file instead")
     return load_script(path, trust=config.trust, device=device)
@@ -72,7 +72,7 @@ def load_inception(weights: str, *, trust: bool, device: torch.device) -> Extrac
     path = weights or None
     network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=path)
     network = network.to(device)
-    digest = digest_file(Path(weights)) if weights else "torch-fidelity"
+    digest = digest_files([Path(weights)]) if weights else "torch-fidelity"
     return Extractor(
         name="inception", digest=digest, network=lambda pixels: network(pixels.to(device)), is_inception=True
     )
@@ -93,4 +93,4 @@ def load_script(path: Path, *, trust: bool, device: torch.device) -> Extractor:
         found = module(pixels.to(device))
         return found if isinstance(found, tuple) else (found, None)
 
-    return Extractor(name=path.stem, digest=digest_file(path), network=network)
+    return Extractor(name=path.stem, digest=digest_files([path]), network=network)

@@ -133,11 +133,13 @@ def save_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights in bf16 where that holds every one of them exactly; else as they are."""
-    half = {
-        name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
-    }
-    exact = all(torch.equal(half[name].to(tensor.dtype), tensor) for name, tensor in tensors.items())
-    return half if exact else dict(tensors)
+
+    def is_exact(tensor: Tensor) -> bool:
+        return not tensor.is_floating_point() or torch.equal(tensor.to(torch.bfloat16).to(tensor.dtype), tensor)
+
+    if not all(map(is_exact, tensors.values())):  # the first that is not ends it, so that a large model is not copied
+        return dict(tensors)
+    return {name: value.to(torch.bfloat16) if value.is_floating_point() else value for name, value in tensors.items()}
 
 
 @contextmanager

@@ -91,25 +91,27 @@ class Checkpoints:
         """In the thread: all parts, then the name. What went wrong on any process, or nothing."""
         path = self.folder / f"step-{step:08d}"
         temporary = path.with_suffix(".incomplete")
-        problem = ""
+        problem, own = "", {}
         try:
             if self.ranks.first:
                 shutil.rmtree(temporary, ignore_errors=True)
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is what we mean
             dcp.save(tensors, checkpoint_id=temporary, process_group=self.ranks.files, no_dist=self.ranks.files is None)
             own = {path.name: checksum(path) for path in temporary.glob(f"__{self.ranks.rank}_*")}
-            sums = {
-                name: found
-                for part in self.ranks.gather_all(own, group=self.ranks.files)
-                for name, found in part.items()
-            }
-            if self.ranks.first:
-                _write_through(temporary / "state.json", json.dumps({**progress, "checksums": sums}, indent=2))
-                self._put_in_place(temporary, path)
         except (Exception, CheckpointException) as error:  # the latter is a BaseException
             problem = _cause(error)
-            if self.ranks.first:
-                shutil.rmtree(temporary, ignore_errors=True)
+        parts = self.ranks.gather_all(
+            (problem, own), group=self.ranks.files
+        )  # outside: all of them ask, or none returns
+        if self.ranks.first:
+            try:
+                if not any(why for why, _ in parts):
+                    sums = {name: found for _, part in parts for name, found in part.items()}
+                    _write_through(temporary / "state.json", json.dumps({**progress, "checksums": sums}, indent=2))
+                    self._put_in_place(temporary, path)
+            except Exception as error:
+                problem = _cause(error)
+            shutil.rmtree(temporary, ignore_errors=True)  # nothing where it was put in place
         failed = self.ranks.gather([bool(problem)], group=self.ranks.files)
         return problem or ("another process says why" if any(own for (own,) in failed) else "")
 

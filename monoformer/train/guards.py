@@ -37,8 +37,9 @@ MAY_CHANGE = (
 share a step changes the last bits of its sums alone."""
 
 
-PLACES = ("root", "files", "images", "start", "path", "class_names")
-"""Fields that may change where a folder or files of the same names have moved."""
+PLACES = ("root", "files", "images", "start", "class_names", "autoencoder.path", "tokenizer.path", "vision.path")
+"""Fields that may change where a folder or files of the same names have moved. Not a data set's `path`: on the hub two
+owners' sets of one name are two."""
 
 
 @contextmanager
@@ -71,7 +72,9 @@ def check_same_run(saved: dict[str, Any], given: dict[str, Any], folder: Path) -
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
         and not any(name == m or name.startswith(f"{m}.") for m in MAY_CHANGE)
-        and not (name.rpartition(".")[2] in PLACES and _ends(before.get(name)) == _ends(now.get(name)))
+        and not (
+            (name in PLACES or name.rpartition(".")[2] in PLACES) and _ends(before.get(name)) == _ends(now.get(name))
+        )
     ]
     if changed:
         first = changed[0]

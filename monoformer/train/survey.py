@@ -14,7 +14,7 @@ from statistics import quantiles
 import torch
 
 from monoformer.batch import IGNORED, Layout
-from monoformer.config.data import FolderData, MixtureData, single_sources
+from monoformer.config.data import FolderData, MixtureData, SourceConfig, single_sources
 from monoformer.config.run import RunConfig
 from monoformer.data.build import build_parts
 from monoformer.data.images import no_pictures
@@ -114,9 +114,7 @@ def check_data(config: RunConfig, *, count: int) -> tuple[list[Survey], Packing,
     sources = build_parts(config.data, seed=config.seed)
     sequencer = build_sequencer(config.model, tokenizer or train_tokenizer(config), config.sequence)
     surveys = [
-        survey(source, sequencer, config, count=count, left=no_pictures(Path(one.root)))
-        if isinstance(one, FolderData)
-        else survey(source, sequencer, config, count=count)
+        survey(source, sequencer, config, one, count=count)
         for source, one in zip(sources, single_sources(config.data), strict=True)
     ]
     lengths = mixed_lengths(surveys, config)
@@ -132,9 +130,7 @@ def check_data(config: RunConfig, *, count: int) -> tuple[list[Survey], Packing,
     return surveys, now, then
 
 
-def survey(
-    source: Source, sequencer: Sequencer, config: RunConfig, *, count: int, left: Counter[str] | None = None
-) -> Survey:
+def survey(source: Source, sequencer: Sequencer, config: RunConfig, own: SourceConfig, *, count: int) -> Survey:
     """Read the first documents of a source and lay them out."""
     found = list(enumerate(islice(source, count)))
     bad = {number: document for number, document in found if isinstance(document, BadDocument)}
@@ -147,7 +143,8 @@ def survey(
     documents = [document for number, document in good if number not in refused]
     length = source.length if isinstance(source, Indexed) else 0
     layouts = [sequencer.lay_out(plan) for plan in plans]
-    return Survey(name=name, length=length, documents=documents, layouts=layouts, tally=tally, left=left or Counter())
+    left = no_pictures(Path(own.root)) if isinstance(own, FolderData) else Counter()
+    return Survey(name=name, length=length, documents=documents, layouts=layouts, tally=tally, left=left)
 
 
 def mixed_lengths(surveys: Sequence[Survey], config: RunConfig) -> list[int]:
