@@ -36,6 +36,9 @@ class ScenesData:
     """Relative weight of documents of text alone."""
     caption: float = 0.0
     """Relative weight of captions as text alone, without their pictures (to learn the language before the pictures)."""
+    brief: float = 0.0
+    """Share of the drawing documents whose caption leaves out the background, the sizes or both, as people write:
+    "a red circle". What it leaves out is drawn as it comes."""
     documents: int = 0
     """Number of different documents; after them the same ones come again in another order. 0: without end."""
     left_out: tuple[str, ...] = ()
@@ -50,6 +53,8 @@ class ScenesData:
         check_numbers(self, "size", room="data", least=16)
         check_weights(self, "draw", "describe", "edit", "question", "story", "caption", room="data")
         check_numbers(self, "documents", room="data", least=0)
+        if not 0 <= self.brief <= 1:
+            raise ValueError(f"data.brief is a share of the drawing documents, from 0 to 1, but is {self.brief}")
         fewest, most = self.objects
         if self.left_out_objects and not (fewest <= self.left_out_objects <= most and fewest < most):
             raise ValueError(

@@ -25,6 +25,7 @@ from monoformer.data.scenes import (
     VERBS,
     Add,
     Description,
+    Drawing,
     Kind,
     Move,
     Name,
@@ -311,6 +312,28 @@ def test_documents_have_their_roles_and_targets() -> None:
             assert image.pixels.shape == (3, 64, 64)
             assert parse(image.pixels) is not None
     assert seen == set(forms)
+
+
+def test_captions_in_brief_leave_out_what_people_leave_out() -> None:
+    """The pictures are the same; without a background, without sizes and without both are each about a third."""
+    brief, full = Scenes(ScenesData(brief=1.0)), Scenes(ScenesData())
+    left_out = []
+    for number in (n for n in range(600) if full.kind(n) == "draw"):
+        asked, shown = brief.example(number), full.example(number)
+        assert isinstance(asked, Drawing)
+        assert isinstance(shown, Drawing)
+        assert asked.scene == shown.scene
+        assert brief.drawing(number) == shown
+        sized = re.sub(r" on a \w+ background$", "", shown.caption)
+        sizeless = re.sub(" (small|large) ", " ", shown.caption)
+        ways = [sized, sizeless, re.sub(" (small|large) ", " ", sized)]
+        left_out.append(ways.index(asked.caption))
+    assert min(left_out.count(way) for way in range(3)) > len(left_out) / 5
+    some = Scenes(ScenesData(brief=0.25))
+    kept = [some.example(n) == full.example(n) for n in range(600) if full.kind(n) == "draw"]
+    assert 0.65 < sum(kept) / len(kept) < 0.85
+    with pytest.raises(ValueError, match="share of the drawing documents"):
+        ScenesData(brief=1.5)
 
 
 def test_weights_and_numbers_of_objects_are_kept() -> None:

@@ -11,7 +11,7 @@ relation is horizontal and one vertical. Knows nothing of pixels. Invariant: `re
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from monoformer.data.scenes.world import (
@@ -76,6 +76,13 @@ def caption(description: Description) -> str:
     for index, (word, kind) in enumerate(zip(description.relations, description.things[1:], strict=True)):
         said += f"{' and' if index else ''} {word} a {say_kind(kind)}"
     return said if description.background is None else f"{said} on a {description.background} background"
+
+
+def caption_in_brief(description: Description, rng: Random) -> str:
+    """The description as text without its background, its sizes or both: "a red circle left of a blue ring"."""
+    background, sizes = rng.choice(((False, True), (True, False), (False, False)))
+    said = caption(description if background else replace(description, background=None))
+    return said if sizes else re.sub(rf"\ba {options(SIZES)} ", "a ", said)
 
 
 def read_caption(text: str) -> Description | None:

@@ -5,14 +5,14 @@ scene of a document, before and after an edit too, belongs to the source's split
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal, TypeAlias
 
 from monoformer.config.data import ScenesData
 from monoformer.data.scenes.drawing import draw
 from monoformer.data.scenes.instructions import VERBS, Instruction, sample_instruction
-from monoformer.data.scenes.language import Description, caption, describe
+from monoformer.data.scenes.language import Description, caption, caption_in_brief, describe
 from monoformer.data.scenes.layout import sample_scene
 from monoformer.data.scenes.omission import LeftOut, LeftOutThings
 from monoformer.data.scenes.questions import ask
@@ -105,7 +105,7 @@ class Scenes:
         """Example `index`, which document `index` is made from unless the documents come over again."""
         match self.kind(index):
             case "draw":
-                return self.drawing(index)
+                return self._asked(index, self.drawing(index))
             case "describe":
                 return self.describing(index)
             case "edit":
@@ -182,6 +182,12 @@ class Scenes:
             text = tell(rng)
             if split_of_text(text) == self.split and not self.left_out.named_in(text):
                 return Story(text)
+
+    def _asked(self, index: int, drawing: Drawing) -> Drawing:
+        """The drawing as training shows it: in a share of them, the caption is in brief."""
+        rng = self._rng(index, "brief")
+        in_brief = rng.random() < self.config.brief
+        return replace(drawing, caption=caption_in_brief(drawing.description, rng)) if in_brief else drawing
 
     def _scene(self, rng: Random, numbers: Sequence[int] = ()) -> Scene:
         """A scene of this split, each allowed number of things (those of `numbers`) equally likely."""
