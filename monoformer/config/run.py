@@ -70,6 +70,11 @@ class RunConfig:
             raise ValueError("train.freeze = text keeps the text path of a model to start from; give one with --from")
         if self.train.lora.rank and not self.start:
             raise ValueError("train.lora adapts the matrices of a model to start from; give one with --from")
+        if self.train.starting_values == "official" and self.model.image_patches == "unet":
+            raise ValueError(
+                "train.starting_values = official are those of MonoFormer's released code, which has no U-Net; "
+                "leave them 'ours', or take --model.image-patches linear"
+            )
         if self.sequence.noise_limit and (self.vision.path or self.model.vision_width):
             raise ValueError(
                 f"sequence.noise_limit = {self.sequence.noise_limit} makes pictures before their caption targets, "

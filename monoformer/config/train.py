@@ -101,6 +101,9 @@ class TrainConfig:
     freeze: Literal["none", "text"] = "none"
     """text: what text passes through keeps the bits of the model the run started from, embedding and head but for new
     tokens included; needs `model.experts = modality`. The embedding and the head then have no weight decay."""
+    starting_values: Literal["ours", "official"] = "ours"
+    """How new image parts start. official: as in MonoFormer's released code, patches' projection and time token at 0,
+    time embedding and head normal, deviation 0.02. A run from a model that has all its weights has nothing new."""
     lora: LoRAConfig = LoRAConfig()
     """Adapters in the place of whole matrices. With `freeze = text` they sit in the image experts alone."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

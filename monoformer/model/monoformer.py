@@ -21,6 +21,19 @@ from monoformer.model.timestep import TimeEmbedding, TimeToken
 from monoformer.model.transformer import Condition, Route, Transformer
 from monoformer.model.unet import Skips
 
+OFFICIAL_DEVIATIONS = {
+    "patches.linear.weight": 0.0,
+    "time_token.input.weight": 0.0,
+    "time_token.output.weight": 0.0,
+    "patches.modulation.linear.weight": 0.0,
+    "time.input.weight": 0.02,
+    "time.output.weight": 0.02,
+    "image_head.modulation.linear.weight": 0.02,
+    "image_head.linear.weight": 0.02,
+}
+"""Deviations that MonoFormer's released code gives new image parts beside a language model. Two layers at zero, one
+behind the other, get no gradient, so that its time token learns a constant: the time enters through the head alone."""
+
 
 class Place(NamedTuple):
     """Where N images of one size sit in the sequence."""
@@ -77,22 +90,25 @@ class MonoFormer(nn.Module):
         *,
         only: Collection[str] | None = None,
         part: Callable[[Tensor, Tensor], Tensor] = lambda whole, parameter: whole,
+        official: bool = False,
     ) -> None:
         """Draw the weights: token embedding normal 1, text head 0.02, matrices 1 / sqrt(fan-in), residual outputs less.
 
         Modulation, the image head's output and a U-Net's residual branches start at zero, norms at one. An embedding of
         0.02 would drown in what the first block adds: objects got the wrong colour for their shape (docs/log.md). With
         `only`, all but the parameters of these names stay as they are. `part(whole, parameter)` is what of a drawn
-        matrix a parameter holds, where it does not hold all; one whole matrix at a time is in memory.
+        matrix a parameter holds, where it does not hold all; one whole matrix at a time is in memory. `official` makes
+        the image parts as MonoFormer's released code does (`OFFICIAL_DEVIATIONS`).
         """
         tied = self.config.tie_embeddings  # then it is a head as well, and its logits must start small
         deviations = {"tokens.weight": 0.02 if tied else 1.0, "text_head.weight": 0.02}
+        deviations |= OFFICIAL_DEVIATIONS if official else {}
         output = "linear" if self.config.image_patches == "linear" else "decoder.output"
         zero = ("modulation.linear.weight", f"image_head.{output}.weight", ".second.weight", ".bias")
         for name, parameter in self.named_parameters():
             if only is not None and name not in only:
                 continue
-            if name.endswith(zero):
+            if name.endswith(zero) and name not in deviations:
                 parameter.zero_()
             elif parameter.ndim == 1:
                 parameter.fill_(1.0)

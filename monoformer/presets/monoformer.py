@@ -107,6 +107,7 @@ def _monoformer(name: str, data: SourceConfig | MixtureData, *, row: int, rows: 
             text_weight=0.01,
             parallel=ParallelConfig(strategy="fsdp"),
             image_weight=1.0,
+            starting_values="official",
             checkpoint_every=5000,
         ),
         generate=GenerateConfig(sampler="ddpm", steps=250, guidance=1.5),

@@ -28,6 +28,8 @@ class Recipe:
     """Parameters that are drawn, by the purpose that keys their generator."""
     seed: int = 0
     """Seed of what is drawn."""
+    official: bool = False
+    """Whether new image parts start as in MonoFormer's released code."""
 
     def with_experts(self) -> "Recipe":
         """Image experts that are copies of the text weights."""
@@ -70,7 +72,7 @@ class Recipe:
                 if parameter.is_meta:
                     _assign(self.model, name, torch.empty_like(parameter, device=device, dtype=dtype))
             self.model.tie()
-            self.model.initialize(generator(self.seed, purpose), only=names, part=part)
+            self.model.initialize(generator(self.seed, purpose), only=names, part=part, official=self.official)
         self.model.tie()
         return self.model
 

@@ -172,6 +172,7 @@ def build_network(
         check_new(config, "the projection of the vision encoder's features")
         started = started.with_vision(config.model)
     recipe = started.recipe if started else new_start(config, tokenizer)
+    recipe = replace(recipe, official=config.train.starting_values == "official")
     if config.train.lora.rank:
         recipe = with_adapters(recipe, config.train)
     for line in warn_of_memory(replace(config, model=recipe.model.config), device, ranks):

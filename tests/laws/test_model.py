@@ -15,7 +15,7 @@ from monoformer.config.model import ModelConfig
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Document, Image, Text
 from monoformer.model.attention import dense_mask
-from monoformer.model.monoformer import MonoFormer
+from monoformer.model.monoformer import OFFICIAL_DEVIATIONS, MonoFormer
 from monoformer.model.patches import patchify, positions_2d, unpatchify
 from monoformer.model.unet import Skips
 from monoformer.randomness import generator
@@ -74,6 +74,35 @@ def test_every_mode_runs_and_predicts_images_of_the_right_shape(mode: str, chang
         assert prediction.shape == latents.shape
         assert prediction.isfinite().all()
         assert prediction.std() > 0.1
+
+
+def test_official_starting_values_keep_the_time_token_a_constant() -> None:
+    """The released code's: patches start at zero and learn; its time token, two layers at zero, learns a bias alone."""
+    changes: dict[str, Any] = {"time": "projected_token", "image_head": "dit"}
+    network, own = (MonoFormer(tiny.model_config("token", **changes)) for _ in range(2))
+    network.initialize(generator(0), official=True)
+    own.initialize(generator(0))
+    ours = dict(own.named_parameters())
+    for name, parameter in network.named_parameters():
+        if name in OFFICIAL_DEVIATIONS and not name.startswith("patches.modulation"):
+            deviation = OFFICIAL_DEVIATIONS[name]
+            assert abs(float(parameter.detach().std()) - deviation) <= 0.1 * deviation
+            assert not torch.equal(parameter, ours[name])
+        else:  # what a language model has too, and biases
+            assert parameter.shape == ours[name].shape
+    batch = tiny.in_rows([tiny.sequencer("token").document(d, n) for n, d in enumerate(tiny.documents(3, 6))])
+    images, times, places = tiny.latents_of(batch)
+    states = network(batch.ids, batch.positions, dense_mask(batch), images=images, times=times, places=places)
+    losses = [
+        (network.image(states, time, place, ()) - latents).square().mean()
+        for latents, time, place in zip(images, times, places, strict=True)
+    ]
+    torch.stack(losses).sum().backward()
+    moved = {
+        name for name, parameter in network.named_parameters() if parameter.grad is not None and parameter.grad.any()
+    }
+    assert {"patches.linear.weight", "image_head.linear.weight", "time.input.weight", "time_token.output.bias"} <= moved
+    assert not {"time_token.input.weight", "time_token.output.weight"} & moved
 
 
 def test_an_unknown_vocabulary_is_refused() -> None:
