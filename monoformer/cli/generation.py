@@ -12,8 +12,8 @@ from PIL import Image as PILImage
 from monoformer.arguments import open_picture
 from monoformer.cli.bulk import Bulk, Form, draw_all, own_device, ranks
 from monoformer.cli.options import Use, check_folder, check_picture_file, parse, save_pictures
-from monoformer.cli.prompts import read_lines
 from monoformer.document import Document, Segment, Text
+from monoformer.evaluate.prompts import read_lines
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.generate.editing import check_strength
 from monoformer.generate.session import Event, picture_size

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,9 @@ def here(source: SourceConfig) -> bool:
             return True
 
 
+@cache
 def different_captions(source: SourceConfig) -> int:
-    """How many there are of the pictures that it holds out, where captions are learned at all."""
+    """How many there are of the pictures that it holds out, where captions are learned at all; counted once."""
     match source:
         case ParquetData(describe=share, holdout=count) if share and count:
             return _count(ParquetPictures(source, split="test"))

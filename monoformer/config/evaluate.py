@@ -124,7 +124,8 @@ class ImageScores:
     """Real pictures: a folder, or an .npz in ADM's form (`arr_0`, or `mu` and `sigma`); empty: the pictures of the
     run's own held-out documents."""
     prompts: str = ""
-    """Text file with a prompt a line, used in turn; empty: those of the run's held-out documents."""
+    """File of prompts, one a line, or JSON lines with a `prompt`, used in turn; empty: those of the run's held-out
+    documents."""
     drawn: str = ""
     """An .npz of pictures (`arr_0`) to score instead of drawing any."""
     count: int = 1000

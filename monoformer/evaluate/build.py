@@ -16,7 +16,6 @@ from monoformer.config.evaluate import (
     TaskScores,
     TextScores,
 )
-from monoformer.data.captions import read_text
 from monoformer.data.images import ParquetPictures
 from monoformer.data.scenes import Scenes
 from monoformer.data.scenes.omission import LeftOut
@@ -31,7 +30,7 @@ from monoformer.evaluate.journal import Journal
 from monoformer.evaluate.likelihood import ROWS
 from monoformer.evaluate.material import captioned, held_out_text, read_whole, scenes_of, sources
 from monoformer.evaluate.peer import Peer
-from monoformer.evaluate.prompts import held_out_drawings, read_prompts
+from monoformer.evaluate.prompts import held_out_drawings, prompts_of
 from monoformer.evaluate.references import Pictures, open_drawn, open_reference
 from monoformer.evaluate.resnet import load_resnet
 from monoformer.evaluate.scenes import SceneEvaluator
@@ -203,7 +202,7 @@ def build_images(config: ImageScores, subject: Subject) -> ImageEvaluator:
         own = held_out_drawings(subject.data, count=config.count, seed=config.seed, name=config.name)
     prompts = [document for document, _ in own]
     if config.prompts:
-        prompts = read_prompts(read_text(Path(config.prompts)), count=config.count)
+        prompts = prompts_of(Path(config.prompts), count=config.count)
     distinct = {image.pixels.numpy().tobytes(): image.pixels for _, image in own}
     real = Pictures.listed(list(distinct.values()))
     return ImageEvaluator(

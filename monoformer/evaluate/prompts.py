@@ -1,7 +1,11 @@
-"""What documents ask to be drawn, and the real pictures that they show.
+"""What is asked to be drawn: by documents, with the real pictures that they show, or by a file of prompts.
 
-Knows documents and sources, nothing of models.
+Knows documents and sources, nothing of models. Invariant: a line of a file is what ends with a newline, so that the
+n-th prompt is the n-th line's.
 """
+
+import json
+from pathlib import Path
 
 from monoformer.config.data import DataConfig
 from monoformer.data.build import build_source
@@ -35,9 +39,33 @@ def held_out_drawings(data: DataConfig, *, count: int, seed: int, name: str) -> 
     return found
 
 
-def read_prompts(text: str, *, count: int) -> list[Document]:
-    """`count` prompts, the lines of a text in turn."""
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    if not lines:
-        raise ValueError("the file of prompts is empty; write one a line")
+def prompts_of(path: Path, *, count: int) -> list[Document]:
+    """`count` prompts, those of a file in turn."""
+    lines = read_lines(path)
     return [Document((Text(lines[i % len(lines)], "user"),)) for i in range(count)]
+
+
+def read_lines(path: Path) -> tuple[str, ...]:
+    """The prompts of a file: its lines, or of JSON lines their `prompt`. Raises ValueError for none."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as prompts, one a line: {error!r}") from None
+    lines = enumerate((line.strip() for line in text.split("\n")), start=1)  # splitlines would cut at U+2028 too
+    reads = path.suffix == ".jsonl"
+    prompts = tuple(_prompt(line, where=f"{path}:{number}") if reads else line for number, line in lines if line)
+    if not prompts:
+        raise ValueError(f"{path} holds no prompt; write one a line")
+    return prompts
+
+
+def _prompt(line: str, *, where: str) -> str:
+    """The `prompt` of a JSON line. Raises ValueError where it is no text."""
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is no JSON: {error}") from None
+    prompt = found.get("prompt") if isinstance(found, dict) else None
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f"{where} needs a 'prompt' that is a text and not empty, but is {line:.100}")
+    return prompt

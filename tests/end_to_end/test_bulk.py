@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from monoformer.cli.bulk import LATER, autoencoder_of
 from monoformer.cli.main import main
-from monoformer.cli.prompts import read_lines
+from monoformer.evaluate.prompts import read_lines
 from monoformer.evaluate.references import open_drawn
 from monoformer.tokenizer import Tokenizer
 from tests.end_to_end.test_command_line import fails, load
