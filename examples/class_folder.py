@@ -5,10 +5,11 @@ python examples/class_folder.py pictures/ --train.steps 500  (any option of `mon
 """
 
 import sys
-from pathlib import Path
 
 from monoformer import Pipeline
 from monoformer.cli.training import read_config, run
+from monoformer.config.data import FolderData
+from monoformer.data.images import FolderPictures
 from monoformer.gallery import Cell, Section, draw_gallery
 from monoformer.train.build import build_run
 
@@ -22,10 +23,14 @@ def main(root: str, options: list[str]) -> None:
     config = read_config(["folder", *asked, *options])
     if not run(build_run(config)):
         return
-    classes = sorted(folder.name for folder in Path(root).iterdir() if folder.is_dir())[:24]
+    assert isinstance(config.data, FolderData)
+    trained = FolderPictures(config.data)
+    prompts = sorted({trained.prompt(row) for row in trained.rows})[
+        :24
+    ]
     pipeline = Pipeline.from_pretrained(config.model_path)
-    pictures = pipeline.generate_images([PROMPT.format(name) for name in classes], seed=0)
-    cells = tuple(Cell((picture,), name) for picture, name in zip(pictures, classes, strict=True))
+    pictures = pipeline.generate_images(prompts, seed=0)
+    cells = tuple(Cell((picture,), prompt) for picture, prompt in zip(pictures, prompts, strict=True))
     draw_gallery([Section("one of each class", cells)]).save(config.path / "classes.png")
     print(config.path / "classes.png")
 

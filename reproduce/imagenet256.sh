@@ -15,7 +15,7 @@
 #                          (ours: bf16 on a GPU), which autoencoder of -ema and -mse.
 set -euo pipefail
 OFFICIAL=${OFFICIAL:-data/MonoFormer_ImageNet_256} # the checkpoint's folder; fetched from the hub if it is not there
-TOKENIZER=${TOKENIZER:-$OFFICIAL}                  # its tokenizer; none: prompts are token numbers
+TOKENIZER=${TOKENIZER:-}                           # folder or hub name; empty: the checkpoint's, if it has one (else prompts are token numbers)
 AUTOENCODER=${AUTOENCODER:-stabilityai/sd-vae-ft-mse}
 LABELS=${LABELS:-data/imagenet_labels.json}        # data/imagenet_labels.json of the official repository
 REFERENCE=${REFERENCE:-data/VIRTUAL_imagenet256_labeled.npz} # of ADM's evaluation suite
@@ -30,27 +30,28 @@ OUT=${OUT:-runs/imagenet256}
 PYTHON=${PYTHON:-python}
 
 mkdir -p "$OUT"
-if [ ! -d "$OFFICIAL" ]; then
-  hf download MonoFormer/MonoFormer_ImageNet_256 --local-dir "$OFFICIAL"
-fi
 for file in "$LABELS" "$REFERENCE"; do
   [ -e "$file" ] || { echo "there is no $file; the first lines of this script say what it is" >&2; exit 2; }
 done
 
 if [ ! -f "$OUT/model/config.json" ]; then
+  if [ ! -d "$OFFICIAL" ] || [ -d "$OFFICIAL/.cache/huggingface" ]; then # a download that was stopped goes on
+    hf download MonoFormer/MonoFormer_ImageNet_256 --local-dir "$OFFICIAL"
+  fi
   WEIGHTS=$OFFICIAL
   [ -d "$OFFICIAL/ema" ] && WEIGHTS=$OFFICIAL/ema # its training code keeps the averaged weights there
   OPTIONS=(--autoencoder "$AUTOENCODER")
-  [ -f "$TOKENIZER/tokenizer_config.json" ] && OPTIONS+=(--tokenizer "$TOKENIZER")
+  [ -z "$TOKENIZER" ] && [ -f "$OFFICIAL/tokenizer_config.json" ] && TOKENIZER=$OFFICIAL
+  [ -n "$TOKENIZER" ] && OPTIONS+=(--tokenizer "$TOKENIZER")
   "$PYTHON" -m monoformer convert "$WEIGHTS" "$OUT/model" "${OPTIONS[@]}"
 fi
 
-# One prompt a class, in the order of the classes.
+# One prompt a class, in the order of the classes, which is that of the file and of its synsets' names.
 "$PYTHON" - "$LABELS" > "$OUT/prompts.txt" <<'END'
 import json, sys
 names = json.load(open(sys.argv[1], encoding="utf-8"))
-for number in sorted(names, key=int):
-    print(f"Please generate an image of {names[number]['label']}.")
+for synset in sorted(names):
+    print(f"Please generate an image of {names[synset]['label']}.")
 END
 
 SAMPLING=(--sampling.sampler ddpm --sampling.steps "$STEPS" --sampling.guidance "$GUIDANCE" --sampling.guided-channels "$CHANNELS")

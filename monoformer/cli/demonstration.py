@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from monoformer.card import read_card, read_examples
-from monoformer.cli.options import check_folder, parse
+from monoformer.cli.options import called, check_folder, parse
 from monoformer.cli.training import find_preset, run
 from monoformer.config.data import ScenesData, TextData
 from monoformer.config.run import RunConfig
@@ -109,7 +109,7 @@ def show_model(model: str, folder: Path) -> None:
     console.print(
         f"{model} drew, described, edited, answered and wrote in {time.perf_counter() - began:.0f} s: "
         f"{folder / 'gallery.png'}\ntry next:\n"
-        f'  monoformer generate {model} "{PROMPT}"\n  monoformer chat {model}\n  monoformer demo --train',
+        f'  {called()} generate {model} "{PROMPT}"\n  {called()} chat {model}\n  {called()} demo --train',
         soft_wrap=True,
     )
 
@@ -136,7 +136,7 @@ def train_and_show(options: _Demo) -> None:
     console.print(table)
     console.print(
         f"pictures: {config.path / 'gallery.png'}   curves: {config.path / 'curves.png'}\ntry next:\n"
-        f'  monoformer generate {config.model_path} "{PROMPT}"\n  monoformer train scenes',
+        f'  {called()} generate {config.model_path} "{PROMPT}"\n  {called()} train scenes',
         soft_wrap=True,
     )
 

@@ -3,21 +3,19 @@
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from monoformer import __version__
 from monoformer.card import read_card, with_scores
 from monoformer.cli.generation import ModelFolder
 from monoformer.cli.options import Use, check_folder, parse
+from monoformer.cli.origins import describe_origin, trained_on
 from monoformer.cli.scoring import fitting_suites, with_given
 from monoformer.config.evaluate import (
     CaptionScores,
@@ -33,19 +31,15 @@ from monoformer.config.evaluate import (
 from monoformer.config.generate import changed
 from monoformer.config.run import RunConfig, load_config, to_json
 from monoformer.config.spelling import hint
-from monoformer.doctor import describe_device
 from monoformer.evaluate.build import BATCH, build_evaluator
-from monoformer.evaluate.digests import digest_files, digest_named
+from monoformer.evaluate.digests import digest_named
 from monoformer.evaluate.evaluator import Evaluator
 from monoformer.evaluate.journal import Journal
 from monoformer.evaluate.peer import Peer, load_peer
 from monoformer.evaluate.report import describe_figure, origins, table, write_report
 from monoformer.pipeline import Pipeline
 from monoformer.pretrained import find_folder
-from monoformer.sweep import Record, append_result, commit, digest, read_results
-
-PACKAGES = ("torch", "lm_eval", "torch-fidelity", "pycocoevalcap")
-"""Packages whose versions figures depend on."""
+from monoformer.sweep import Record, append_result, digest, read_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +111,7 @@ def evaluate(arguments: list[str]) -> None:
     where = peer.folder if peer else find_folder(options.model)
     folder = options.out or evaluation_folder(options.peer or options.model)
     folder.mkdir(parents=True, exist_ok=True)
-    results, origin = folder / "results.jsonl", describe(pipeline, where, arguments, peer=peer)
+    results, origin = folder / "results.jsonl", describe_origin(pipeline, where, arguments, peer=peer)
     work = [
         plan(config, pipeline, trained, folder=folder, origin=origin, batch=options.batch, peer=peer)
         for config in choose_scores(options, trained)
@@ -172,7 +166,7 @@ def plan(
     settings = to_json(config)
     code = [origin["commit"], origin["versions"]["monoformer"]]  # a figure of other code is another figure
     depends = [origin["weights"], settings, digest_named(settings), generate, origin["precision"], *code]
-    own = digest([*depends, to_json(trained.data) if trained else None], folder)
+    own = digest([*depends, trained_on(config, trained)], folder)
     if any(record["digest"] == own for record in read_results(folder / "results.jsonl")):
         return Suite(config=config, generate=generate, digest=own, journal=Journal(), evaluator=None)
     journal = Journal(folder / "begun" / own)
@@ -254,42 +248,40 @@ def check_suites(names: Sequence[str]) -> None:
 
 
 def choose_scores(options: _Evaluate, trained: RunConfig | None) -> list[ScoreConfig]:
-    """The configurations of the suites that are asked for, with --count and --seed put in."""
-    fitting = fitting_suites(trained.data) if trained and not options.suite else {}
-    names = dict.fromkeys(options.suite or fitting)
-    if options.peer:
-        names = dict.fromkeys(name for name in names if options.suite or name == "scenes")
-        options = replace(options, scenes=replace(options.scenes, tasks=("draw",)))
+    """The configurations of the suites that are asked for, with --count and --seed put in.
+
+    Raises ValueError for none, and for settings of others, which would have no effect.
+    """
+    fitting = fitting_suites(trained.data) if trained else {}
+    names = dict.fromkeys(options.suite or (name for name in fitting if not options.peer or name == "scenes"))
     if not names:
         raise ValueError(f"which suites? name some with --suite: {', '.join(SUITES)}")
+    for name in SUITES:
+        if name not in names and getattr(options, name) != type(getattr(options, name))():
+            raise ValueError(
+                f"--{name}... has no effect where that suite is not run; add it: --suite {' '.join(names)} {name}"
+            )
+    if options.sampling.given() and not any(isinstance(getattr(options, name), SAMPLED) for name in names):
+        raise ValueError(
+            f"--sampling... has no effect on {', '.join(names)}, which neither write nor draw; leave it out"
+        )
     given = {name: value for name in ("count", "seed") if (value := getattr(options, name)) is not None}
-    own = {name: getattr(options, name) for name in names}
-    return [
-        with_given(fitting.get(name, config) if config == type(config)() else config, given)
-        for name, config in own.items()
-    ]
+    return [with_given(_fitted(options, name, fitting), given) for name in names]
 
 
-def describe(pipeline: Pipeline, folder: Path, arguments: Sequence[str], *, peer: Peer | None = None) -> Record:
-    """What all figures of this command depend on, and where they came about."""
-    weight = pipeline.pretrained.model.tokens.weight
-    own = [folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("tokenizer*")]
-    files, dtype = (peer.files(), peer.network.dtype) if peer else (sorted(own), weight.dtype)
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "model": str(folder),
-        "weights": digest_files(files),
-        "precision": str(dtype).removeprefix("torch."),
-        "command": f"monoformer evaluate {shlex.join(arguments)}",
-        "commit": commit() or "unknown",
-        "versions": {"monoformer": __version__, **versions},
-        "machine": f"{describe_device(weight.device)}, {torch.get_num_threads()} threads",
-    }
+def _fitted(options: _Evaluate, name: str, fitting: Mapping[str, ScoreConfig]) -> ScoreConfig:
+    """The configuration of a suite; one that nobody changed fits the run's data. Of a peer only drawing is asked."""
+    config: ScoreConfig = getattr(options, name)
+    if isinstance(config, SceneScores) and options.peer:
+        if config.tasks not in (SceneScores().tasks, ("draw",)):
+            raise ValueError(f"a peer only draws, but --scenes.tasks is {' '.join(config.tasks)}; give draw alone")
+        return replace(config, tasks=("draw",))
+    own = fitting.get(name, config)
+    if config != type(config)():
+        return config
+    if isinstance(own, CaptionScores) and options.suite:  # as it was asked for, among as many as there are
+        return replace(own, cider=CaptionScores().cider)
+    return own
 
 
 def write_into_card(card: Path, records: Sequence[Record]) -> None:

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,12 @@ def whole_number(name: str, value: str, *, least: int = 0) -> int:
     if not value.isdecimal() or int(value) < least:
         raise ValueError(f"--{name} must be a number from {least} up, but is {value!r}")
     return int(value)
+
+
+def called() -> str:
+    """How a shell finds this program: by name, or by its path where an environment that is not active holds it."""
+    own = Path(sys.executable).with_name("monoformer")
+    return "monoformer" if shutil.which("monoformer") or not own.is_file() else os.path.relpath(own)
 
 
 def say_go_on(console: Console, arguments: list[str]) -> None:

@@ -64,7 +64,8 @@ def different_captions(source: SourceConfig) -> int:
         case ParquetData(describe=share, holdout=count) if share and count:
             return _count(ParquetPictures(source, split="test"))
         case FolderData(describe=share) if share:
-            return _count(FolderPictures(source, split="test"))
+            pictures = FolderPictures(source, split="test")
+            return _count(pictures) if pictures.holds_out else 0
         case _:
             return 0
 

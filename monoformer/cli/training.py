@@ -13,7 +13,7 @@ from torch import Tensor
 
 from monoformer.card import write_card
 from monoformer.cli.autoencoder import train_autoencoder
-from monoformer.cli.options import parse, say_go_on
+from monoformer.cli.options import called, parse, say_go_on
 from monoformer.cli.scoring import build_scores, check_scored
 from monoformer.config.run import RunConfig, load_config
 from monoformer.config.spelling import hint
@@ -61,8 +61,8 @@ def train(arguments: list[str]) -> None:
         say_go_on(console, ["train", *arguments])
         return
     made = config.model_path
-    draws = f"\n  monoformer generate {made} PROMPT --out picture.png\n  monoformer chat {made}"
-    then = draws if picture_sizes(config.data) else f"\n  monoformer write {made} PROMPT"
+    draws = f"\n  {called()} generate {made} PROMPT --out picture.png\n  {called()} chat {made}"
+    then = draws if picture_sizes(config.data) else f"\n  {called()} write {made} PROMPT"
     console.print(f"done: {made}{then}", markup=False, soft_wrap=True)
 
 

@@ -59,6 +59,11 @@ class FolderPictures:
         self._order = Order(seed, self.length)
         self._cache = PictureCache(config, lambda row: (self.files[row], str(self.files[row])))
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether there are enough pictures to keep some from training."""
+        return len(self.files) >= FEWEST_TO_SPLIT
+
     def captions(self, row: int) -> tuple[str, ...]:
         """All captions of a picture, bare; BadDocument where there are none."""
         captions = self._captions[self.files[row]]

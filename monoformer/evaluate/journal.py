@@ -1,7 +1,8 @@
 """What an evaluation has found so far, chunk by chunk, so that a killed one goes on where it was.
 
 Knows nothing of what is found. Invariant: a chunk that is written down is never computed again, and comes back as it
-was when it was computed: numbers in JSON keep every bit, pictures are arrays in files of their own.
+was when it was computed: numbers in JSON keep every bit, pictures are arrays in files of their own. One of another size
+is another chunk, so that going on with another `--batch` counts nothing twice.
 """
 
 import json
@@ -35,8 +36,8 @@ class Journal:
             self._found = {record["chunk"]: record["found"] for record in read_results(folder / "chunks.jsonl")}
 
     def remember(self, *key: str | int, count: int, compute: Callable[[], Any]) -> Any:
-        """The chunk of that key, computed unless it is known: JSON data about `count` items."""
-        name = "/".join(map(str, key))
+        """The chunk of that key and size, computed unless it is known: JSON data about `count` items."""
+        name = "/".join(map(str, (*key, count)))
         if name not in self._found:
             found = json.loads(json.dumps(compute()))
             if self.folder is not None:
@@ -50,7 +51,7 @@ class Journal:
         if self.folder is None:
             array = compute()
         else:
-            path = self.folder / ("-".join(map(str, key)) + ".npy")
+            path = self.folder / ("-".join(map(str, (*key, count))) + ".npy")
             if not path.is_file():
                 incomplete = path.with_suffix(".incomplete")
                 with incomplete.open("wb") as file:

@@ -6,6 +6,7 @@ Knows data, nothing of scores. Invariant: nothing that the run may have trained 
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 from torch import Tensor
@@ -69,13 +70,20 @@ def held_out_text(config: TextScores, data: DataConfig | None) -> list[Document]
 def check_held_out(text: TextData, data: DataConfig | None) -> None:
     """Refuse to test on text that a run trains on: what is held out depends on how files are cut."""
     for source in sources(data):
-        if isinstance(source, TextData) and set(source.files) & set(text.files):
+        if isinstance(source, TextData) and _places(source) & _places(text):
             given, trained = (text.characters, text.holdout), (source.characters, source.holdout)
             if given != trained or not text.holdout:
                 raise ValueError(
                     f"text scores read {', '.join(text.files)} with characters and holdout {given}, but the run trains "
                     f"on them with {trained}: it may have seen what is tested; give both the same, holdout above 0"
                 )
+
+
+def _places(text: TextData) -> set[Path]:
+    """Where the files really are, however they are named; none of a source that is not on this machine."""
+    with suppress(ValueError):
+        return {path.resolve() for path in text_files(text)}
+    return set()
 
 
 def captioned(config: CaptionScores, data: DataConfig | None) -> list[Captioned]:
@@ -91,7 +99,13 @@ def captioned(config: CaptionScores, data: DataConfig | None) -> list[Captioned]
             case ParquetData():
                 return read_all(ParquetPictures(source, split=split), config)
             case FolderData():
-                return read_all(FolderPictures(source, split=split), config)
+                pictures = FolderPictures(source, split=split)
+                if split == "test" and not pictures.holds_out:
+                    raise ValueError(
+                        f"{config.name}: {source.root} is too small to hold out pictures, so that all were trained on; "
+                        f"give --captions.seen, or other files"
+                    )
+                return read_all(pictures, config)
             case _:
                 continue
     raise ValueError(f"{config.name}: there are no pictures with captions; name files, --captions.data.files FILE")

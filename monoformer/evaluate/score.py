@@ -54,6 +54,7 @@ def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Score:
     """sum(parts) / sum(wholes) over items that belong together inside, such as the objects of a picture.
 
     The interval is that of a ratio of means: the residuals part - value * whole are independent from item to item.
+    Where all parts are 0 or all are whole it is Wilson's over the items, for that nothing differed proves little.
     """
     total, count = sum(wholes), len(wholes)
     if not total:
@@ -62,6 +63,9 @@ def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Score:
     if count < 2:
         return Score(value, count=count)
     residuals = [part - value * whole for part, whole in zip(parts, wholes, strict=True)]
+    if not any(residuals) and value in (0, 1):
+        bounds = share(count if value else 0, count)
+        return Score(value, low=bounds.low, high=bounds.high, count=count)
     half = Z * statistics.stdev(residuals) * math.sqrt(count) / total
     return Score(value, low=value - half, high=value + half, count=count)
 

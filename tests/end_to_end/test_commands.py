@@ -82,7 +82,9 @@ def tiny(words: list[str]) -> list[str]:
             shaped = "--from" in rest or "--config" in rest
             return [*words, *TRAIN, *([] if shaped else SHAPE)]
         case "evaluate":
-            return [*words, "--count=4", "--images.count=4", "--images.splits=1", "--sampling.steps=1"]
+            images = ["--images.count=4", "--images.splits=1"] if "images" in words else []
+            draws = {"images", "scenes", "captions", "classes", "composition"} & {*words} or "--suite" not in words
+            return [*words, "--count=4", *images, *(["--sampling.steps=1"] if draws else [])]
         case "generate" | "edit":
             few = ["--num=2"] if "--num" in rest else []
             return [*words, *few, *([] if "--sampling.steps" in rest else ["--sampling.steps=1"])]

@@ -93,7 +93,8 @@ def test_pixels_and_latents_learn_the_same_documents(tmp_path: Path) -> None:
 @needs_bash
 @pytest.mark.skipif(not OFFICIAL.is_dir(), reason=f"the official checkpoint is not here: no folder {OFFICIAL}")
 def test_imagenet256_from_an_official_checkpoint_to_its_scores(tmp_path: Path) -> None:
-    labels = {str(number): {"label": f"{5 + number} 17", "second_labels": []} for number in range(3)}
+    synsets = ("n01440764", "n01443537", "n01484850")  # the official file's first three
+    labels = {name: {"label": f"{5 + number} 17", "second_labels": []} for number, name in enumerate(synsets)}
     (tmp_path / "labels.json").write_text(json.dumps(labels))
     for number in range(4):
         picture(tmp_path / "real" / f"{number}.png", 60 * number)
