@@ -227,7 +227,7 @@ class Sequencer:
         return elements
 
     def _chat(self, document: Document, *, answer: bool) -> list[_Element]:
-        """The chat template around the segments; the assistant's tokens and their eos are labelled."""
+        """The chat template around the segments; the assistant's tokens and their eos are labelled, or every text."""
         roles = _roles(document)
         elements: list[_Element] = []
         for piece in self._template.pieces(roles, answer=answer):
@@ -239,7 +239,8 @@ class Sequencer:
                     elements.append(segment)
                 else:
                     ids = self._chat_text(segment.text, elements, piece)
-                    elements.append(Run(ids, labelled=segment.role == "assistant"))
+                    learned = segment.role == "assistant" or self.config.learned_text == "all"
+                    elements.append(Run(ids, labelled=learned))
         return elements
 
     def _chat_text(self, text: str, before: list[_Element], place: Place) -> list[int]:

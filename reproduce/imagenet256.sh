@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # MonoFormer's ImageNet result from its released weights: convert, draw 50,000 pictures, score. Expected: FID 2.57, IS
 # 272.6, precision 0.84, recall 0.56 (paper). Not run here: it needs the weights and a GPU. How the published folder is laid
-# out could not be seen either; taken is what the released training code saves.
+# out could not be seen either; taken is what the released code saves, safetensors or a pickle of weights alone.
 #
 #   bash reproduce/imagenet256.sh                    what is finished is skipped, what was stopped goes on
 #   OFFICIAL=folder REFERENCE=folder COUNT=8 STEPS=2 ... bash reproduce/imagenet256.sh      at any other size
@@ -40,6 +40,15 @@ if [ ! -f "$OUT/model/config.json" ]; then
   fi
   WEIGHTS=$OFFICIAL
   [ -d "$OFFICIAL/ema" ] && WEIGHTS=$OFFICIAL/ema # its training code keeps the averaged weights there
+  if [ ! -f "$WEIGHTS/model.safetensors" ] && [ -f "$WEIGHTS/pytorch_model.bin" ]; then # what its training script saves
+    "$PYTHON" - "$WEIGHTS" <<'END'
+import sys
+import torch
+from safetensors.torch import save_file
+weights = torch.load(f"{sys.argv[1]}/pytorch_model.bin", weights_only=True)
+save_file({name: value.clone() for name, value in weights.items()}, f"{sys.argv[1]}/model.safetensors", {"format": "pt"})
+END
+  fi
   OPTIONS=(--autoencoder "$AUTOENCODER")
   [ -z "$TOKENIZER" ] && [ -f "$OFFICIAL/tokenizer_config.json" ] && TOKENIZER=$OFFICIAL
   [ -n "$TOKENIZER" ] && OPTIONS+=(--tokenizer "$TOKENIZER")

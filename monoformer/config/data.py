@@ -239,6 +239,9 @@ class SequenceConfig:
     """With context images: probability of dropping the text, of dropping the images, and of dropping both (each)."""
     text_loss_in_image_documents: bool = True
     """False leaves text labels out of documents that hold a target image (as the released MonoFormer code does)."""
+    learned_text: Literal["answers", "all"] = "answers"
+    """Which texts of a chat are learned: the assistant's, or the user's as well as in both papers' recipes (all text in
+    Transfusion, `train_on_source` in the released MonoFormer code). The chat template's own tokens never are."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop_text <= 1 or not 0 <= 3 * self.drop_context <= 1:

@@ -151,6 +151,15 @@ class TrainConfig:
         check_numbers(self, "skip_limit", room="train", least=0, most=1)
         check_numbers(self, "decay", room="train", above=0, most=1)
         check_weights(self, "text_weight", "image_weight", room="train")
+        if self.schedule == "constant" and self.final_rate:
+            raise ValueError(
+                f"train.final_rate = {self.final_rate} has no effect with train.schedule = constant; set it to 0"
+            )
+        if self.schedule != "linear" and self.decay != TrainConfig.decay:
+            raise ValueError(
+                f"train.decay = {self.decay} has no effect with train.schedule = {self.schedule}; leave it at "
+                f"{TrainConfig.decay}, or take the schedule linear"
+            )
         if self.warmup > self.steps:
             raise ValueError(
                 f"train.warmup = {self.warmup} would not end within train.steps = {self.steps}; lower train.warmup"

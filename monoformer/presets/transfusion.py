@@ -103,7 +103,7 @@ def _transfusion(name: str, shape: Shape, *, unet: bool) -> RunConfig:
         diffusion=DDPMConfig(steps=1000, betas="cosine", prediction="eps"),
         tokenizer=TokenizerConfig(path=TINYLLAMA),
         data=MixtureData(sources=(text, pictures), weights=(0.22, 0.78)),
-        sequence=SequenceConfig(row=ROW, window=4096, context="noised", noise_limit=0.5),
+        sequence=SequenceConfig(row=ROW, window=4096, context="noised", noise_limit=0.5, learned_text="all"),
         train=TrainConfig(
             steps=STEPS,
             rows=ROWS,

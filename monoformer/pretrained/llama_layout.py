@@ -185,13 +185,22 @@ def describe(config: ModelConfig) -> dict[str, Any]:
         "intermediate_size": config.mlp_width,
         "hidden_act": "silu",
         "vocab_size": config.vocabulary,
-        "max_position_embeddings": config.context,
+        "max_position_embeddings": _longest(config),
         "rms_norm_eps": config.norm_epsilon,
         "rope_theta": config.rope_theta,
         "rope_scaling": _describe_scaling(config.rope_scaling),
         "tie_word_embeddings": config.tie_embeddings,
         **biases,
     }
+
+
+def _longest(config: ModelConfig) -> int:
+    """The context to write down: transformers 4 takes YaRN's factor from it, not from the field of that name."""
+    match config.rope_scaling:
+        case YarnScaling(factor=factor, original_context=original):
+            return round(factor * original)
+        case _:
+            return config.context
 
 
 def _describe_scaling(scaling: RopeScaling) -> dict[str, Any] | None:

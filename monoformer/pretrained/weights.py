@@ -57,6 +57,17 @@ def read_description(folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
+def _from_pickle(folder: Path) -> str:
+    """How to make safetensors of a folder that holds pickled weights alone; empty for any other."""
+    if not (folder / "pytorch_model.bin").is_file():
+        return ""
+    return (
+        ". From its pytorch_model.bin, if you trust it, in that folder: "
+        "python -c \"import torch, safetensors.torch as s; w = torch.load('pytorch_model.bin', weights_only=True); "
+        "s.save_file({k: v.clone() for k, v in w.items()}, 'model.safetensors', metadata={'format': 'pt'})\""
+    )
+
+
 class Weights:
     """The safetensors of a folder (one file, or shards with their index), read one tensor at a time."""
 
@@ -75,7 +86,7 @@ class Weights:
         for name in names:
             path = folder / Path(name).name
             if not path.is_file():
-                raise ValueError(f"{folder} has no {name}; only safetensors weights are loaded")
+                raise ValueError(f"{folder} has no {name}; only safetensors weights are loaded{_from_pickle(folder)}")
             with _opened(path) as file:
                 self.files |= dict.fromkeys(file.keys(), path)
 

@@ -204,6 +204,8 @@ def test_a_file_that_is_no_configuration(text: str | None, message: str, tmp_pat
         (TrainConfig, {"rows": 6, "pass_rows": 4}, "4 does not divide 6"),
         (TrainConfig, {"rows": 6, "pass_rows": -2}, "pass_rows"),
         (TrainConfig, {"steps": 0}, "steps must be at least 1"),
+        (TrainConfig, {"schedule": "constant", "final_rate": 0.5}, "final_rate = 0.5 has no effect"),
+        (TrainConfig, {"schedule": "cosine", "decay": 0.9}, "decay = 0.9 has no effect"),
         (TrainConfig, {"decay": 0.0}, "decay"),
         (TrainConfig, {"warmup": -1}, "warmup"),
         (TrainConfig, {"clip": -1.0}, "clip"),

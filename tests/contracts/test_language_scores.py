@@ -202,6 +202,8 @@ def test_pictures_that_cannot_be_used_are_not_shown(tmp_path: Path) -> None:
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:40])
     shown = captioned(CaptionScores(count=4, among=2, seen=True), FolderData(root=str(tmp_path), size=16))
     assert {captions for _, captions in shown} == {("caf\u00e9 0",), ("caf\u00e9 3",)}
+    with pytest.raises(ValueError, match="too small to hold out pictures"):
+        captioned(CaptionScores(count=4, among=2), FolderData(root=str(tmp_path), size=16))
 
 
 def test_drawings_stand_beside_the_true_pictures() -> None:
@@ -289,5 +291,8 @@ def test_whole_files_are_read_in_windows_unless_they_were_trained_on(tmp_path: P
     assert found["text_word_perplexity"] > found["text_byte_perplexity"] > 1
     with pytest.raises(ValueError, match="may have seen what is tested"):
         build_evaluator(scores, pipeline, data=TextData(files=(str(tmp_path),)))
+    shorter = TextScores(data=TextData(files=(str(tmp_path / "a.txt"),), characters=100))
+    with pytest.raises(ValueError, match="may have seen what is tested"):  # the same text, named and cut otherwise
+        build_evaluator(shorter, pipeline, data=TextData(files=(f"{tmp_path}/../{tmp_path.name}/",)))
     with pytest.raises(ValueError, match="there is no text to read"):
         build_evaluator(TextScores(), pipeline, data=FolderData())

@@ -121,6 +121,9 @@ def test_wrong_suites_and_options_are_one_line_errors(
     assert "give --seed instead" in fails(capsys, "evaluate", model, out, "--sampling.seed=1")
     assert "nothing was left out" in fails(capsys, "evaluate", model, out, "--suite", "composition")
     assert "trained from nothing" in fails(capsys, "evaluate", model, out, "--suite", "forgetting")
+    unused = fails(capsys, "evaluate", model, out, "--suite", "scenes", "--text.stride=5")
+    assert "--suite scenes text" in unused
+    assert "sample nothing" in fails(capsys, "evaluate", model, out, "--suite", "text", "--sampling.steps=1")
     assert "--batch must be 1 or more" in fails(capsys, "evaluate", model, out, "--batch=0")
     assert not (tmp_path / "scores.json").exists()
     assert "did you mean" not in fails(capsys, "evaluate", str(tmp_path / "none"), out)

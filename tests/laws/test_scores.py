@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,15 @@ def test_the_interval_of_a_ratio_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.92 < covered / 400 < 0.98
 
 
+def test_where_nothing_differs_the_interval_is_no_point() -> None:
+    """512 pictures without a fault do not prove that there will be none: Wilson's bounds over the pictures."""
+    for parts, bounds in (([2.0, 3.0, 1.0], share(3, 3)), ([0.0, 0.0, 0.0], share(0, 3))):
+        found = ratio(parts, [2.0, 3.0, 1.0])
+        assert (found.low, found.high) == (bounds.low, bounds.high)
+        assert found.count == 3
+        assert (found.low, found.high) != (found, found)
+
+
 def test_figures_change_their_unit_and_are_compared_with_their_spread() -> None:
     one, two = Score(3.0, low=2.0, high=4.0, count=9), Score(1.0, low=1.0 - math.sqrt(3), high=1.0 + math.sqrt(3))
     assert (one.scaled(2), one.scaled(2).low, one.exp().high) == (6.0, 4.0, math.exp(4.0))
@@ -64,8 +74,20 @@ def test_a_journal_computes_every_chunk_once(tmp_path: Path) -> None:
     assert done == [0, 1, 2, 3, 4]
     assert again[:3] == found == [[[n / 3, True]] for n in range(3)]
     assert watched == [2] * 8
-    assert Journal(tmp_path / "a").remember("x", 4, count=1, compute=lambda: work(9)) == [[4 / 3, True]]
+    assert Journal(tmp_path / "a").remember("x", 4, count=2, compute=lambda: work(9)) == [[4 / 3, True]]
     assert Journal(tmp_path / "a").part("b").remember("x", 4, count=1, compute=lambda: work(9)) == [[3.0, True]]
+
+
+def test_chunks_of_another_size_are_not_taken_for_these(tmp_path: Path) -> None:
+    """A killed evaluation that goes on with a smaller batch counts no item twice and leaves none out."""
+    for size in (4, 2, 3):
+        chunks = [range(first, min(first + size, 7)) for first in range(0, 7, size)]
+        for chunk in chunks[:-1] if size < 3 else chunks:  # the first two are killed before their last chunk
+            compute = partial(list, chunk)
+            made = partial(np.array, chunk)
+            kept = Journal(tmp_path).remember("x", chunk[0], count=len(chunk), compute=compute)
+            array = Journal(tmp_path).keep("y", chunk[0], count=len(chunk), compute=made)
+            assert kept == [*array] == [*chunk]
 
 
 def test_a_journal_keeps_arrays(tmp_path: Path) -> None:
@@ -108,6 +130,9 @@ def test_a_changed_file_is_another_evaluation_and_a_filled_cache_is_not(tmp_path
     text.write_text("six")
     third = digest_named(config)
     assert all(third[name] != digest for name, digest in second.items())
+    (folder / "b.txt").write_text("one")  # of the same size, as the weights of a model that was trained on
+    assert digest_named(config)[str(folder)] != third[str(folder)]
+    assert digest_named(config, read=False)[str(folder)] != digest_named(config)[str(folder)]
 
 
 @torch.no_grad()

@@ -86,6 +86,14 @@ def test_plain_documents_learn_all_their_text() -> None:
     assert learned(layout) == [*T.encode("red of"), *T.encode("blue"), T.eos]
 
 
+def test_the_papers_learn_the_users_words_as_well() -> None:
+    segments = (Text("red of", "user"), picture(role="assistant", target=True))
+    assert learned(laid(*segments)) == [T.boi, T.eos]
+    everything = laid(*segments, learned_text="all")
+    assert learned(everything) == [*T.encode("red of"), T.boi, T.eos], "and no token of the template"
+    assert everything.ids == laid(*segments).ids
+
+
 def test_chats_learn_the_assistants_tokens_and_their_eos_only() -> None:
     layout = laid(
         Text("the red", "system"), Text("blue", "user"), Text("red", "assistant"), picture(role="user"),

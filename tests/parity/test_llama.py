@@ -35,6 +35,7 @@ from monoformer.generate.passes import Context, read
 from monoformer.generate.session import Request
 from monoformer.model.monoformer import MonoFormer
 from monoformer.pretrained import LoadedLlama, Pretrained, export_llama, load_llama, load_pretrained, save_pretrained
+from monoformer.pretrained.llama_layout import describe
 from monoformer.randomness import generator
 from monoformer.tokenizer import Tokenizer
 from tests import tiny
@@ -131,7 +132,8 @@ def test_logits_are_those_of_transformers_and_export_gives_them_back(kind: str, 
     again = load(tmp_path / "ours")
     assert again.tokenizer.encode(text) == loaded.tokenizer.encode(text)
     assert again.new_rows == 0
-    assert again.model.config == replace(loaded.model.config, text_vocabulary=0)  # it does not grow a second time
+    context = 256 if "yarn" in kind else loaded.model.config.context  # YaRN's is written down stretched
+    assert again.model.config == replace(loaded.model.config, text_vocabulary=0, context=context)  # it grows but once
     for (name, one), two in zip(again.model.named_parameters(), loaded.model.parameters(), strict=True):
         assert torch.equal(one, two), name
 
@@ -281,6 +283,15 @@ def test_our_own_models_export_where_an_architecture_fits(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="both QK-norm and attention_bias"):
         export_llama(tmp_path / "none", tiny.model("adaln", attention_bias="qkv"), tiny.tokenizer())
     assert not list(tmp_path.glob("none*"))
+
+
+def test_yarns_factor_is_in_the_exported_context_too(tmp_path: Path) -> None:
+    """transformers 4 takes it from there, and our run's own context is a shorter one."""
+    save(tmp_path / "theirs", FAMILY["llama-yarn"])
+    model = load(tmp_path / "theirs").model
+    told = describe(replace(model.config, context=32, image_sizes=((8, 8),)))
+    assert told["max_position_embeddings"] == YARN["factor"] * YARN["original_max_position_embeddings"]
+    assert told["rope_scaling"]["factor"] == YARN["factor"]
 
 
 @pytest.mark.parametrize("kind", ["llama-3", "llama-yarn", "qwen2", "qwen3"])
