@@ -198,7 +198,7 @@ def _longest(config: ModelConfig) -> int:
     """The context to write down: transformers 4 takes YaRN's factor from it, not from the field of that name."""
     match config.rope_scaling:
         case YarnScaling(factor=factor, original_context=original):
-            return round(factor * original)
+            return max(config.context, round(factor * original))
         case _:
             return config.context
 

@@ -25,7 +25,8 @@ from monoformer.train.metrics import read_metrics
 from tests.end_to_end.conftest import SMALL as TRAINED
 from tests.end_to_end.test_command_line import fails
 
-SMALL = ["--count=2", "--captions.among=2", "--captions.no-cider", "--sampling.steps=1"]
+SMALL = ["--count=2", "--sampling.steps=1"]
+FEW = ["--captions.among=2", "--captions.no-cider"]
 
 
 def evaluate(run: Path, *arguments: str) -> int:
@@ -69,7 +70,7 @@ def test_one_command_one_file_one_table(run: Path, tmp_path: Path, capsys: pytes
 def test_ctrl_c_keeps_what_is_done(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = (f"--out={tmp_path}", "--suite", "captions", "scenes", "--batch=1")
+    arguments = (f"--out={tmp_path}", "--suite", "captions", "scenes", "--batch=1", *FEW)
     drawn: list[int] = []
     draw = Pipeline.generate_images
 
@@ -105,7 +106,7 @@ def test_the_card_holds_the_table_and_its_command(run: Path, tmp_path: Path) -> 
 
 
 def test_what_was_drawn_from_captions_stands_beside_the_true_pictures(run: Path, tmp_path: Path) -> None:
-    assert evaluate(run, f"--out={tmp_path}", "--suite", "captions", "--captions.drawn", "--captions.seen") == 0
+    assert evaluate(run, f"--out={tmp_path}", "--suite", "captions", "--captions.drawn", "--captions.seen", *FEW) == 0
     (suite,) = suites(tmp_path)
     assert [figure["name"] for figure in suite["figures"]] == ["seen_drawing_found_among_2"]
     with PILImage.open(tmp_path / f"samples-{suite['digest']}.png") as picture:
@@ -123,7 +124,7 @@ def test_wrong_suites_and_options_are_one_line_errors(
     assert "trained from nothing" in fails(capsys, "evaluate", model, out, "--suite", "forgetting")
     unused = fails(capsys, "evaluate", model, out, "--suite", "scenes", "--text.stride=5")
     assert "--suite scenes text" in unused
-    assert "sample nothing" in fails(capsys, "evaluate", model, out, "--suite", "text", "--sampling.steps=1")
+    assert "neither write nor draw" in fails(capsys, "evaluate", model, out, "--suite", "text", "--sampling.steps=1")
     assert "--batch must be 1 or more" in fails(capsys, "evaluate", model, out, "--batch=0")
     assert not (tmp_path / "scores.json").exists()
     assert "did you mean" not in fails(capsys, "evaluate", str(tmp_path / "none"), out)
