@@ -71,6 +71,6 @@ def monoformer_mini_text() -> RunConfig:
         base,
         name="monoformer-mini-text",
         data=MixtureData(sources=(words, books), weights=(of_scenes * stories, of_books)),
-        sequence=replace(base.sequence, row=318),
-        train=replace(base.train, rows=2),
+        sequence=replace(base.sequence, row=380),
+        train=replace(base.train, rows=1),
     )

@@ -47,7 +47,7 @@ def test_the_twin_has_the_same_network_and_no_pictures(books: Path) -> None:
     assert len(read[0]) > 50
     assert read[0] == read[1], "the same books in the same order"
     shares = [config.data.weights for config in (whole, twin)]  # type: ignore[union-attr]
-    kinds = PRESETS["scenes"]().data
+    kinds = whole.data.sources[0]  # type: ignore[union-attr]
     stories = kinds.story / sum(getattr(kinds, k) for k in ("draw", "describe", "edit", "question", "story"))  # type: ignore[union-attr]
     assert shares[1] == pytest.approx((shares[0][0] * stories, shares[0][1]))
 
