@@ -157,7 +157,7 @@ def monoformer_mini() -> RunConfig:
 
     monoformer train monoformer-mini --from runs/scenes --data.sources.1.files BOOKS/ --data.sources.2.files EMOJI
     Two CPU cores, some hour and a half after those of `scenes`, whose shape and tokenizer it keeps. Held out: 98% of
-    captions drawn exactly, 96% of pictures described, 78% edited; 70% of drawn emoji are told among 10.
+    captions drawn exactly, 96% of pictures described, 78% edited; 67% of drawn emoji are told among 10.
     """
     base = scenes()
     assert isinstance(base.data, ScenesData)
