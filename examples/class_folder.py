@@ -25,9 +25,7 @@ def main(root: str, options: list[str]) -> None:
         return
     assert isinstance(config.data, FolderData)
     trained = FolderPictures(config.data)
-    prompts = sorted({trained.prompt(row) for row in trained.rows})[
-        :24
-    ]
+    prompts = sorted({trained.prompt(row) for row in trained.rows})[:24]
     pipeline = Pipeline.from_pretrained(config.model_path)
     pictures = pipeline.generate_images(prompts, seed=0)
     cells = tuple(Cell((picture,), prompt) for picture, prompt in zip(pictures, prompts, strict=True))
