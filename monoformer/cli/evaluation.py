@@ -255,7 +255,7 @@ def choose_scores(options: _Evaluate, trained: RunConfig | None) -> list[ScoreCo
     fitting = fitting_suites(trained.data) if trained else {}
     names = dict.fromkeys(options.suite or (name for name in fitting if not options.peer or name == "scenes"))
     if not names:
-        raise ValueError(f"which suites? name some with --suite: {', '.join(SUITES)}")
+        raise ValueError(f"no suite fits the training data by itself; name some with --suite: {', '.join(SUITES)}")
     for name in SUITES:
         if name not in names and getattr(options, name) != type(getattr(options, name))():
             raise ValueError(

@@ -80,10 +80,11 @@ def check_held_out(text: TextData, data: DataConfig | None) -> None:
 
 
 def _places(text: TextData) -> set[Path]:
-    """Where the files really are, however they are named; none of a source that is not on this machine."""
+    """Where the files really are, however they are named, as far as they are on this machine."""
+    named = {Path(name).resolve() for name in text.files}
     with suppress(ValueError):
-        return {path.resolve() for path in text_files(text)}
-    return set()
+        named |= {path.resolve() for path in text_files(text)}
+    return named
 
 
 def captioned(config: CaptionScores, data: DataConfig | None) -> list[Captioned]:

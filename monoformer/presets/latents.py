@@ -29,7 +29,7 @@ def scenes_latent() -> RunConfig:
     is made by two commands (text-quick, export; docs/paper-to-code.md), and gives the network's shape.
 
     monoformer train scenes-latent --from LANGUAGE_MODEL
-    One CPU core with AMX, 77 minutes for 3,265 steps: 88% of pictures described, 0.2% of captions drawn exactly.
+    Two CPU cores, 77 minutes of one with AMX for 3,265 steps: 88% of pictures described, 0.2% of captions drawn.
     """
     return RunConfig(
         name="scenes-latent",

@@ -29,6 +29,7 @@ NEEDING = "|".join(
     [
         r".*(TinyLlama/|--peer|--perceptual|--tasks\.harness|VIRTUAL_)",
         r"evaluate .*--suite (captions|images captions|scenes text)",
+        r"evaluate runs/folder/model$",
         r"encode flickr8k|convert |generate runs/converted|data replay",
     ]
 )

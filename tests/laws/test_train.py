@@ -315,7 +315,8 @@ def test_training_lowers_the_loss_and_moves_every_weight(tmp_path: Path) -> None
     ],
 )
 def test_the_rate_warms_up_and_decays(schedule: Any, expected: list[float], tmp_path: Path) -> None:
-    train = {"steps": 10, "warmup": 4, "schedule": schedule, "decay": 0.4, "final_rate": 0.1, "optimizer": MuonConfig()}
+    train = {"steps": 10, "warmup": 4, "schedule": schedule, "decay": 0.4, "optimizer": MuonConfig()}
+    train |= {} if schedule == "constant" else {"final_rate": 0.1}
     config = tiny.run_config(tmp_path / "run", train=train)
     assert [rate_factor(step, config.train) for step in range(10)] == pytest.approx(expected)
     trainer = tiny.trainer(config)
