@@ -252,7 +252,8 @@ def choose_scores(options: _Evaluate, trained: RunConfig | None) -> list[ScoreCo
 
     Raises ValueError for none, and for settings of others, which would have no effect.
     """
-    fitting = fitting_suites(trained.data) if trained else {}
+    sized = not options.suite or ("captions" in options.suite and options.captions == CaptionScores())
+    fitting = fitting_suites(trained.data) if trained and sized else {}  # which may read the data
     names = dict.fromkeys(options.suite or (name for name in fitting if not options.peer or name == "scenes"))
     if not names:
         raise ValueError(f"no suite fits the training data by itself; name some with --suite: {', '.join(SUITES)}")

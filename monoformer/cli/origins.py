@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from monoformer import __version__
-from monoformer.config.evaluate import CompositionScores, ForgettingScores, SceneScores, ScoreConfig
+from monoformer.config.evaluate import CompositionScores, ForgettingScores, SceneScores, ScoreConfig, TaskScores
 from monoformer.config.run import RunConfig, to_json
 from monoformer.doctor import describe_device
 from monoformer.evaluate.digests import digest_files, digest_named
@@ -54,5 +54,5 @@ def trained_on(config: ScoreConfig, trained: RunConfig | None) -> list[Any]:
     if trained is None:
         return []
     data, start = to_json(trained.data), [trained.start] if isinstance(config, ForgettingScores) else []
-    made = isinstance(config, SceneScores | CompositionScores)  # by the program itself: no file is read
-    return [data, {} if made else digest_named(data, read=False), start, digest_named(start)]
+    unread = isinstance(config, SceneScores | CompositionScores | TaskScores)  # none of the data's files is read
+    return [data, {} if unread else digest_named(data, read=False), start, digest_named(start)]

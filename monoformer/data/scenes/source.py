@@ -185,6 +185,8 @@ class Scenes:
 
     def _asked(self, index: int, drawing: Drawing) -> Drawing:
         """The drawing as training shows it: in a share of them, the caption is in brief."""
+        if not self.config.brief:
+            return drawing
         rng = self._rng(index, "brief")
         in_brief = rng.random() < self.config.brief
         return replace(drawing, caption=caption_in_brief(drawing.description, rng)) if in_brief else drawing
