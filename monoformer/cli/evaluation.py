@@ -1,6 +1,5 @@
 """evaluate: every score of a model by one command, with its spread and all that it depends on; resumable."""
 
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from monoformer.card import read_card, with_scores
 from monoformer.cli.generation import ModelFolder
-from monoformer.cli.options import Use, check_folder, parse
+from monoformer.cli.options import Use, check_folder, parse, say_go_on
 from monoformer.cli.origins import describe_origin, trained_on
 from monoformer.cli.scoring import fitting_suites, with_given
 from monoformer.config.evaluate import (
@@ -124,8 +123,7 @@ def evaluate(arguments: list[str]) -> None:
                 append_result(results, perform(suite, suite.evaluator, console) | origin)
                 suite.journal.forget()
     except KeyboardInterrupt:
-        again = f"monoformer evaluate {shlex.join(arguments)}"
-        console.print(f"stopped; the same command goes on from here:\n  {again}", soft_wrap=True)
+        say_go_on(console, ["evaluate", *arguments])
         sys.exit(130)
     records = list({record["digest"]: record for record in read_results(results)}.values())
     own = [record for record in records if record["weights"] == origin["weights"]]

@@ -96,8 +96,8 @@ def called() -> str:
 
 
 def say_go_on(console: Console, arguments: list[str]) -> None:
-    """After a run was stopped: the command that goes on with it, as a shell takes it."""
-    command = shlex.join(["monoformer", *arguments])
+    """After work was stopped: the command that goes on with it, as a shell takes it."""
+    command = shlex.join([called(), *arguments])
     say = f"stopped and saved; the same command goes on from here:\n  {command}"
     console.print(say, markup=False, soft_wrap=True)
 

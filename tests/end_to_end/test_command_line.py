@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from rich.console import Console
 
 from monoformer.cli.main import COMMANDS, main
-from monoformer.cli.options import say_go_on
+from monoformer.cli.options import called, say_go_on
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.checkpoint import checkpoints
 from tests.end_to_end.conftest import SMALL
@@ -197,7 +197,7 @@ def test_a_stopped_run_says_the_command_that_goes_on_as_a_shell_takes_it(capsys:
     arguments = ["train", "folder", "--data.root", "my pictures/" + "long/" * 30, "--data.prompts", "a {}", "[red] {}"]
     say_go_on(Console(), arguments)
     said = capsys.readouterr().out.strip().splitlines()
-    assert shlex.split(said[-1]) == ["monoformer", *arguments]
+    assert shlex.split(said[-1]) == [called(), *arguments]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
