@@ -77,9 +77,10 @@ async def read(question: ChatQuestion, service: Service) -> list[Request]:
         raise ApiError(
             "partial_images, size and steps have no effect where only text is wanted", parameter="modalities"
         )
-    settings = service.settings(question)
+    document = Document(tuple(segments))
+    settings = service.settings(question, document)
     return requests(
-        Document(tuple(segments)),
+        document,
         settings,
         count=question.n,
         want=want,

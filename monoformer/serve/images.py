@@ -107,7 +107,7 @@ async def answer(
     start: Edit | None = None,
 ) -> Any:
     """Draw the pictures and send them, at once or while they come."""
-    settings = service.settings(question)
+    settings = service.settings(question, document)
     asked = requests(
         document,
         settings,

@@ -32,6 +32,7 @@ STROKES = (
     "eta",
 )
 """Fields of questions that are settings of the same name."""
+EMPTY = Document(())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +70,8 @@ class Service:
             if asked.stream_options and not asked.stream:
                 raise ApiError("stream_options has no effect without stream", parameter="stream_options")
 
-    def settings(self, asked: Asked) -> GenerateConfig:
-        """The model's settings with those of the question; a seed of its own if it names none."""
+    def settings(self, asked: Asked, document: Document = EMPTY) -> GenerateConfig:
+        """The model's settings with those of the question about a document; a seed of its own if it names none."""
         given: dict[str, Any] = {"seed": secrets.randbelow(2**31) if asked.seed is None else asked.seed}
         for name in (*WORDS, *STROKES):
             value = getattr(asked, name, None)
@@ -83,6 +84,9 @@ class Service:
                 given["stop"] = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop)
             if asked.logit_bias:
                 given["logit_bias"] = tuple((int(token), bias) for token, bias in asked.logit_bias.items() if bias)
+        if given.get("image_guidance", 1) != 1 and not document.images:
+            message = "image_guidance has no effect without pictures to read; leave it out"
+            raise ApiError(message, parameter="image_guidance")
         with refusals():
             settings = changed(self.pipeline.pretrained.generate, given)
         return replace(settings, max_tokens=min(settings.max_tokens, self.limits.max_tokens))
@@ -105,10 +109,6 @@ class Service:
 
 def requests(document: Document, settings: GenerateConfig, *, count: int, **options: Any) -> list[Request]:
     """`count` requests of one document with seeds that follow each other. Raises ApiError if they contradict."""
-    if settings.image_guidance != 1 and not document.images:
-        raise ApiError(
-            "image_guidance has no effect without pictures to read; leave it out", parameter="image_guidance"
-        )
     with refusals():
         return [
             Request(document=document, settings=replace(settings, seed=settings.seed + place), **options)

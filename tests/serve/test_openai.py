@@ -224,6 +224,18 @@ def test_settings_of_the_folder_that_a_call_makes_ineffective() -> None:
                 client.images.generate(prompt="a", extra_body=given)
 
 
+def test_a_folder_that_guides_edits_by_their_picture_draws_from_words_too() -> None:
+    made = tiny.pretrained()
+    made = replace(made, generate=replace(made.generate, image_guidance=2.0))
+    with running(pipeline=Pipeline(made, slots=6)) as own, own.client() as client:
+        assert client.images.generate(prompt="a").data
+        assert client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "a"}]).choices
+        before = square("blue", (16, 16))
+        edited = client.images.edit(image=png(before), prompt="make it red", extra_body={"seed": 4}).data[0]
+        expected = own.service.pipeline.edit(before, "make it red", seed=4)[0]
+        assert np.abs(opened(edited.b64_json).astype(int) - np.array(expected).astype(int)).max() <= 1
+
+
 def test_guidance_in_an_interval_of_times(client: openai.OpenAI, server: Running) -> None:
     fields = {"seed": 5, "steps": 4, "guidance": 4.0, "guidance_interval": [0.3, 0.8]}
     made = client.images.generate(model="tiny", prompt="a red circle", size="8x8", extra_body=fields)
