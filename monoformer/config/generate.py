@@ -120,8 +120,9 @@ STEPS: dict[str, int] = {
     "dpm++2m": 20,
     "ddpm": 250,  # the chain's own noise wants many: MonoFormer and Transfusion take as many
 }
-"""Steps of a sampler that a call names without steps: a folder's number was chosen for the folder's own sampler. Where the
-released model's curves are within two points of their best (docs/results.md); its diffusion is a flow, so ddpm has none."""
+"""Steps of a sampler that a call names without steps: a folder's number was chosen for the folder's own sampler.
+
+Where the released model's curves are within two points of their best (docs/results.md); it is a flow, so ddpm has none."""
 
 
 def changed(settings: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfig:
