@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from PIL import Image as PILImage
@@ -62,7 +62,7 @@ def generate(arguments: list[str]) -> None:
     if options.num < 0:
         raise ValueError(f"--num must be 1 or more, but is {options.num}")
     if options.prompts is not None:
-        return _generate_many(options, options.prompts)
+        return _generate_many(options, options.prompts, settings)
     if not options.prompt:
         raise ValueError("give at least one prompt, or a file of them: --prompts FILE")
     if options.form != "png" or options.chunk != 64:
@@ -89,7 +89,7 @@ def generate(arguments: list[str]) -> None:
     return None
 
 
-def _generate_many(options: _Generate, file: Path) -> None:
+def _generate_many(options: _Generate, file: Path, settings: dict[str, Any]) -> None:
     """The pictures of a file's prompts."""
     if options.prompt or options.picture or options.mask or options.gallery or options.strength != 1:
         raise ValueError("--prompts FILE draws from its lines alone; leave prompts, pictures, masks and gallery out")
@@ -109,7 +109,7 @@ def _generate_many(options: _Generate, file: Path) -> None:
     )
     slots = 3 * min(options.chunk, bulk.count)  # every picture's contexts at once
     pipeline = options.open(options.model, device=own_device(options.device), slots=slots)
-    whole = draw_all(pipeline, bulk, options.sampling.given(want="image"), rank=rank, world=world)
+    whole = draw_all(pipeline, bulk, settings, rank=rank, world=world)
     print(f"rank {rank} of {world} is done; others are not" if whole is None else whole)
     failed = bulk.count - sum(len(bulk.drawn(chunk)) for chunk in bulk.chunks(0, 1))
     if failed and whole is not None:
