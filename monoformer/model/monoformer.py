@@ -8,6 +8,7 @@ Knows nothing of noise, losses or sampling: times are what `Path.network_time` r
 """
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -120,11 +121,11 @@ class MonoFormer(nn.Module):
                 parameter.copy_(part(noise, parameter))
 
     def give_vision(self, config: ModelConfig) -> None:
-        """Add the projection of a vision encoder's features, without weights yet; nothing else in `config` differs."""
+        """Add the projection of a vision encoder's features, whose width and grid `config` tells, without weights yet."""
         assert self.vision is None, "the model has such a projection already"
         with torch.device("meta"):
             self.vision = VisionEmbedding(config)
-        self.config = config
+        self.config = replace(self.config, vision_width=config.vision_width, vision_grid=config.vision_grid)
 
     def embed(
         self, ids: Tensor, images: Sequence[Tensor], times: Sequence[Tensor], places: Sequence[Place]

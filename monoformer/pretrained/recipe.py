@@ -43,7 +43,7 @@ class Recipe:
         return replace(self, model=model, read=read, new=new)
 
     def with_vision(self, config: ModelConfig) -> "Recipe":
-        """A new projection of a vision encoder's features; nothing else in `config` differs."""
+        """A new projection of a vision encoder's features, whose width and grid `config` tells."""
         self.model.give_vision(config)
         own = tuple(name for name, _ in self.model.named_parameters() if name.startswith("vision."))
         return replace(self, new={**self.new, "vision": own})

@@ -32,7 +32,8 @@ def read_saved(config: RunConfig, *, step: int = 0) -> tuple[int, Pretrained, di
     step = step or max(found)
     config = replace(config, train=replace(config.train, parallel=ParallelConfig()))
     started = read_start(config) if config.start else None
-    config = taking(config, started.pretrained) if started else config
+    if started:  # its shape is as the run left it: what a vision encoder sees may have come in with it
+        config = replace(taking(config, started.pretrained), model=config.model)
     tokenizer = started.pretrained.tokenizer if started else find_tokenizer(config)
     if tokenizer is None:
         raise ValueError(f"the run {config.path} has no tokenizer; its folder must be as the run left it")

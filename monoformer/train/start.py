@@ -84,7 +84,8 @@ def read_start(config: RunConfig) -> Start:
     if config.model.experts == "shared" or start.model.config.experts == "modality":
         return start
     news = f"{start.news}; image experts start as copies of the text weights"
-    return replace(start, recipe=start.recipe.with_experts(), news=news)
+    recipe = start.recipe.with_experts()
+    return Start(pretrained=replace(start.pretrained, model=recipe.model), recipe=recipe, news=news)
 
 
 def _read_ours(config: RunConfig, folder: Path) -> Start:

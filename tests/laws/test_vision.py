@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from monoformer.autoencoder import Pixels
 from monoformer.batch import Layout
 from monoformer.config.data import ScenesData, SequenceConfig
-from monoformer.config.run import RunConfig
+from monoformer.config.run import RunConfig, load_config
 from monoformer.config.vision import VisionConfig
 from monoformer.document import Document, Image, Text
 from monoformer.generate.engine import Engine
@@ -24,6 +24,7 @@ from monoformer.pipeline import Pipeline
 from monoformer.presets import PRESETS
 from monoformer.pretrained import load_pretrained, save_pretrained
 from monoformer.train.build import build_run
+from monoformer.train.saved import read_saved
 from monoformer.train.trainer import Trainer
 from monoformer.vision import build_vision
 from tests import encoders, tiny
@@ -127,6 +128,24 @@ def test_a_model_that_could_not_see_learns_to_and_then_keeps_its_eyes(path: str,
     kept = build_run(scenes_config(tmp_path / "kept", "", start=str(tmp_path / "seeing")))
     assert kept.parts.config.vision.path == str(tmp_path / "seeing" / "vision")
     assert torch.equal(kept.parts.model.vision.input.weight, new["vision.input.weight"])  # type: ignore[union-attr]
+
+
+def test_eyes_and_experts_may_come_in_one_run(path: str, tmp_path: Path) -> None:
+    """Both are learned, and the folder and the run's checkpoint hold both."""
+    save_pretrained(tmp_path / "model", build_run(scenes_config(tmp_path / "blind", "")).pretrained)
+    config = scenes_config(tmp_path / "run", path, start=str(tmp_path / "model"), shape={"experts": "modality"})
+    built = build_run(config)
+    network = built.parts.model
+    assert (built.parts.config.model.experts, network.config.experts) == ("modality", "modality")
+    before = {name: p.clone() for name, p in network.named_parameters() if ".image." in name or "vision." in name}
+    assert before
+    assert Trainer(built.parts).run()
+    after = dict(network.named_parameters())
+    assert not [name for name, p in before.items() if p.ndim > 1 and torch.equal(p, after[name])]
+    save_pretrained(tmp_path / "trained", built.pretrained)
+    _, saved, weights = read_saved(load_config(tmp_path / "run" / "config.json"))
+    assert load_pretrained(tmp_path / "trained").model.config == saved.model.config == network.config
+    assert weights.keys() == network.state_dict().keys()
 
 
 def test_the_assistants_picture_is_patches_whoever_hands_it_back() -> None:
