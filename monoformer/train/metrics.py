@@ -5,7 +5,6 @@ after its checkpoint, so that the file reads as if nothing had happened.
 """
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,6 @@ class Metrics:
         self.tracking: Tracking | None = None
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
-        self._since = time.perf_counter()
 
     def forget_after(self, step: int) -> None:
         """Drop lines past a checkpoint that the run resumes from."""
@@ -57,7 +55,8 @@ class Metrics:
             self.breakdown.load_state_dict(state.get("breakdown", []))  # older checkpoints have none
 
     def add(self, values: dict[str, float], *, totals: dict[str, float]) -> None:
-        """Note one step: `values` are averaged, `totals` (`tokens_per_second`, ...) become rates a second."""
+        """Note one step: `values`, the step's `seconds` among them, are averaged; `totals` (`tokens_per_second`, ...)
+        become rates in these seconds, so that what is done between steps (samples, scores, a pause) counts for none."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
@@ -83,7 +82,7 @@ class Metrics:
 
     def write(self, step: int, **more: float) -> dict[str, float]:
         """Append one line with what came since the last, and start anew; returns it."""
-        elapsed = max(time.perf_counter() - self._since, 1e-9)
+        elapsed = max(self._sums.get("seconds", 0.0), 1e-9)
         line: dict[str, float] = {"step": step}
         for name, value in self._sums.items():
             line[name] = value / self._counts[name] if name in self._counts else value / elapsed
@@ -91,7 +90,7 @@ class Metrics:
         parts = {} if self.breakdown is None else self.breakdown.read()
         short = {kind: {name: _short(value) for name, value in means.items()} for kind, means in parts.items()}
         self.append({**{name: _short(value) for name, value in line.items()}, **short})
-        self._sums, self._counts, self._since = {}, {}, time.perf_counter()
+        self._sums, self._counts = {}, {}
         return line
 
     def append(self, line: dict[str, Any]) -> None:

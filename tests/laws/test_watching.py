@@ -25,7 +25,7 @@ from monoformer.model.monoformer import Place
 from monoformer.train.breakdown import LEVELS, Breakdown
 from monoformer.train.curves import CURVES, panels_of
 from monoformer.train.loss import pass_losses, times_of
-from monoformer.train.metrics import CLOCK, read_metrics
+from monoformer.train.metrics import CLOCK, Metrics, read_metrics
 from monoformer.train.operations import Operations, seen_in, visible_counts
 from monoformer.train.tracking import Tracking
 from tests import tiny
@@ -181,6 +181,18 @@ def test_a_line_says_what_is_to_be_watched(run: RunConfig) -> None:
         assert 0.05 < line["host_peak_gib"] < 100
         parts = line["image_loss_by_level"].values()
         assert min(parts) <= line["image_loss_by_source"]["mixed"] <= max(parts)
+
+
+def test_rates_are_those_of_the_steps_alone(tmp_path: Path) -> None:
+    """Samples between two lines, and a run that was stopped between them, change nothing."""
+    before, after = Metrics(tmp_path / "metrics.jsonl"), Metrics(tmp_path / "metrics.jsonl")
+    before.add({"seconds": 2.0}, totals={"tokens_per_second": 300})
+    after.load_state_dict(before.state_dict())
+    after.add({"seconds": 1.0}, totals={"tokens_per_second": 300})
+    assert after.write(2)["tokens_per_second"] == 200
+    after.add({"seconds": 4.0}, totals={"tokens_per_second": 300})
+    assert [line["tokens_per_second"] for line in read_metrics(before.path)] == [200]
+    assert after.write(3) == {"step": 3, "seconds": 4.0, "tokens_per_second": 75}
 
 
 @pytest.mark.skipif(
