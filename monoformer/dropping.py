@@ -19,8 +19,8 @@ def drop(document: Document, number: int, *, seed: int, config: SequenceConfig) 
     Each target image draws its own number; the first that drops decides. Returns the document and whether it dropped.
     """
     for index, segment in enumerate(document.segments):
-        if not isinstance(segment, Image) or not segment.target:
-            continue
+        if index == 0 or not isinstance(segment, Image) or not segment.target:
+            continue  # what begins a document has no context
         draw = uniform(seed, number, index, "drop")
         has_context = any(isinstance(earlier, Image) for earlier in document.segments[:index])
         if not has_context and draw < config.drop_text:

@@ -140,7 +140,7 @@ def _measure(job: Job) -> Record:
     pipeline = Pipeline.from_pretrained(job.config.model_path, device=train.device)
     scores: dict[str, float] = {}
     for score in job.scores:
-        for name, value in build_evaluator(score, pipeline, data=job.config.data).run():
+        for name, value in build_evaluator(score, pipeline, data=job.config.data, start=job.config.start).run():
             if name in scores:
                 raise ValueError(f"two scores of run {job.run.name!r} give {name!r}; leave one of them out")
             scores[name] = value

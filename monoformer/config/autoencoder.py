@@ -81,7 +81,7 @@ class AutoencoderRun:
         if caches(self.data):
             raise ValueError("an autoencoder is trained on pictures, but a cache holds latents alone; name its source")
         unused = TrainConfig()
-        weighed = ("text_weight", "image_weight", "freeze", "lora")
+        weighed = ("text_weight", "image_weight", "freeze", "lora", "starting_values")
         for name in ("pass_rows", "parallel", *weighed, "evaluate_every", "evaluate_count"):
             if getattr(self.train, name) != getattr(unused, name):
                 raise ValueError(f"train.{name} does nothing when an autoencoder is trained; leave it as it is")

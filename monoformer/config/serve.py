@@ -78,6 +78,8 @@ class ServeConfig:
             found = Path(self.api_key_file).read_text(encoding="utf-8").split()
         except (OSError, ValueError) as error:
             raise ValueError(f"the API keys could not be read from {self.api_key_file}: {error}") from None
+        if not found:
+            raise ValueError(f"{self.api_key_file} holds no API key; write one a line, or leave --api-key-file out")
         return replace(self, api_key=(*self.api_key, *found), api_key_file="")
 
     @property

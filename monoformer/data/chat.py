@@ -86,13 +86,21 @@ def read_turns(row: Mapping[str, Any], name: str) -> list[Turn]:
         if role == "system" and not parts:  # many a form has the field and leaves it empty
             continue
         if turns and turns[-1].role == role:  # two messages in turn of the same one
-            turns[-1].parts.extend([*(["\n"] if parts and isinstance(parts[0], str) else []), *parts])
+            _go_on(turns[-1].parts, parts)
         else:
             turns.append(Turn(role, parts))
     system = _parts(row["system"], name) if isinstance(row.get("system"), str) else []
     if system and not (turns and turns[0].role == "system"):
         turns.insert(0, Turn("system", system))
     return _placed(turns, row, name)
+
+
+def _go_on(said: list[str | Picture], parts: list[str | Picture]) -> None:
+    """Another message of the same one: its words begin a line."""
+    if said and parts and isinstance(parts[0], str):
+        before = said.pop() if isinstance(said[-1], str) else ""
+        parts = [f"{before}\n{parts[0]}", *parts[1:]]
+    said.extend(parts)
 
 
 def _said(row: Mapping[str, Any], name: str) -> list[tuple[Any, Any]]:

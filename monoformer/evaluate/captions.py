@@ -129,11 +129,14 @@ def caption_likelihoods(pipeline: Pipeline, image: Image, captions: Sequence[str
             f"a picture of {len(layout)} tokens and a caption of {max(map(len, answers))} are more than the model "
             f"reads ({engine.config.context}); shorten the captions"
         )
-    context = Context(engine.reader.slots.take())
-    (last,) = read(engine.network, [context], [layout])
     parts = [answers[first : first + chunk] for first in range(0, len(answers), chunk)]
-    found = [value for part in parts for value in likelihoods(engine.network, context, last, part).tolist()]
-    engine.reader.slots.release(context.slot)
+    with engine.turn:
+        context, found = Context(engine.reader.slots.take()), list[float]()
+        try:
+            (last,) = read(engine.network, [context], [layout])
+            found = [value for part in parts for value in likelihoods(engine.network, context, last, part).tolist()]
+        finally:
+            engine.reader.slots.release(context.slot, broken=not found)
     return found
 
 

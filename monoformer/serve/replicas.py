@@ -96,6 +96,8 @@ class Replicas:
         """Queue requests at one replica, all or none; as `Batcher.submit`."""
         if self._closing:
             raise ClosingError("the server is shutting down")
+        if len(requests) > self.capacity:
+            raise ValueError(f"{len(requests)} at once are more than the {self.capacity} that this server takes")
         if self._open + len(requests) > self.capacity:
             raise QueueFullError(1)
         stream = Stream(len(requests), leave=self._leave)

@@ -62,7 +62,7 @@ HELLO = [("user", "hello"), ("assistant", "hi")]
 FORMS = [
     ({"messages": [U, A]}, HELLO),
     ({"messages": [{"role": "system", "content": "Be kind."}, U, A, U]}, [("system", "Be kind."), *HELLO]),
-    ({"messages": [U, U, A]}, [("user", "hello"), ("user", "\n"), *HELLO]),
+    ({"messages": [U, U, A]}, [("user", "hello\nhello"), HELLO[1]]),
     ({"messages": [{"role": "user", "content": [{"type": "text", "text": "see"}, {"type": "image_url",
       "image_url": {"url": "a.png"}}]}, A]}, [("user", "see"), ("user", "context"), ("assistant", "hi")]),
     ({"messages": [U, {"role": "assistant", "content": [{"type": "image", "image": "a.png"}]}]},
@@ -91,6 +91,8 @@ FORMS = [
     *(({"question": "hello", "answer": "hi", "history": history}, HELLO) for history in ([], None)),
     ({"question": "What?", "answer": "Red", "image": "a.png"},
      [("user", "context"), ("user", "What?"), ("assistant", "Red")]),
+    ({"image": "a.png", "messages": [{"role": "user", "content": "First."}, {"role": "user", "content": "Second."}, A]},
+     [("user", "context"), ("user", "First.\nSecond."), HELLO[1]]),
 ]  # fmt: skip
 
 

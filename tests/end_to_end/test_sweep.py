@@ -26,6 +26,7 @@ overrides = "{small}"
 scores = [
   {{ kind = "SceneScores", tasks = ["draw"], count = 2 }},
   {{ kind = "TextScores", name = "words", count = 4, data = {{ files = ["{text}"], characters = 60, holdout = 0.5 }} }},
+  {{ kind = "ForgettingScores", text = {{ count = 4, data = {{ files = ["{text}"], characters = 60, holdout = 0.5 }} }} }},
 ]
 
 [[runs]]
@@ -90,7 +91,11 @@ def test_one_line_of_results_a_run(finished: Path) -> None:
     assert "has not finished" in after["error"]
     measures = ("perplexity", "byte_perplexity", "word_perplexity", "bits_per_byte")
     assert list(words["scores"]) == [f"words_{measure}" for measure in measures]
-    assert list(pictures["scores"]) == ["draw_exact", "draw_colour", "draw_colour_and_shape", *words["scores"]]
+    drawn, lost = ["draw_exact", "draw_colour", "draw_colour_and_shape"], dict(pictures["scores"])
+    assert list(lost)[: len(drawn) + len(measures)] == [*drawn, *words["scores"]]
+    assert lost["before_text_perplexity"] == pytest.approx(words["scores"]["words_perplexity"]), (
+        "the run that it starts from"
+    )
     assert pictures["steps"] == 4
     for key in ("documents", "tokens", "seconds", "parameters", "weight_bytes", "host_peak_gib", "text_loss"):
         assert pictures[key] > 0, key

@@ -189,6 +189,7 @@ def test_the_preset_is_small_enough_to_be_released() -> None:
         ({"perceptual_weight": 0.5}, "does nothing without perceptual"),
         ({"crop": 12}, "crop must be 0 or a multiple of the 8 pixels of a cell"),
         ({"train": TrainConfig(optimizer=AdamWConfig(), text_weight=2.0)}, r"train\.text_weight does nothing"),
+        ({"train": TrainConfig(starting_values="official")}, r"train\.starting_values does nothing"),
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> None:

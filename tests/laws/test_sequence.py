@@ -164,7 +164,7 @@ def test_the_copy_is_left_out_where_nothing_later_reads_it() -> None:
 @pytest.mark.parametrize("why", ["dropped", "no text loss"])
 def test_the_copy_is_left_out_where_the_text_that_reads_it_has_no_labels(why: str) -> None:
     config = {"drop_text": 1.0} if why == "dropped" else {"text_loss_in_image_documents": False}
-    assert clean_copies(picture(target=True), Text("red"), **config) == 0
+    assert clean_copies(Text("a"), picture(target=True), Text("red"), **config) == 0
 
 
 def test_blocks_are_where_the_patches_are_and_targets_are_noised() -> None:
@@ -264,6 +264,8 @@ def test_dropping_comes_as_often_as_configured() -> None:
     for outcome in outcomes:
         assert edit[outcome] == pytest.approx(0.05, abs=0.012)
     assert drops(Document((CONTEXT, Text("red"))), config, 200).keys() == {(CONTEXT, Text("red"))}
+    story = Document((TARGET, Text("red")))  # nothing to drop: what is learned of its words stays
+    assert drops(story, SequenceConfig(drop_text=1.0), 200).keys() == {story.segments}
 
 
 def test_dropping_depends_on_seed_and_number_alone() -> None:

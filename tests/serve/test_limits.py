@@ -7,6 +7,7 @@ import socket
 import struct
 import zlib
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -244,6 +245,16 @@ def test_only_loopback_goes_without_a_key() -> None:
         assert ServeConfig(host=host).is_local
     with pytest.raises(ValueError, match="at least 8 characters"):
         ServeConfig(api_key=("short",))
+
+
+def test_a_file_of_keys_that_holds_none_opens_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    for text in ("", "\n \n"):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="holds no API key; write one a line"):
+            ServeConfig(api_key_file=str(file)).with_keys()
+    file.write_text("a-long-key\nanother-key\n")
+    assert ServeConfig(api_key_file=str(file)).with_keys().api_key == ("a-long-key", "another-key")
 
 
 def test_web_pages_of_others(http: httpx.Client) -> None:
