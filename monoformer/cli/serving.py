@@ -117,7 +117,10 @@ def _with_page(service: "Service", listening: socket.socket, *, card: str) -> "S
     from monoformer.serve.server import Server
 
     app = build_app(service)
-    closing = mount_page(app, service.pipeline, service.batcher, name=service.name, examples=held_out_examples(card))
+    closing = mount_page(
+        app, service.pipeline, service.batcher,
+        name=service.name, examples=held_out_examples(card), limits=service.limits,
+    )  # fmt: skip
     return Server(service, listening, app=app, closing=closing)
 
 

@@ -122,7 +122,7 @@ STEPS: dict[str, int] = {
 }
 """Steps of a sampler that a call names without steps: a folder's number was chosen for the folder's own sampler.
 
-Where the released model's curves are within two points of their best (docs/results.md); it is a flow, so ddpm has none."""
+Where the released model's curves are within two points of their best (docs/results.md); a flow has none of ddpm."""
 
 
 def changed(settings: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfig:

@@ -121,7 +121,7 @@ class MonoFormer(nn.Module):
                 parameter.copy_(part(noise, parameter))
 
     def give_vision(self, config: ModelConfig) -> None:
-        """Add the projection of a vision encoder's features, whose width and grid `config` tells, without weights yet."""
+        """Add the projection of a vision encoder's features, without weights yet; `config` has width and grid."""
         assert self.vision is None, "the model has such a projection already"
         with torch.device("meta"):
             self.vision = VisionEmbedding(config)

@@ -56,7 +56,8 @@ class Metrics:
 
     def add(self, values: dict[str, float], *, totals: dict[str, float]) -> None:
         """Note one step: `values`, the step's `seconds` among them, are averaged; `totals` (`tokens_per_second`, ...)
-        become rates in these seconds, so that what is done between steps (samples, scores, a pause) counts for none."""
+        become rates in these seconds, so that what is done between steps (samples, scores, a pause) counts for none.
+        """
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1

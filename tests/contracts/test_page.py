@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
+from monoformer.config.serve import Limits
 from monoformer.document import Document, Image, Text, answer_document, describe_document, draw_document, edit_document
-from monoformer.generate.session import Event
+from monoformer.generate.session import Event, Request
 from monoformer.pipeline import Pipeline
 from monoformer.serve.batcher import Batcher, QueueFullError
 from monoformer.serve.page import find_examples
@@ -88,11 +89,31 @@ def test_an_edit_keeps_what_is_not_painted(desk: Desk) -> None:
     assert not torch.equal(after.pixels[:, :, 4:], before.pixels[:, :, 4:])
 
 
+def test_the_page_keeps_to_the_limits_of_the_server(desk: Desk) -> None:
+    limits = Limits(steps=3, count=2, prompt=10, images=1, pixels=100, max_tokens=5)
+    own = Desk(desk.pipeline, desk.batcher, limits)
+    assert (own.settings().steps, own.settings().max_tokens) == (3, 5)
+    asked: dict[str, Any] = {"prompt": "a", "count": 1, "size": "8 x 8", "seed": 0, "steps": 2}
+    for match, changes in (("1 and 3 steps", {"steps": 4}), ("1 and 2 pictures", {"count": 3})):
+        with pytest.raises(ValueError, match=match):
+            wish_drawings(own, **{**asked, **changes})
+    with pytest.raises(ValueError, match="more than 100"):
+        read_picture(own, picture(size=(16, 16)))
+    shown = own.pipeline.context_image(picture())
+    for match, segments in (
+        ("10 characters at most, but these are 11", (Text("a" * 11),)),
+        ("1 pictures to read at most, but these are 2", (shown, shown)),
+    ):
+        request = Request(document=Document(segments), want="text", settings=own.settings())
+        with pytest.raises(ValueError, match=match):
+            asyncio.run(drawn(own, [request]))
+
+
 def test_what_cannot_be_asked_is_said(desk: Desk) -> None:
     for match, changes in {
         "prompt is empty": {"prompt": "  "},
         "between 1 and 8 pictures": {"count": 9},
-        "between 1 and 200 steps": {"steps": 0},
+        "between 1 and 250 steps": {"steps": 0},
         "such as 64 x 64": {"size": "large"},
     }.items():
         with pytest.raises(ValueError, match=match):

@@ -25,8 +25,8 @@ preset = "scenes-quick"
 overrides = "{small}"
 scores = [
   {{ kind = "SceneScores", tasks = ["draw"], count = 2 }},
-  {{ kind = "TextScores", name = "words", count = 4, data = {{ files = ["{text}"], characters = 60, holdout = 0.5 }} }},
-  {{ kind = "ForgettingScores", text = {{ count = 4, data = {{ files = ["{text}"], characters = 60, holdout = 0.5 }} }} }},
+  {{ kind = "TextScores", name = "words", count = 4, data = {{ {words} }} }},
+  {{ kind = "ForgettingScores", text = {{ count = 4, data = {{ {words} }} }} }},
 ]
 
 [[runs]]
@@ -55,7 +55,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = folder / "words.txt"
     text.write_text("\n\n".join(f"The {n} red circles are left of the blue square." for n in range(40)))
     path = folder / "tiny.toml"
-    path.write_text(STUDY.format(small=" ".join(SMALL), text=text))
+    words = f'files = ["{text}"], characters = 60, holdout = 0.5'
+    path.write_text(STUDY.format(small=" ".join(SMALL), text=text, words=words))
     return path
 
 

@@ -72,6 +72,8 @@ class Chat:
         seed: int,
     ) -> Results:
         """The assistant's messages as they grow."""
+        if len(history) >= self.desk.limits.messages:
+            raise ValueError(f"this server takes {self.desk.limits.messages} messages at most; begin a new talk")
         document = read_talk(
             history, message, memory=MEMORIES[memory], reader=lambda picture: read_picture(self.desk, picture)
         )

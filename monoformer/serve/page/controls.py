@@ -3,7 +3,6 @@
 from typing import Any
 
 from monoformer.serve.page.desk import Desk
-from monoformer.serve.page.wishes import MOST_STEPS
 
 LARGEST_SEED = 2**31 - 1
 
@@ -13,7 +12,7 @@ def add_sampling(desk: Desk) -> tuple[Any, Any, Any]:
     import gradio as gr
 
     defaults = desk.defaults
-    steps = gr.Slider(1, MOST_STEPS, value=min(defaults.steps, MOST_STEPS), step=1, label="Denoising steps")
+    steps = gr.Slider(1, desk.limits.steps, value=defaults.steps, step=1, label="Denoising steps")
     guidance = gr.Slider(
         1, 10, value=defaults.guidance, step=0.05, label="Guidance", info="how closely to follow the words"
     )

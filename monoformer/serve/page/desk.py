@@ -6,13 +6,15 @@ Invariant: a user never sees a traceback, and whoever stops or leaves has no wor
 import functools
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from html import escape
 from typing import Any, ParamSpec, TypeAlias
 
 from monoformer.config.generate import GenerateConfig, changed
-from monoformer.document import Document, Image
+from monoformer.config.serve import Limits
+from monoformer.document import Document, Image, Text
 from monoformer.generate.session import Event, Request
 from monoformer.pipeline import Pipeline
 from monoformer.serve.batcher import Batcher, ClosingError, QueueFullError
@@ -32,11 +34,12 @@ class FailedError(Exception):
 
 
 class Desk:
-    """One model, as the page uses it."""
+    """One model, as the page uses it, within the limits of the server."""
 
-    def __init__(self, pipeline: Pipeline, batcher: Batcher | Replicas) -> None:
-        self.pipeline, self.batcher = pipeline, batcher
-        self.defaults = pipeline.pretrained.generate
+    def __init__(self, pipeline: Pipeline, batcher: Batcher | Replicas, limits: Limits | None = None) -> None:
+        self.pipeline, self.batcher, self.limits = pipeline, batcher, limits or Limits()
+        own, most = pipeline.pretrained.generate, self.limits
+        self.defaults = replace(own, max_tokens=min(own.max_tokens, most.max_tokens), steps=min(own.steps, most.steps))
         self.sizes = pipeline.pretrained.model.config.image_sizes
 
     def settings(self, **changes: Any) -> GenerateConfig:
@@ -48,6 +51,7 @@ class Desk:
 
         Raises QueueFullError, ClosingError, FailedError, or ValueError for a request that cannot be served.
         """
+        self._check(requests)
         async with await self.batcher.submit(*requests) as events:
             async for event in events:
                 if event.reason == "error":
@@ -55,6 +59,21 @@ class Desk:
                 if event.reason == "cancelled":
                     raise ClosingError("the server is shutting down")
                 yield event
+
+    def _check(self, requests: Sequence[Request]) -> None:
+        """Refuse what is beyond the limits."""
+        limits = self.limits
+        for request in requests:
+            words = [segment.text for segment in request.document.segments if isinstance(segment, Text)]
+            asked = {
+                "pictures at once": (len(requests), limits.count),
+                "denoising steps": (request.settings.steps if request.want != "text" else 0, limits.steps),
+                "characters": (sum(map(len, words)), limits.prompt),
+                "pictures to read": (len(request.document.images), limits.images),
+            }
+            for name, (count, most) in asked.items():
+                if count > most:
+                    raise ValueError(f"this server takes {most} {name} at most, but these are {count}")
 
     async def describe(self, image: Image) -> AsyncIterator[str]:
         """What the model says of a picture, growing."""

@@ -13,7 +13,7 @@ from monoformer.serve.page.controls import add_after, add_sampling
 from monoformer.serve.page.desk import Desk, Pace, Results, friendly
 from monoformer.serve.page.examples import Examples
 from monoformer.serve.page.pictures import open_picture, png_bytes
-from monoformer.serve.page.wishes import MOST_PICTURES, read_picture, wish_drawings, write_size
+from monoformer.serve.page.wishes import read_picture, wish_drawings, write_size
 
 DRAWN_BY = (
     *("sampler", "steps", "spacing", "eta", "guidance", "guidance_interval", "guidance_rescale", "negative"),
@@ -43,7 +43,8 @@ class Drawing:
                 with gr.Row():
                     draw = gr.Button("Draw", variant="primary", elem_id="draw")
                     stop = gr.Button("Stop", min_width=60)
-                count = gr.Slider(1, MOST_PICTURES, value=4, step=1, label="Pictures", elem_id="draw-count")
+                most = self.desk.limits.count
+                count = gr.Slider(1, most, value=min(4, most), step=1, label="Pictures", elem_id="draw-count")
                 steps, guidance, seed = add_sampling(self.desk)
                 size = gr.Dropdown(sizes, value=sizes[0], label="Height x width", visible=len(sizes) > 1)
                 if examples.prompts:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from monoformer.config.serve import Limits
 from monoformer.pipeline import Pipeline
 from monoformer.serve.batcher import Batcher
 from monoformer.serve.page.chat import Chat
@@ -17,9 +18,6 @@ from monoformer.serve.page.editing import Editing
 from monoformer.serve.page.examples import Examples
 from monoformer.serve.page.inside import Inside
 from monoformer.serve.replicas import Replicas
-
-LARGEST_FILE = "20mb"
-"""Of an upload."""
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -33,10 +31,12 @@ def mount_page(
     *,
     name: str = "",
     examples: Examples | None = None,
+    limits: Limits | None = None,
 ) -> Callable[[], None]:
     """Mount the page at `/` of a FastAPI app whose other routes are there already; what ends its open connections.
 
-    `name`: what the model is called. The app's lifespan must run. Raises ValueError when Gradio is not installed.
+    `name`: what the model is called; `limits`: what one press of a button may ask for. The app's lifespan must run.
+    Raises ValueError when Gradio is not installed.
     """
     try:
         import gradio as gr
@@ -46,7 +46,8 @@ def mount_page(
         ) from error
     files = TemporaryDirectory(prefix="monoformer-page-")
     app.state.page_files = files  # they last as long as the app
-    page = build_page(Desk(pipeline, batcher), name=name, examples=examples or Examples(), folder=Path(files.name))
+    desk = Desk(pipeline, batcher, limits)
+    page = build_page(desk, name=name, examples=examples or Examples(), folder=Path(files.name))
     page.queue(api_open=False, default_concurrency_limit=None)  # the batcher bounds what is done at once
     app.add_api_route("/v1/{path:path}", _nothing, methods=METHODS, include_in_schema=False)
     gr.mount_gradio_app(
@@ -54,7 +55,7 @@ def mount_page(
         page,
         path="/",
         allowed_paths=[files.name],
-        max_file_size=LARGEST_FILE,
+        max_file_size=desk.limits.body,
         footer_links=[],
         run_history=False,
         show_error=True,

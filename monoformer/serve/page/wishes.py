@@ -14,9 +14,6 @@ from monoformer.generate.session import Request
 from monoformer.serve.page.desk import Desk
 from monoformer.serve.page.pictures import painted, shrunk
 
-MOST_PICTURES, MOST_STEPS = 8, 200
-"""Bounds of one press of a button."""
-
 
 def wish_drawings(
     desk: Desk, prompt: str, *, count: int, size: str, seed: int, previews: int = 1, **settings: Any
@@ -24,9 +21,9 @@ def wish_drawings(
     """`count` pictures of one prompt with the seeds from `seed` on; `size` as "height x width"."""
     if not prompt.strip():
         raise ValueError("the prompt is empty; say what is to be drawn")
-    if not 1 <= count <= MOST_PICTURES:
-        raise ValueError(f"between 1 and {MOST_PICTURES} pictures can be drawn at once, but {count} are asked for")
-    _check_steps(settings)
+    if not 1 <= count <= desk.limits.count:
+        raise ValueError(f"between 1 and {desk.limits.count} pictures can be drawn at once, but {count} are asked for")
+    _check_steps(desk, settings)
     document = Document((Text(prompt.strip(), "user"),))
     return [
         Request(
@@ -59,7 +56,7 @@ def wish_edit(
         raise ValueError("there is no picture yet; send one, or draw one and press Edit")
     if not text.strip():
         raise ValueError("say what is to change")
-    _check_steps(settings)
+    _check_steps(desk, settings)
     before, mask = read_picture(desk, picture), _mask(desk, painted(layers), picture)
     words = Text(text.strip(), "user")
     if describes and mask is None and strength == 1:
@@ -79,6 +76,9 @@ def wish_edit(
 
 def read_picture(desk: Desk, picture: PILImage.Image) -> Image:
     """A user's picture as the model reads it; one that was enlarged for the page is first made small again."""
+    if picture.width * picture.height > desk.limits.pixels:
+        size = f"{picture.width}x{picture.height}"
+        raise ValueError(f"the picture has {size} pixels, more than {desk.limits.pixels}; send a smaller one")
     return desk.pipeline.context_image(shrunk(picture, desk.sizes))
 
 
@@ -96,9 +96,10 @@ def read_size(said: str) -> tuple[int, int]:
     return height, width
 
 
-def _check_steps(settings: dict[str, Any]) -> None:
-    if not 1 <= settings.get("steps", 1) <= MOST_STEPS:
-        raise ValueError(f"between 1 and {MOST_STEPS} steps can be taken, but {settings['steps']} are asked for")
+def _check_steps(desk: Desk, settings: dict[str, Any]) -> None:
+    most = desk.limits.steps
+    if not 1 <= settings.get("steps", 1) <= most:
+        raise ValueError(f"between 1 and {most} steps can be taken, but {settings['steps']} are asked for")
 
 
 def _mask(desk: Desk, mask: PILImage.Image | None, picture: PILImage.Image) -> Any:
