@@ -85,6 +85,8 @@ def _job(
         return f"{match['option'] or ''}{needs[-1].config.model_path}"
 
     asked = [*shlex.split(sweep.overrides), *shlex.split(run.overrides), f"--seed={seed}"]
+    if own := [word for word in asked[:-1] if re.match(r"--(name|folder|seed)(=|$)", word)]:
+        raise ValueError(f"run {run.name!r} overrides {own[0]}, which the study decides; give seeds = [...] and a name")
     asked.insert(0, run.preset or sweep.preset)
     arguments = tuple(re.sub(r"^(?P<option>--[^=]+=)?@(?P<name>.+)$", place, word) for word in asked)
     config = read(list(arguments))
@@ -239,6 +241,9 @@ def compute(record: Record) -> float:
 
 def _slope(name: str, rows: Mapping[str, Sequence[Record]]) -> str:
     """Slope of log(figure) against log(compute) over the variants, fitted for each seed alone."""
+    known = {figure for records in rows.values() for record in records for figure in figures(record)}
+    if known and name not in known:
+        return f"no figure of that name yet; there are {', '.join(sorted(known))}"
     points: dict[int, list[tuple[float, float]]] = {}
     for records in rows.values():
         for record in records:
@@ -251,7 +256,7 @@ def _slope(name: str, rows: Mapping[str, Sequence[Record]]) -> str:
         if len({x for x, _ in own}) > 1
     ]
     if not fits:
-        return "no slope yet (it needs two variants of one seed with figures above 0)"
+        return "no slope yet (it needs two variants of one seed, of different compute, with figures above 0)"
     return f"slope of its logarithm against that of compute {_spread(fits)} (seeds: {len(fits)})"
 
 

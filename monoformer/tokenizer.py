@@ -99,7 +99,10 @@ class Tokenizer:
         except Exception as error:  # a damaged tokenizer.json raises whatever its reader raises
             old = not own and (Path(path) / "tokenizer.model").is_file()
             hint = "; for its tokenizer.model: pip install 'monoformer[sentencepiece]'" if old else ""
-            raise ValueError(f"no tokenizer could be loaded from {path}: {str(error).splitlines()[0]}{hint}") from None
+            cause = str(error).splitlines()[0].strip()
+            if cause.endswith(":"):  # a list of what transformers looked for follows
+                cause = "it holds no files of one that can be read, such as tokenizer.json or tokenizer.model"
+            raise ValueError(f"no tokenizer could be loaded from {path}: {cause}{hint}") from None
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocabulary: int) -> "Tokenizer":

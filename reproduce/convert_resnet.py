@@ -8,6 +8,8 @@ share of right answers on real pictures is printed (ResNet-56: 93.39%, as publis
 
 import argparse
 import json
+import pickle
+import sys
 from pathlib import Path
 
 import torch
@@ -27,7 +29,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--check", type=Path, help="parquet of real pictures with labels")
     given = parser.parse_args()
-    state = torch.load(given.weights, map_location="cpu", weights_only=True)["state_dict"]
+    try:
+        state = torch.load(given.weights, map_location="cpu", weights_only=True)["state_dict"]
+    except (OSError, pickle.UnpicklingError, KeyError, TypeError, RuntimeError) as error:
+        sys.exit(f"{given.weights} holds no published weights of such a network: {str(error).splitlines()[0]}")
     tensors = {name.removeprefix("module."): tensor.contiguous() for name, tensor in state.items()}
     metadata = {name: json.dumps(value) for name, value in (("classes", CLASSES), ("mean", MEAN), ("std", STD))}
     given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ counted; a finished file is not written again.
 import argparse
 import itertools
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--rows", type=int, default=10_000, help="pictures in a file")
     given = parser.parse_args()
+    if not given.annotations.is_file():
+        sys.exit(f"there is no file {given.annotations}; name JourneyDB's annotations")
     given.out.mkdir(parents=True, exist_ok=True)
     missing: list[str] = []
     rows, count = read(given.annotations, given.images, missing), 0
@@ -53,6 +56,8 @@ def main() -> None:
             pq.write_table(pa.Table.from_pylist(part, schema=SCHEMA), file.with_suffix(".incomplete"))
             file.with_suffix(".incomplete").rename(file)
         count += len(part)
+    if not count:
+        sys.exit(f"no picture of {given.annotations} is in {given.images}: {missing[0] if missing else 'no line'}")
     print(f"{given.out}: {count} pictures; {len(missing)} lines left out{': ' + missing[0] if missing else ''}")
 
 

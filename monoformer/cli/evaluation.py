@@ -264,6 +264,9 @@ def choose_scores(options: _Evaluate, trained: RunConfig | None) -> list[ScoreCo
         raise ValueError(
             f"--sampling... has no effect on {', '.join(names)}, which neither write nor draw; leave it out"
         )
+    suites = [getattr(options, name) for name in names]
+    if options.seed is not None and all(with_given(suite, {"seed": -1}) == suite for suite in suites):
+        raise ValueError(f"--seed has no effect on {', '.join(names)}, which draw nothing at random; leave it out")
     given = {name: value for name in ("count", "seed") if (value := getattr(options, name)) is not None}
     return [with_given(_fitted(options, name, fitting), given) for name in names]
 

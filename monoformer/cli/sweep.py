@@ -15,10 +15,13 @@ from monoformer import __version__
 from monoformer.cli.options import parse, say_go_on
 from monoformer.cli.study import draw_study
 from monoformer.cli.training import read_config, run
+from monoformer.config.evaluate import ClassScores, ScoreConfig, TaskScores, TextScores
 from monoformer.config.sweep import SweepConfig, load_sweep
+from monoformer.data.text import text_files
 from monoformer.device import choose, forget_host_peak
 from monoformer.doctor import describe_device
 from monoformer.evaluate.build import build_evaluator
+from monoformer.evaluate.tasks import read_tasks
 from monoformer.pipeline import Pipeline
 from monoformer.sweep import (
     Job,
@@ -68,6 +71,8 @@ def sweep(arguments: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()
     wanted = due(jobs, [*others, *read_results(results)])
+    for score in {id(score): score for job in wanted for score in job.scores}.values():
+        _check_files(score)  # before hours of training
     for number, job in enumerate(jobs, start=1):
         where = f"[bold]{job.name}[/bold] ({number} of {len(jobs)})"
         if job not in wanted:
@@ -82,6 +87,17 @@ def sweep(arguments: list[str]) -> None:
     if any("error" in record for record in latest(jobs, read_results(results)).values()):
         console.print(f"some runs failed; what is said above is also in {results}. The same command tries them again.")
         sys.exit(1)
+
+
+def _check_files(config: ScoreConfig) -> None:
+    """Refuse scores whose files are not here."""
+    for part in (config, getattr(config, "text", None), getattr(config, "tasks", None)):
+        if isinstance(part, TextScores) and part.data.files:
+            text_files(part.data)
+        if isinstance(part, TaskScores) and part.folder:
+            read_tasks(part.folder, part.tasks, count=1)
+        if isinstance(part, ClassScores) and not Path(part.judge).is_file():
+            raise ValueError(f"{part.name}: there is no judge {part.judge!r}; name the file of its weights")
 
 
 def _show(study: SweepConfig, jobs: list[Job], records: list[Record], folder: Path) -> None:

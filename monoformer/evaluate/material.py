@@ -57,7 +57,10 @@ def scenes_of(data: DataConfig | None, pipeline: Pipeline, *, name: str) -> Scen
 def read_whole(config: TextScores, data: DataConfig | None) -> list[Document]:
     """Every file as one document; none that the run trains on."""
     check_held_out(replace(config.data, holdout=0.0), data)
-    return [Document((Text(read_text(path)),)) for path in text_files(config.data)[: config.count]]
+    texts = [text for path in text_files(config.data)[: config.count] if (text := read_text(path)).strip()]
+    if not texts:
+        raise ValueError(f"{config.name}: {', '.join(config.data.files)} holds no text; name other files")
+    return [Document((Text(text),)) for text in texts]
 
 
 def held_out_text(config: TextScores, data: DataConfig | None) -> list[Document]:

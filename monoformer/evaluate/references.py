@@ -4,11 +4,13 @@ Knows files and extractors, nothing of models. Invariant: what is kept is found 
 weights and by the pictures' own bytes, so neither can change unnoticed.
 """
 
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -88,9 +90,9 @@ def open_drawn(path: str) -> Pictures:
 def read_arrays(path: str) -> dict[str, NDArray[Any]]:
     """The arrays of an .npz; ValueError where there is none."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:  # numpy leaves a broken one open
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is neither a folder of pictures nor an .npz of arrays ({error})") from None
 
 

@@ -32,6 +32,11 @@ class Item:
     choices: tuple[str, ...]
     """The choices as lm_eval counts their characters; a blank goes before each."""
     gold: int
+    """The right choice, counted from 0."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gold < len(self.choices):
+            raise ValueError(f"the right one of {len(self.choices)} choices is counted from 0, but is {self.gold}")
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ def read_items(name: str, path: Path) -> list[Item]:
             continue
         try:
             items.append(read_item(name, json.loads(line)))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} line {number} is no item of {name}: {type(error).__name__} {error}") from None
     return items
 
@@ -178,12 +183,17 @@ def read_item(name: str, data: dict[str, Any]) -> Item:
 
 def read_hellaswag(path: Path) -> Iterator[Item]:
     """Six lines an item: activity and context, number of the right ending, four endings."""
-    content = bz2.decompress(path.read_bytes()) if path.suffix == ".bz2" else path.read_bytes()
+    try:
+        content = bz2.decompress(path.read_bytes()) if path.suffix == ".bz2" else path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}; fetch it anew") from None
     lines = content.decode("utf-8").removesuffix("\n").split("\n")
     if len(lines) % 6:
         raise ValueError(f"{path} has {len(lines)} lines, but six make an item of hellaswag")
     for first in range(0, len(lines), 6):
         context, gold, *endings = lines[first : first + 6]
+        if gold not in ("0", "1", "2", "3"):
+            raise ValueError(f"{path} line {first + 2} is to name one of four endings, 0 to 3, but is {gold!r:.20}")
         prompt = tidy(capitalize_last(context))
         yield Item((prompt,) * 4, tuple(tidy(ending) for ending in endings), int(gold))
 

@@ -50,9 +50,13 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_description(folder: Path) -> dict[str, Any]:
     """A folder's config.json, whose `model_type` is the kind of model. Raises ValueError when there is none."""
     path = folder / "config.json"
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder} is no model folder: {'it is a file' if folder.exists() else 'there is no such folder'}"
+        )
     if not path.is_file():
         raise ValueError(
-            f"{folder} is no model folder: it has no config.json; give the folder that training or convert wrote"
+            f"{folder} is no model folder: it has no config.json; give one that training, convert or transformers wrote"
         )
     return read_json(path)
 

@@ -199,8 +199,10 @@ def test_what_cannot_be_used_is_refused(script: str, tmp_path: Path, pipeline: P
         open_reference(str(tmp_path / "bad.npz"), size=(32, 32))
     with pytest.raises(ValueError, match="must hold pictures as arr_0"):
         open_drawn(str(tmp_path / "bad.npz"))
-    with pytest.raises(ValueError, match="neither a folder of pictures nor"):
-        open_reference(str(tmp_path / "none.npz"), size=(32, 32))
+    (tmp_path / "half.npz").write_bytes((tmp_path / "bad.npz").read_bytes()[:60])
+    for name in ("none.npz", "half.npz"):
+        with pytest.raises(ValueError, match=f"{name} is neither a folder of pictures nor"):
+            open_reference(str(tmp_path / name), size=(32, 32))
     with pytest.raises(ValueError, match="is not known; name prompts and a reference"):
         build_evaluator(scores(script, tmp_path), pipeline, data=None)
     (tmp_path / "text.txt").write_text("words " * 40)

@@ -99,6 +99,18 @@ def test_tasks_that_are_not_there_are_refused(folder: str, tmp_path: Path) -> No
     (tmp_path / "boolq.jsonl").write_text('{"query": "a", "gold": 0}\n')
     with pytest.raises(ValueError, match=r"boolq\.jsonl line 1 is no item of boolq: KeyError 'choices'"):
         read_tasks(str(tmp_path), ("boolq",))
+    for gold in (5, -1, 2):
+        (tmp_path / "piqa.jsonl").write_text(json.dumps({"query": "a", "choices": ["b", "c"], "gold": gold}))
+        with pytest.raises(ValueError, match=rf"piqa\.jsonl line 1 .* of 2 choices is counted from 0, but is {gold}"):
+            read_tasks(str(tmp_path), ("piqa",))
+    whole = tmp_path / "hellaswag_val_full.txt"
+    whole.write_text("\n".join(["Ball: he throws", "4", *"abcd"]))
+    with pytest.raises(ValueError, match=r"hellaswag_val_full\.txt line 2 is to name one of four endings"):
+        read_tasks(str(tmp_path), ("hellaswag",))
+    whole.unlink()
+    (tmp_path / "hellaswag_val_full.txt.bz2").write_bytes(bz2.compress(b"words " * 999)[:30])
+    with pytest.raises(ValueError, match=r"hellaswag_val_full\.txt\.bz2 is damaged"):
+        read_tasks(str(tmp_path), ("hellaswag",))
     with pytest.raises(ValueError, match="there are no tasks; name their folder"):
         build_evaluator(TaskScores(), Pipeline(tiny.pretrained(), slots=2), data=None)
 
@@ -296,3 +308,7 @@ def test_whole_files_are_read_in_windows_unless_they_were_trained_on(tmp_path: P
         build_evaluator(shorter, pipeline, data=TextData(files=(f"{tmp_path}/../{tmp_path.name}/",)))
     with pytest.raises(ValueError, match="there is no text to read"):
         build_evaluator(TextScores(), pipeline, data=FolderData())
+    (tmp_path / "c.txt").write_text(" \n")
+    assert build_evaluator(scores, pipeline, data=None).total == evaluator.total, "what is empty is no text"
+    with pytest.raises(ValueError, match="holds no text; name other files"):
+        build_evaluator(replace(scores, data=TextData(files=(str(tmp_path / "c.txt"),))), pipeline, data=None)

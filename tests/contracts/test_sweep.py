@@ -167,6 +167,8 @@ def test_files_that_are_wrong(text: str | None, message: str, tmp_path: Path) ->
         ([SweepRun(name="alpha"), SweepRun(name="b", overrides="--from @alhpa")], "did you mean 'alpha'"),
         ([SweepRun(name="a", seeds=(1, 2)), SweepRun(name="b", overrides="--from=@a")], "@a has only 1, 2"),
         ([SweepRun(name="a", overrides="--model.width 100")], "even whole number"),
+        ([SweepRun(name="a", overrides="--train.rows 2 --seed 5")], "overrides --seed, which the study decides"),
+        ([SweepRun(name="a", overrides="--folder=elsewhere")], "overrides --folder=elsewhere, which the study"),
         ([SweepRun(name="a", preset="scenes-quik")], "did you mean 'scenes-quick'"),
     ],
 )
@@ -228,7 +230,9 @@ def test_slopes_are_fitted_for_each_seed() -> None:
     ]
     said = write_table(sweep, made, records).splitlines()
     assert said[-2] == "image_loss: slope of its logarithm against that of compute -0.250 ± 0.071 (seeds: 2)"
-    assert said[-1].startswith("draw_exact: no slope yet")
+    assert said[-1].startswith("draw_exact: no figure of that name yet; there are ")
+    alike = [record(job, image_loss=0.5) for job in made]
+    assert "of different compute" in write_table(sweep, made, alike).splitlines()[-2]
 
 
 def test_totals_add_up_unequal_intervals() -> None:

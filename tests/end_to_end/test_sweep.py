@@ -197,3 +197,21 @@ def test_ctrl_c_stops_the_study_and_says_how_to_go_on(
 def test_a_missing_file_is_a_one_line_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path / "none.toml", tmp_path) == 2
     assert "there is no sweep file" in capsys.readouterr().err
+
+
+def test_scores_whose_files_are_not_here_are_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = 'title = "t"\npreset = "scenes-quick"\n[[runs]]\nname = "a"\n[[scores]]\n{}\n'
+    for number, (score, said) in enumerate(
+        {
+            'kind = "TaskScores"\nfolder = "none"': "the folder 'none' does not hold",
+            'kind = "ClassScores"\njudge = "none.safetensors"': "there is no judge 'none.safetensors'",
+            'kind = "ForgettingScores"\ntext = { data = { files = ["none.txt"] } }': "no such file or folder",
+        }.items()
+    ):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(study.format(score))
+        assert run(file, tmp_path / str(number)) == 2
+        assert said in capsys.readouterr().err
+        assert not list((tmp_path / str(number)).glob("a-seed0*"))
