@@ -14,7 +14,7 @@ import torch
 from torch.nn.attention.flex_attention import flex_attention
 
 from monoformer import __version__
-from monoformer.device import available, choose, matrix_speed
+from monoformer.device import available, choose, has_bf16_units, matrix_speed
 
 PACKAGES = ("torch", "numpy", "transformers", "tokenizers", "datasets", "safetensors")
 """Packages whose versions a report of a problem should give."""
@@ -76,10 +76,7 @@ def _compare_precisions(device: torch.device) -> str:
         bf16 = matrix_speed(device, torch.bfloat16)
     except RuntimeError as error:  # a device without bf16
         return f"could not be measured: {str(error).splitlines()[0]}"
-    if bf16 > 1.2 * fp32:
-        advice = "bf16 is faster: use --train.precision bf16"
-    else:
-        advice = "bf16 is not faster here: use --train.precision fp32"
+    advice = f"--train.precision auto takes {'bf16' if has_bf16_units(device) else 'fp32'} here"
     numbers = (
         f"{name} {speed:,.{0 if speed >= 10 else 2}f} GFLOP/s" for name, speed in (("bf16", bf16), ("fp32", fp32))
     )

@@ -22,7 +22,7 @@ from monoformer.data.skipped import BadDocument, Tally
 from monoformer.data.source import Indexed, Source, choose
 from monoformer.document import Document, Text
 from monoformer.packing import best_fit
-from monoformer.pretrained import build_sequencer, find_folder, load_pretrained, read_description
+from monoformer.pretrained import build_sequencer, find_folder, read_description, read_pretrained
 from monoformer.randomness import uniform
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
@@ -183,6 +183,6 @@ def started(config: RunConfig) -> tuple[RunConfig, Tokenizer | None]:
         return config, find_tokenizer(config)
     folder = find_folder(config.start)
     if read_description(folder).get("model_type") == "monoformer":
-        ours = load_pretrained(folder)
+        ours, _ = read_pretrained(folder)  # no weights
         return taking(config, ours), ours.tokenizer
     return config, Tokenizer.from_folder(config.tokenizer.path or str(folder))

@@ -1,7 +1,6 @@
 """The tab that shows how it works: the user's prompt as a sequence, who sees whom in it, and every denoising step."""
 
 import asyncio
-import copy
 from dataclasses import replace
 from html import escape
 from typing import Any
@@ -43,7 +42,7 @@ class Inside:
         self.desk = desk
         pretrained = desk.pipeline.pretrained
         # A tokenizer of its own: the engine's belongs to the batcher's thread.
-        self.tokenizer = copy.deepcopy(pretrained.tokenizer)
+        self.tokenizer = pretrained.tokenizer.beside()
         sequencer = pretrained.sequencer(SequenceConfig(drop_text=0.0, drop_context=0.0))
         self.sequencer = replace(sequencer, tokenizer=self.tokenizer)
 
