@@ -108,7 +108,7 @@ def has_bf16_units(device: torch.device) -> bool:
     a process are slow in bf16 (34 GFLOP/s): the second of two rounds counts.
     """
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu" or torch.cpu._is_amx_tile_supported():
         return device.type == "cpu"
     if not torch.cpu._is_avx512_bf16_supported():

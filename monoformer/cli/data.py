@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -62,7 +63,9 @@ def _replay(arguments: list[str]) -> None:
     if len(rest) != 1:
         raise ValueError("give one file: monoformer data replay RUN/bad-steps/step-N.json")
     path, console = Path(rest[0]), Console()
-    bad = read_bad_step(path, read_config(["--config", str(path.parent.parent / "config.json")]))
+    folder = path.parent.parent
+    config = replace(read_config(["--config", str(folder / "config.json")]), folder=str(folder))
+    bad = read_bad_step(path, config)
     losses = ", ".join(f"{name} {value}" for name, value in bad.losses.items())
     console.print(f"step {bad.step}: {losses}; {len(bad.documents)} documents", markup=False, soft_wrap=True)
     for number, document in bad.documents.items():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from monoformer.card import write_card
 from monoformer.cli.autoencoder import train_autoencoder
-from monoformer.cli.options import called, parse, say_go_on
+from monoformer.cli.options import called, parse, say_go_on, take
 from monoformer.cli.scoring import build_scores, check_scored
 from monoformer.config.run import RunConfig, load_config
 from monoformer.config.spelling import hint
@@ -127,11 +127,9 @@ def read_config(arguments: list[str]) -> RunConfig:
 def _default(arguments: list[str]) -> tuple[RunConfig, list[str], str]:
     """The preset or file that the arguments name, the arguments that change single fields of it, and the command."""
     rest = [("--start" + a[6:]) if a == "--from" or a.startswith("--from=") else a for a in arguments]
-    if "--config" in rest:
-        at = rest.index("--config")
-        if at + 1 == len(rest):
-            raise ValueError("--config needs a file, such as runs/NAME/config.json")
-        return load_config(Path(rest[at + 1])), rest[:at] + rest[at + 2 :], "train --config FILE"
+    rest, given = take(rest, config="")
+    if given["config"]:
+        return load_config(Path(given["config"])), rest, "train --config FILE"
     if not rest or rest[0].startswith("-"):
         if rest and rest[0] in ("-h", "--help"):
             return PRESETS["scenes"](), rest, "train PRESET"

@@ -113,7 +113,10 @@ def names_of(sources: Sequence[SourceConfig]) -> list[str]:
 
 
 def build_held_out(config: DataConfig, *, seed: int = 0) -> Source:
-    """The stream of the test split; that of the training split where the data holds nothing out."""
+    """The stream of the test split; of a source that holds nothing out that of the training split."""
+    if isinstance(config, MixtureData):
+        parts = [build_held_out(source, seed=seed_of(place, seed)) for place, source in enumerate(config.sources)]
+        return Mixture(parts, weights=config.weights, seed=seed)
     try:
         return build_source(config, split="test", seed=seed)
     except ValueError:

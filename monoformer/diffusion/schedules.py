@@ -97,7 +97,8 @@ class FlowPath:
         """sigmoid of a normal with the configured mean and deviation, by inverse transform, cut off at `maximum`."""
         mean, deviation = self.config.time_mean, self.config.time_deviation
         limit, shift = torch.as_tensor(maximum, dtype=torch.float64, device=uniform.device), self._shift(positions)
-        share = torch.special.ndtr((torch.logit(_shifted(limit, 1 / shift)) - mean) / deviation)
+        unshifted = _shifted(limit, 1 / shift).clamp(max=1.0)  # the last bit may lie above 1, whose logit is none
+        share = torch.special.ndtr((torch.logit(unshifted) - mean) / deviation)
         normal = torch.special.ndtri(share * uniform.double().clamp(1e-6, 1 - 1e-6)).float()
         return torch.minimum(_shifted(torch.sigmoid(mean + deviation * normal), shift), limit.float())
 

@@ -52,7 +52,8 @@ class CaptionEvaluator:
 
     def __post_init__(self) -> None:
         known = {own[0] for _, own in self.shown}
-        if self.among and len(known) < self.among:
+        rivals = min((len(known - set(own)) for _, own in self.shown), default=0)
+        if self.among and rivals < self.among - 1:
             raise ValueError(
                 f"{self.among} captions are asked for, but the {len(self.shown)} pictures have {len(known)} different "
                 f"ones; show more pictures (count) or give fewer (among)"
@@ -101,7 +102,7 @@ class CaptionEvaluator:
         """Whether the picture's own caption is likelier than every other."""
         own = self.shown[index][1]
         others = sorted({captions[0] for _, captions in self.shown} - set(own))
-        chosen = Random(repr((self.seed, index, "captions"))).sample(others, min(self.among - 1, len(others)))
+        chosen = Random(repr((self.seed, index, "captions"))).sample(others, self.among - 1)
         image = self.pipeline.context_image(Image(pixels=pixels).to_pil())
         mine, *theirs = caption_likelihoods(self.pipeline, image, [own[0], *chosen], chunk=self.chunk)
         return mine > max(theirs)

@@ -40,7 +40,7 @@ def read_layouts(
     """Readings of layouts of text, in order, `rows` packed rows a pass.
 
     With `vocabulary` the softmax is over the first rows of the vocabulary only: a language model has not learned
-    anything of the image tokens that were added to it. Raises ValueError for a layout longer than the context.
+    anything of the image tokens that were added to it. No layout may be longer than the context.
     """
     model, tokenizer = pretrained.model, pretrained.tokenizer
     for number, layout in enumerate(layouts):
@@ -58,7 +58,7 @@ def read_layouts(
         if vocabulary:
             logits = logits[:, :vocabulary]
         labels = batch.labels[labelled]
-        nats = F.cross_entropy(logits, labels, reduction="none").double().cpu()
+        nats = F.cross_entropy(logits, labels, reduction="none").cpu().double()
         likeliest = (logits.argmax(-1) == labels).cpu()
         row, column = (index.cpu() for index in torch.nonzero(labelled, as_tuple=True))
         within = batch.document.cpu()[row, column]

@@ -15,16 +15,18 @@ from monoformer.generate.passes import Context, side_by_side
 
 @torch.no_grad()
 def likelihoods(network: Network, context: Context, hidden: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
-    """Log-likelihood (N,) of N token sequences after the context, whose last token's hidden state (D,) is given."""
+    """Log-likelihood (N,) of N token sequences after the context, whose last token's hidden state (D,) is given.
+
+    In fp64, on the CPU.
+    """
     branches = [list(answer[:-1]) for answer in answers]
     states = side_by_side(network, context, branches)  # (sum of lengths, D), branch after branch
     parts = states.split([len(branch) for branch in branches])
     before = torch.cat([torch.cat([hidden[None], part]) for part in parts])  # what predicts each token
     owner = [number for number, answer in enumerate(answers) for _ in answer]
     tokens = torch.tensor([token for answer in answers for token in answer], device=hidden.device)
-    logs = network.model.text(before).float().log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0].double()
-    total = torch.zeros(len(answers), dtype=torch.float64, device=hidden.device)
-    return total.index_add(0, torch.tensor(owner, device=hidden.device), logs)
+    logs = network.model.text(before).float().log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0].cpu().double()
+    return torch.zeros(len(answers), dtype=torch.float64).index_add(0, torch.tensor(owner), logs)
 
 
 def choose_answer(likelihood: Tensor, *, temperature: float, generator: torch.Generator) -> int:

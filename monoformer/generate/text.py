@@ -53,7 +53,7 @@ def choose_tokens(
     found: list[int] = torch.where(best.isfinite(), token, -1).tolist()
     warm = [row for row, own in enumerate(settings) if own.temperature > 0 and found[row] >= 0]
     if warm:
-        scores = logits[warm].double().cpu()
+        scores = logits[warm].cpu().double()
         for row, own in zip(warm, scores, strict=True):
             found[row] = choose_token(own, settings[row], generators[row])
     return found
@@ -63,7 +63,7 @@ def choose_token(logits: Tensor, settings: GenerateConfig, generator: torch.Gene
     """The next token from logits (V,); temperature 0 takes the likeliest."""
     if settings.temperature == 0:
         return int(logits.argmax())
-    scores = logits.double().cpu()
+    scores = logits.cpu().double()
     scores = (scores - scores.max()) / settings.temperature  # at most 0, however low the temperature
     if settings.top_k:
         lowest = scores.topk(min(settings.top_k, len(scores))).values[-1]

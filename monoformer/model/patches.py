@@ -32,16 +32,16 @@ def positions_2d(grid: tuple[int, int], width: int, device: torch.device) -> Ten
     Remembered, so not to be written to.
     """
     quarter = width // 4
-    rates = 10_000.0 ** (-torch.arange(quarter, device=device, dtype=torch.float64) / quarter)
+    rates = 10_000.0 ** (-torch.arange(quarter, dtype=torch.float64, device="cpu") / quarter)  # mps has no float64
     y, x = torch.meshgrid(
-        torch.arange(grid[0], device=device, dtype=torch.float64),
-        torch.arange(grid[1], device=device, dtype=torch.float64),
+        torch.arange(grid[0], dtype=torch.float64, device="cpu"),
+        torch.arange(grid[1], dtype=torch.float64, device="cpu"),
         indexing="ij",
     )
     halves = [
         torch.cat([angle.sin(), angle.cos()], dim=1) for angle in (x.reshape(-1, 1) * rates, y.reshape(-1, 1) * rates)
     ]
-    return torch.cat(halves, dim=1).float()
+    return torch.cat(halves, dim=1).float().to(device)
 
 
 def features(config: ModelConfig, *, predicted: bool = False) -> int:

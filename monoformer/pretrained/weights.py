@@ -167,8 +167,8 @@ def written_whole(folder: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     yield temporary
-    for file in temporary.iterdir():
-        file.chmod(temporary.stat().st_mode & 0o666)
+    for path in temporary.rglob("*"):
+        path.chmod(temporary.stat().st_mode & (0o777 if path.is_dir() else 0o666))
     if folder.exists():
         shutil.rmtree(folder)
     temporary.rename(folder)

@@ -89,7 +89,10 @@ class Service:
             raise ApiError(message, parameter="image_guidance")
         with refusals():
             settings = changed(self.pipeline.pretrained.generate, given)
-        return replace(settings, max_tokens=min(settings.max_tokens, self.limits.max_tokens))
+        most = self.limits  # what the question does not name is the folder's or the sampler's, and may be more
+        return replace(
+            settings, max_tokens=min(settings.max_tokens, most.max_tokens), steps=min(settings.steps, most.steps)
+        )
 
     async def picture(self, url: str, *, parameter: str) -> PILImage.Image:
         """The picture at an address, decoded off the event loop."""

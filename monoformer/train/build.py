@@ -211,7 +211,7 @@ def train_tokenizer(config: RunConfig) -> Tokenizer:
     """A tokenizer of the text of the run's first documents. Raises ValueError, with a cause, where there is none."""
     texts: list[str] = []
     bad: list[BadDocument] = []
-    source = build_source(config.data, split="train", seed=config.seed, readers=config.train.readers)
+    source = build_source(config.data, split="train", seed=config.seed, later=True)  # texts alone are wanted
     for document in islice(source, TOKENIZER_DOCUMENTS):
         if isinstance(document, BadDocument):
             bad.append(document)

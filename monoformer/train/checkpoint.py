@@ -51,7 +51,8 @@ class TrainState:
     @cached_property
     def frozen(self) -> Tensor:
         """Sum of the magnitudes of every frozen weight (fp64): by them a run that goes on knows its own base."""
-        sums = [p.detach().abs().sum(dtype=torch.float64) for p in self.model.parameters() if not p.requires_grad]
+        frozen = [p.detach() for p in self.model.parameters() if not p.requires_grad]
+        sums = [(p.cpu() if p.device.type == "mps" else p).abs().sum(dtype=torch.float64) for p in frozen]
         return torch.stack([own.full_tensor() if isinstance(own, DTensor) else own for own in sums]).cpu()
 
 

@@ -13,7 +13,7 @@ from monoformer.config.data import FolderData, MixtureData, ParquetData, ScenesD
 from monoformer.config.evaluate import CaptionScores, ForgettingScores, TaskScores, TextScores
 from monoformer.document import Document, Image, Text
 from monoformer.evaluate.build import build_evaluator
-from monoformer.evaluate.captions import COLUMNS, beside, caption_likelihoods, plain_words
+from monoformer.evaluate.captions import COLUMNS, CaptionEvaluator, beside, caption_likelihoods, plain_words
 from monoformer.evaluate.likelihood import continuation, read_layouts
 from monoformer.evaluate.material import captioned
 from monoformer.evaluate.tasks import TASKS, TaskEvaluator, encode_pair, read_tasks
@@ -176,6 +176,9 @@ def test_a_caption_is_found_by_likelihood_alone() -> None:
     assert dict(evaluator.run())["caption_found_among_10"] <= 0.2, "who cannot tell does not find"
     with pytest.raises(ValueError, match=r"10 captions are asked for, but the 4 pictures have 4"):
         build_evaluator(replace(scores, count=4), pipeline, data=data)
+    shown = [(torch.zeros(3, 32, 32, dtype=torch.uint8), captions) for captions in (("a", "b"), ("b", "a"))]
+    with pytest.raises(ValueError, match="2 captions are asked for"):  # no rival is left: either has the other's
+        CaptionEvaluator(pipeline=pipeline, shown=shown, among=2, cider=False)
     with pytest.raises(ValueError, match="no pictures with captions"):
         build_evaluator(scores, pipeline, data=TextData(files=("a",)))
 

@@ -334,6 +334,18 @@ def test_larger_images_are_shifted_toward_noise(positions: int) -> None:
         assert after.t == pytest.approx(s * before.t / (1 + (s - 1) * before.t))
 
 
+@pytest.mark.parametrize("base", [16, 64, 256, 1024])
+def test_times_of_images_of_any_size_are_numbers(base: int) -> None:
+    path, uniform = build_path(FlowConfig(shift_base=base)), torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)
+    broken = [
+        (height, width)
+        for height in range(4, 80)
+        for width in range(height, 80)
+        if not path.training_times(uniform, positions=height * width).isfinite().all()
+    ]
+    assert not broken, "the last bit of the shift of t = 1 must not take it beyond"
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("maximum", [0.5, 0.2, 0.01])
 def test_training_times_up_to_a_maximum_are_the_others_cut_off(name: str, maximum: float) -> None:

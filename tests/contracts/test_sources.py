@@ -4,6 +4,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -22,11 +23,12 @@ from monoformer.config.data import (
     TextData,
 )
 from monoformer.config.sources import ChatData, InterleavedData, StreamData
-from monoformer.data.build import build_source
+from monoformer.data.build import build_held_out, build_source
 from monoformer.data.edits import edit_pairs, held_out
 from monoformer.data.images import ParquetPictures
+from monoformer.data.scenes import Scenes
 from monoformer.data.skipped import BadDocument
-from monoformer.data.source import Mixture, Source, choose, order, usable
+from monoformer.data.source import Mixture, Source, choose, order, seed_of, usable
 from monoformer.document import Document, Image, Text
 
 SIZE = 16
@@ -349,3 +351,19 @@ def test_class_labels_of_a_stream_are_read_by_name(tmp_path: Path) -> None:
     documents = list(usable(build_source(config, split="train", seed=0), 3))
     said = [segment.text for document in documents for segment in document.segments if isinstance(segment, Text)]
     assert sorted(said) == ["a cat", "a hot dog", "a hot dog"]
+
+
+def words_of(document: Document) -> list[str]:
+    return [segment.text for segment in document.segments if isinstance(segment, Text)]
+
+
+def test_what_one_source_of_a_mixture_holds_out_is_held_out_whatever_the_others_do(tmp_path: Path) -> None:
+    """Scenes always hold some out; a text that holds nothing out is shown as it is."""
+    words = text(tmp_path)
+    scenes = ScenesData(size=32, draw=1, describe=0, edit=0, question=0, story=0)
+    held, trained = (Scenes(scenes, split=split, seed=seed_of(0, 0)) for split in ("test", "train"))
+    for holdout in (0.2, 0.0):
+        mixed = MixtureData(sources=(scenes, replace(words, holdout=holdout)), weights=(1.0, 1.0))
+        found = [words_of(document) for document in usable(build_held_out(mixed), 40) if document.images]
+        assert found == [words_of(held.document(number)) for number in range(len(found))]
+        assert found != [words_of(trained.document(number)) for number in range(len(found))]

@@ -50,6 +50,9 @@ def test_the_documents_of_a_bad_step(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert re.search(rf"step 2: .*loss.*; {len(bad.documents)} documents", printed)
     assert texts[0] in printed
     assert (tmp_path / "sheet.png").is_file()
+    moved = (tmp_path / "run").rename(tmp_path / "moved")  # with its tokenizer
+    main(["data", "replay", str(moved / "bad-steps" / written.name), "--out", str(tmp_path / "sheet.png")])
+    assert texts[0] in capsys.readouterr().out
 
 
 def test_a_file_that_is_no_step(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from monoformer.document import Document, Text
 from monoformer.pipeline import Pipeline
 from monoformer.presets import PRESETS
 from monoformer.pretrained import Pretrained, find_folder, load_pretrained, save_pretrained
+from monoformer.pretrained.weights import written_whole
 from monoformer.train.build import build_run
 from tests import tiny
 
@@ -71,6 +72,13 @@ def test_whoever_may_read_the_folder_may_read_its_files(tmp_path: Path) -> None:
     save(tmp_path / "model", "add")
     expected = (tmp_path / "model").stat().st_mode & 0o666
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {expected}
+    with written_whole(tmp_path / "parts") as temporary:  # an autoencoder's folder inside: it can be entered
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "weights").write_text("w")
+        (temporary / "inner" / "weights").chmod(0o600)
+    parts = tmp_path / "parts"
+    assert (parts / "inner").stat().st_mode & 0o777 == parts.stat().st_mode & 0o777
+    assert (parts / "inner" / "weights").stat().st_mode & 0o777 == parts.stat().st_mode & 0o666
 
 
 @pytest.mark.parametrize("exact", [True, False])

@@ -18,6 +18,7 @@ from PIL import Image as PILImage
 from monoformer.config.serve import Limits, ServeConfig
 from monoformer.serve.errors import ApiError
 from monoformer.serve.remote import fetch, is_public
+from monoformer.serve.schemas import ImageQuestion
 from tests import tiny
 from tests.serve.conftest import Running, running
 from tests.serve.test_openai import png, square
@@ -245,6 +246,14 @@ def test_only_loopback_goes_without_a_key() -> None:
         assert ServeConfig(host=host).is_local
     with pytest.raises(ValueError, match="at least 8 characters"):
         ServeConfig(api_key=("short",))
+
+
+def test_steps_that_nobody_named_keep_to_the_limit_too() -> None:
+    """The folder's own number, and that of another sampler, may be more than the server wants to take."""
+    with running(limits=Limits(steps=3)) as server:
+        for given in ({}, {"sampler": "dpm++2m"}):
+            question = ImageQuestion.model_validate({"prompt": "a", **given})
+            assert server.service.settings(question).steps == 3
 
 
 def test_a_file_of_keys_that_holds_none_opens_nothing(tmp_path: Path) -> None:
