@@ -73,12 +73,10 @@ async def read(question: ChatQuestion, service: Service) -> list[Request]:
     want: Wanted = "any" if len(modalities) == 2 else "image" if "image" in modalities else "text"
     if want == "image" and question.logprobs:
         raise ApiError("logprobs has no effect where only a picture is wanted", parameter="logprobs")
-    if want == "text" and (question.partial_images or question.size or question.steps):
-        raise ApiError(
-            "partial_images, size and steps have no effect where only text is wanted", parameter="modalities"
-        )
+    if want == "text" and (question.partial_images or question.size):
+        raise ApiError("partial_images and size have no effect where only text is wanted", parameter="modalities")
     document = Document(tuple(segments))
-    settings = service.settings(question, document)
+    settings = service.settings(question, document, want=want)
     return requests(
         document,
         settings,

@@ -12,10 +12,10 @@ from typing import Any
 
 from PIL import Image as PILImage
 
-from monoformer.config.generate import GenerateConfig, changed
+from monoformer.config.generate import GenerateConfig, changed, check_matters
 from monoformer.config.serve import Limits, ServeConfig
 from monoformer.document import Document
-from monoformer.generate.session import Request
+from monoformer.generate.session import Request, Wanted
 from monoformer.pipeline import Pipeline
 from monoformer.serve.batcher import Batcher
 from monoformer.serve.errors import ApiError, refusals
@@ -70,8 +70,11 @@ class Service:
             if asked.stream_options and not asked.stream:
                 raise ApiError("stream_options has no effect without stream", parameter="stream_options")
 
-    def settings(self, asked: Asked, document: Document = EMPTY) -> GenerateConfig:
-        """The model's settings with those of the question about a document; a seed of its own if it names none."""
+    def settings(self, asked: Asked, document: Document = EMPTY, *, want: Wanted = "any") -> GenerateConfig:
+        """The model's settings with those of the question about a document; a seed of its own if it names none.
+
+        Raises ApiError for those that cannot matter for what is wanted.
+        """
         given: dict[str, Any] = {"seed": secrets.randbelow(2**31) if asked.seed is None else asked.seed}
         for name in (*WORDS, *STROKES):
             value = getattr(asked, name, None)
@@ -88,6 +91,7 @@ class Service:
             message = "image_guidance has no effect without pictures to read; leave it out"
             raise ApiError(message, parameter="image_guidance")
         with refusals():
+            check_matters({name: value for name, value in given.items() if name != "seed"}, want=want)
             settings = changed(self.pipeline.pretrained.generate, given)
         most = self.limits  # what the question does not name is the folder's or the sampler's, and may be more
         return replace(
