@@ -203,7 +203,7 @@ def write_table(sweep: SweepConfig, jobs: Sequence[Job], records: Iterable[Recor
         for run in sweep.shown
     }
     columns = list(dict.fromkeys(name for records in rows.values() for record in records for name in figures(record)))
-    lines = [f"**{sweep.title}**", "", "| variant | seeds | " + " | ".join(columns) + " |"]
+    lines = [f"**{sweep.title}**", "", " | ".join(["| variant", "seeds", *columns]) + " |"]
     lines.append("|---" * (2 + len(columns)) + "|")
     for run in sweep.shown:
         done = [figures(record) for record in rows[run.name]]

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Ours beside Stable Diffusion's U-Net and a diffusion transformer: the same pictures, noise, parameters (within a tenth) and steps, on
-# CIFAR-10 from class names and on 128x128 scenes from captions, in the latents of models/autoencoder-mini. Not run yet.
+# CIFAR-10 from class names and on 128x128 scenes from captions, in the latents of models/autoencoder-mini. Run once so far, with
+# one seed and half of the steps, on CIFAR-10 alone (docs/results.md).
 #
 #   CIFAR10=data/cifar10 WEIGHTS=data/weights bash reproduce/baselines.sh     (extra: pip install 'monoformer[autoencoders]')
 #

@@ -69,6 +69,6 @@ DRAW=("$PYTHON" -m monoformer)
 "${DRAW[@]}" generate "$OUT/model" --prompts "$OUT/prompts.txt" --num "$COUNT" --chunk "$BATCH" --out "$OUT/pictures" "${SAMPLING[@]}"
 
 "$PYTHON" -m monoformer evaluate "$OUT/model" --suite images --out "$OUT/scores" --batch "$BATCH" \
-  --images.count "$COUNT" --images.drawn "$OUT/pictures/pictures.npz" --images.reference "$REFERENCE" \
+  --images.count "$COUNT" --images.splits $((COUNT < 10 ? COUNT : 10)) --images.drawn "$OUT/pictures/pictures.npz" --images.reference "$REFERENCE" \
   --images.extractor "$EXTRACTOR" --images.cache "$OUT/references" "${SAMPLING[@]}"
 cat "$OUT/scores/scores.md"

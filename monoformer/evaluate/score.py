@@ -47,7 +47,8 @@ def share(right: int, count: int) -> Score:
     part, spread = right / count, Z**2 / count
     centre = (part + spread / 2) / (1 + spread)
     half = Z / (1 + spread) * math.sqrt(part * (1 - part) / count + spread / (4 * count))
-    return Score(part, low=max(0.0, centre - half), high=min(1.0, centre + half), count=count)
+    low, high = centre - half if right else 0.0, centre + half if right < count else 1.0  # exact where nothing differed
+    return Score(part, low=low, high=high, count=count)
 
 
 def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Score:
