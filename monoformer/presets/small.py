@@ -95,7 +95,7 @@ def cifar10() -> RunConfig:
     """CIFAR-10 at 32x32, drawn from class names, by a network of scenes-quick's shape with patches of 4.
 
     monoformer train cifar10 --data.files CIFAR10.parquet
-    Two CPU cores, about half an hour. Not measured yet.
+    Two CPU cores, about half an hour: a ResNet-56 classifies 49% of 1,000 drawings as asked for (docs/results.md).
     """
     base = scenes_quick()
     return replace(
