@@ -94,7 +94,10 @@ def save_pretrained(
     if folder.is_file():
         raise ValueError(f"{folder} is a file; name a folder for the model")
     if folder.exists() and any(folder.iterdir()):
-        read_folder_config(folder)  # only a model folder is replaced: a mistyped path must not cost anybody their files
+        try:
+            read_folder_config(folder)  # only a model is replaced: a mistyped path must not cost anybody their files
+        except ValueError as error:
+            raise ValueError(f"{folder} holds something else than a model, so name another folder ({error})") from None
     described = {"architectures": ["MonoFormer"], "model_type": "monoformer", "format_version": FORMAT_VERSION}
     state = dict(pretrained.model.state_dict() if weights is None else weights)
     if pretrained.model.config.tie_embeddings:

@@ -69,7 +69,10 @@ def read_llama(
 ) -> tuple[LoadedLlama, Recipe]:
     """What `load_llama` gives, but for the weights, and how the network gets them."""
     folder = find_folder(folder)
-    kind = read_description(folder).get("model_type")
+    description = read_description(folder)
+    kind = description.get("model_type")
+    if "decoder_t_embed" in description:
+        raise ValueError(f"{folder} is a checkpoint of the official code; first: monoformer convert {folder} OUT")
     try:
         config = text_side(read_llama_config(folder, kind=kind), image_side=image_side)
     except ValueError as error:

@@ -308,3 +308,11 @@ def test_other_weights_forget_what_the_cache_knew() -> None:
     pipeline.load_weights(made.model.state_dict())
     (drawn,), (fresh,) = (own.generate_images(prompt, steps=2) for own in (pipeline, Pipeline(made)))
     assert drawn.tobytes() == fresh.tobytes()
+
+
+def test_files_that_are_no_model_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="own holds something else than a model, so name another folder"):
+        save_pretrained(tmp_path / "own", tiny.pretrained())
+    assert (tmp_path / "own" / "thesis.txt").read_text() == "years of work"
