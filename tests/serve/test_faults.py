@@ -183,6 +183,7 @@ def test_a_long_prompt_holds_nobody_up() -> None:
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
     """The command in a process of its own, its address, and the model that it serves."""
+    pytest.importorskip("gradio", reason="the page needs the extra serve")
     folder = tmp_path_factory.mktemp("served") / "small" / "model"
     Pipeline(tiny.pretrained()).save_pretrained(folder)
     command = [sys.executable, "-m", "monoformer", "serve", str(folder), "--port=0", "--slots=8", "--drain-seconds=60"]
