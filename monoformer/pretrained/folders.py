@@ -24,7 +24,15 @@ from monoformer.config.sources import Shape
 from monoformer.config.vision import VisionConfig
 from monoformer.model.monoformer import MonoFormer
 from monoformer.pretrained.recipe import Recipe
-from monoformer.pretrained.weights import Weights, find_folder, halved, read_description, save_weights, written_whole
+from monoformer.pretrained.weights import (
+    Weights,
+    find_folder,
+    halved,
+    read_description,
+    refuse_official,
+    save_weights,
+    written_whole,
+)
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.vision import keep_vision, kept_vision
@@ -173,8 +181,7 @@ def read_folder_config(folder: Path) -> FolderConfig:
     """The checked `config.json` of a model folder."""
     path = folder / "config.json"
     data = read_description(folder)
-    if "decoder_t_embed" in data:
-        raise ValueError(f"{folder} is a checkpoint of the official code; first: monoformer convert {folder} OUT")
+    refuse_official(folder, data)
     if data.get("kind") == "RunConfig":
         raise ValueError(f"{folder} is a run that has not made its model yet; its training must go on to the end")
     if data.get("model_type") != "monoformer":

@@ -18,7 +18,14 @@ from monoformer.config.model import ModelConfig
 from monoformer.model.monoformer import MonoFormer
 from monoformer.pretrained.llama_layout import ARCHITECTURES, ROWS, describe, hugging_face_name, text_side
 from monoformer.pretrained.recipe import Recipe
-from monoformer.pretrained.weights import Weights, find_folder, read_description, save_weights, written_whole
+from monoformer.pretrained.weights import (
+    Weights,
+    find_folder,
+    read_description,
+    refuse_official,
+    save_weights,
+    written_whole,
+)
 from monoformer.randomness import generator
 from monoformer.tokenizer import Tokenizer
 
@@ -71,8 +78,7 @@ def read_llama(
     folder = find_folder(folder)
     description = read_description(folder)
     kind = description.get("model_type")
-    if "decoder_t_embed" in description:
-        raise ValueError(f"{folder} is a checkpoint of the official code; first: monoformer convert {folder} OUT")
+    refuse_official(folder, description)
     try:
         config = text_side(read_llama_config(folder, kind=kind), image_side=image_side)
     except ValueError as error:

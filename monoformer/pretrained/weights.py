@@ -61,6 +61,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
+def refuse_official(folder: Path, description: Mapping[str, Any]) -> None:
+    """Say what to do with a checkpoint of the official code where another model is read."""
+    if "decoder_t_embed" in description:
+        raise ValueError(f"{folder} is a checkpoint of the official code; first: monoformer convert {folder} OUT")
+
+
 def _from_pickle(folder: Path) -> str:
     """How to make safetensors of a folder that holds pickled weights alone; empty for any other."""
     if not (folder / "pytorch_model.bin").is_file():

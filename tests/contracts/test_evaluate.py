@@ -10,8 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from monoformer.cli.evaluation import _Evaluate, choose_scores
+from monoformer.cli.options import parse
+from monoformer.cli.training import read_config
 from monoformer.config.data import MixtureData, ParquetData, ScenesData, TextData
 from monoformer.config.evaluate import ClassScores, SceneScores, TextScores
+from monoformer.config.run import to_json
 from monoformer.document import Document, Text
 from monoformer.evaluate.build import build_evaluator
 from monoformer.evaluate.images import ClassEvaluator
@@ -19,6 +23,7 @@ from monoformer.evaluate.material import check_held_out
 from monoformer.evaluate.resnet import ResNet, load_resnet
 from monoformer.evaluate.text import TextEvaluator
 from monoformer.pipeline import Pipeline
+from monoformer.presets import PRESETS
 from monoformer.randomness import generator
 from tests import tiny
 
@@ -181,3 +186,19 @@ def test_classes_of_a_parquet_file_by_a_real_judge(tmp_path: Path, shared_data: 
     scores = dict(build_evaluator(score, pipeline, data=TextData()).run())
     assert 0 <= scores["class_right"] <= 1
     assert scores["frechet_distance"] > 0
+
+
+def test_a_seed_without_effect_is_refused() -> None:
+    for suites in (["tasks"], ["text", "forgetting"]):
+        with pytest.raises(ValueError, match=f"--seed has no effect on {', '.join(suites)}"):
+            choose_scores(parse(_Evaluate, ["model", "--suite", *suites, "--seed", "4"], command="evaluate"), None)
+    asked = parse(_Evaluate, ["model", "--suite", "tasks", "scenes", "--seed", "4"], command="evaluate")
+    assert [getattr(score, "seed", None) for score in choose_scores(asked, None)] == [None, 4]
+
+
+def test_a_file_of_settings_is_named_in_either_way(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(to_json(replace(PRESETS["scenes"](), seed=5))))
+    for named in ([f"--config={file}"], ["--config", str(file)]):
+        assert read_config([*named, "--train.steps=700"]).seed == 5
+        assert read_config([*named, "--train.steps=700"]).train.steps == 700
