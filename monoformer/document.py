@@ -7,6 +7,7 @@ its size until it is read: its pixels are then on the meta device, a size that n
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -172,10 +173,10 @@ def describe_document(picture: Image, caption: str) -> Document:
     return Document((replace(picture, role="user"), Text(caption, role="assistant")))
 
 
-def answer_document(picture: Image, question: str, answer: str) -> Document:
-    """The user shows a picture and asks about it, the assistant answers."""
-    user = (replace(picture, role="user"), Text(question, role="user"))
-    return Document((*user, Text(answer, role="assistant")))
+def answer_document(picture: Image, question: str, answer: str, *more: tuple[str, str]) -> Document:
+    """The user shows a picture and asks about it, the assistant answers; then `more` questions and answers about it."""
+    turns = [(Text(ask, role="user"), Text(reply, role="assistant")) for ask, reply in ((question, answer), *more)]
+    return Document((replace(picture, role="user"), *chain.from_iterable(turns)))
 
 
 def edit_document(before: Image, instruction: str, after: Image) -> Document:

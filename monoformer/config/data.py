@@ -32,6 +32,8 @@ class ScenesData:
     """Relative weight of picture + instruction -> picture documents."""
     question: float = 1.0
     """Relative weight of picture + question -> answer documents."""
+    question_turns: int = 1
+    """Different questions, with their answers, about the picture of such a document: more learned from one picture."""
     story: float = 1.0
     """Relative weight of documents of text alone."""
     caption: float = 0.0
@@ -53,6 +55,8 @@ class ScenesData:
         check_numbers(self, "size", room="data", least=16)
         check_weights(self, "draw", "describe", "edit", "question", "story", "caption", room="data")
         check_numbers(self, "documents", room="data", least=0)
+        if not 1 <= self.question_turns <= 8:
+            raise ValueError(f"data.question_turns must be from 1 to 8, but is {self.question_turns}")
         if not 0 <= self.brief <= 1:
             raise ValueError(f"data.brief is a share of the drawing documents, from 0 to 1, but is {self.brief}")
         fewest, most = self.objects

@@ -249,6 +249,21 @@ def test_questions_have_their_answers() -> None:
     assert answer("why?", TWO) is None
 
 
+def test_several_questions_about_one_picture() -> None:
+    """The first is the one that a document with a single question asks; all differ and have their answers."""
+    source = Scenes(ScenesData(question_turns=6))
+    for index in range(200):
+        question = source.question(index)
+        assert question.question == SCENES.question(index).question
+        turns = [(question.question, question.answer), *question.more]
+        assert len({asked for asked, _ in turns}) == len(turns) == 6
+        assert all(answer(asked, question.scene) == reply for asked, reply in turns)
+    segments = source.render(source.question(0)).segments
+    assert [segment.role for segment in segments] == ["user", *["user", "assistant"] * 6]
+    with pytest.raises(ValueError, match="from 1 to 8"):
+        ScenesData(question_turns=9)
+
+
 def test_splits_are_disjoint_and_content_decides() -> None:
     held_out = {split: set() for split in ("train", "test")}  # type: dict[str, set[tuple[Kind, ...]]]
     stories: dict[str, set[str]] = {"train": set(), "test": set()}

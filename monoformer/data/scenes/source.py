@@ -63,6 +63,8 @@ class Question:
     scene: Scene
     question: str
     answer: str
+    more: tuple[tuple[str, str], ...] = ()
+    """Further questions about the picture, with their answers, as training shows them (`ScenesData.question_turns`)."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Scenes:
             case Edit():
                 return edit_document(self._picture(example.before), example.text, self._picture(example.after))
             case Question():
-                return answer_document(self._picture(example.scene), example.question, example.answer)
+                return answer_document(self._picture(example.scene), example.question, example.answer, *example.more)
             case Story():
                 return Document((Text(example.text),))
 
@@ -170,10 +172,13 @@ class Scenes:
         """Question number `index`."""
         rng = self._rng(index, "question")
         scene = self._scene(rng)
-        while True:
+        asked: dict[str, str] = {}
+        while len(asked) < self.config.question_turns:
             question, answer = ask(scene, rng)
             if not self.left_out.named_in(question):
-                return Question(scene, question, answer)
+                asked[question] = answer
+        (question, answer), *more = asked.items()
+        return Question(scene, question, answer, tuple(more))
 
     def story(self, index: int) -> Story:
         """Story number `index`; its split is that of its text."""
