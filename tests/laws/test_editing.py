@@ -72,6 +72,13 @@ def test_the_sampling_begins_at_a_level_that_the_network_knows(config: Diffusion
         assert kept[-1] == CLEAN
 
 
+def test_the_least_time_of_an_edit_is_shifted_as_training_times_are() -> None:
+    latent, path = Pixels().encode(PIXELS[None])[0], build_objective(FlowConfig(shift_base=4)).path
+    grid = path.levels(1000, positions=latent[0].numel())
+    kept = Start.of(Edit(pixels=PIXELS, strength=1e-6), latent).levels(grid, path)
+    assert kept == [pytest.approx(grid[-2]), CLEAN]
+
+
 @pytest.mark.parametrize(("strength", "mask"), [(0.25, None), (1.0, LEFT), (0.5, LEFT)])
 def test_an_edit_keeps_what_it_should(strength: float, mask: Any) -> None:
     made = tiny.pretrained()
