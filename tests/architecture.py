@@ -13,7 +13,7 @@ from functools import cached_property
 PACKAGE = "monoformer"
 
 LEVELS = {
-    0: ["config", "hub"],
+    0: ["config", "hub", "files"],
     1: [
         "presets",
         "tokenizer",

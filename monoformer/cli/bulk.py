@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from monoformer.config.run import to_json
 from monoformer.device import choose
 from monoformer.evaluate.digests import digest_chunks, digest_files
+from monoformer.files import whole_file
 from monoformer.generate.session import FailedRequestsError, RefusedRequestsError
 from monoformer.pipeline import Pipeline
 
@@ -241,14 +242,16 @@ def _gather(bulk: Bulk, *, rank: int) -> Path:
     first = next((pixels for chunk in bulk.chunks(0, 1) for pixels in bulk.read(chunk)), None)
     if first is None:
         raise ValueError(f"none of the {bulk.count} pictures can be drawn: {bulk.mark(0).read_text().strip()}")
-    incomplete = path.with_name(f"{path.name}.{rank}.incomplete")
-    with zipfile.ZipFile(incomplete, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *first.shape)}
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *first.shape)}
+    with (
+        whole_file(path, mark=f".{rank}") as incomplete,
+        zipfile.ZipFile(incomplete, "w") as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as file,
+    ):
         np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
         for chunk in bulk.chunks(0, 1):
             for pixels in bulk.read(chunk):
                 file.write(pixels.tobytes())
-    incomplete.replace(path)
     return path
 
 
@@ -260,9 +263,8 @@ def _count(path: Path) -> int:
 
 
 def _write_whole(path: Path, content: bytes, *, rank: int = 0) -> None:
-    incomplete = path.with_name(f"{path.name}.{rank}.incomplete")
-    incomplete.write_bytes(content)
-    incomplete.replace(path)
+    with whole_file(path, mark=f".{rank}") as incomplete:
+        incomplete.write_bytes(content)
 
 
 def _png(picture: PILImage.Image) -> bytes:

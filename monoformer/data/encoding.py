@@ -35,6 +35,7 @@ from monoformer.data.cache import (
 from monoformer.data.skipped import BadDocument
 from monoformer.data.source import Indexed
 from monoformer.document import Document
+from monoformer.files import whole_file
 
 BATCH = 64
 """Pictures that are read, then encoded together."""
@@ -226,16 +227,14 @@ def _write(path: Path, columns: dict[str, list[Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    temporary = path.with_suffix(".incomplete")
-    pq.write_table(pa.table(columns), temporary, compression="zstd" if "document" in columns else "none")
-    temporary.rename(path)
+    with whole_file(path) as incomplete:
+        pq.write_table(pa.table(columns), incomplete, compression="zstd" if "document" in columns else "none")
 
 
 def _note(value: Encoding | CacheRecord, path: Path) -> None:
     """The JSON form, complete or not at all."""
-    temporary = path.with_suffix(".incomplete")
-    save_config(value, temporary)
-    temporary.rename(path)
+    with whole_file(path) as incomplete:
+        save_config(value, incomplete)
 
 
 def _path(job: Job, kind: str, number: int) -> Path:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from monoformer.files import whole_file
 from monoformer.sweep import append_result, read_results
 
 Watch: TypeAlias = Callable[[int], None]
@@ -53,10 +54,8 @@ class Journal:
         else:
             path = self.folder / ("-".join(map(str, (*key, count))) + ".npy")
             if not path.is_file():
-                incomplete = path.with_suffix(".incomplete")
-                with incomplete.open("wb") as file:
+                with whole_file(path) as incomplete, incomplete.open("wb") as file:
                     np.save(file, compute(), allow_pickle=False)
-                incomplete.replace(path)
             array = np.load(path, allow_pickle=False)
         self.watch(count)
         return array

@@ -23,6 +23,7 @@ from monoformer.data.pictures import read_picture
 from monoformer.evaluate.digests import digest_chunks
 from monoformer.evaluate.extractors import Extractor
 from monoformer.evaluate.frechet import Statistics, statistics
+from monoformer.files import whole_file
 
 BATCH = 64
 """Pictures in one pass of the extractor."""
@@ -115,10 +116,8 @@ def load_reference(pictures: Pictures | Statistics, extractor: Extractor, *, cac
         features = extract(pictures, extractor)
         found = statistics(features)
         cache.mkdir(parents=True, exist_ok=True)
-        incomplete = path.with_suffix(".incomplete")
-        with incomplete.open("wb") as file:
+        with whole_file(path) as incomplete, incomplete.open("wb") as file:
             np.savez(file, mu=found.mean.numpy(), sigma=found.covariance.numpy(), features=features.numpy())
-        incomplete.replace(path)
     arrays = read_arrays(str(path))
     mean, covariance, features = (torch.from_numpy(arrays[name]) for name in ("mu", "sigma", "features"))
     known = pictures.inception if extractor.is_inception else None

@@ -22,6 +22,7 @@ from monoformer.config.model import ModelConfig
 from monoformer.config.run import from_json, to_json
 from monoformer.config.sources import Shape
 from monoformer.config.vision import VisionConfig
+from monoformer.files import whole_folder
 from monoformer.model.monoformer import MonoFormer
 from monoformer.pretrained.recipe import Recipe
 from monoformer.pretrained.weights import (
@@ -31,7 +32,6 @@ from monoformer.pretrained.weights import (
     read_description,
     refuse_official,
     save_weights,
-    written_whole,
 )
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
@@ -110,7 +110,7 @@ def save_pretrained(
     state = dict(pretrained.model.state_dict() if weights is None else weights)
     if pretrained.model.config.tie_embeddings:
         state.pop("text_head.weight", None)
-    with written_whole(folder) as temporary:
+    with whole_folder(folder) as temporary:
         config = FolderConfig(
             model=pretrained.model.config,
             diffusion=pretrained.diffusion,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from monoformer.config.model import ModelConfig
+from monoformer.files import whole_folder
 from monoformer.model.monoformer import MonoFormer
 from monoformer.pretrained.llama_layout import ARCHITECTURES, ROWS, describe, hugging_face_name, text_side
 from monoformer.pretrained.recipe import Recipe
@@ -24,7 +25,6 @@ from monoformer.pretrained.weights import (
     read_description,
     refuse_official,
     save_weights,
-    written_whole,
 )
 from monoformer.randomness import generator
 from monoformer.tokenizer import Tokenizer
@@ -130,7 +130,7 @@ def export_llama(folder: str | Path, model: MonoFormer, tokenizer: Tokenizer) ->
         "pad_token_id": tokenizer.backend.pad_token_id,
     }
     kind = str(model.tokens.weight.dtype).removeprefix("torch.")
-    with written_whole(folder) as temporary:
+    with whole_folder(folder) as temporary:
         text = json.dumps({**described, **ends, "torch_dtype": kind}, indent=2)
         (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
         save_weights(temporary, tensors)

@@ -4,7 +4,6 @@ Knows nothing of networks. Invariant: a tensor is in memory once. Only safetenso
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -161,20 +160,3 @@ def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not all(map(is_exact, tensors.values())):  # the first that is not ends it, so that a large model is not copied
         return dict(tensors)
     return {name: value.to(torch.bfloat16) if value.is_floating_point() else value for name, value in tensors.items()}
-
-
-@contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes the place of `folder` when all is written, or never.
-
-    Its files can be read by whoever may read the folder: some libraries write theirs for the owner alone.
-    """
-    temporary = folder.with_name(folder.name + ".incomplete")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    yield temporary
-    for path in temporary.rglob("*"):
-        path.chmod(temporary.stat().st_mode & (0o777 if path.is_dir() else 0o666))
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)

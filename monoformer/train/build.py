@@ -27,10 +27,10 @@ from monoformer.data.windows import Numbered
 from monoformer.device import announce, choose, has_bf16_units
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Text
+from monoformer.files import whole_folder
 from monoformer.model.monoformer import MonoFormer
 from monoformer.packing import Row, collate, pack
 from monoformer.pretrained import Pretrained, build_sequencer
-from monoformer.pretrained.weights import written_whole
 from monoformer.sequence import Plan, Sequencer
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.checkpoint import last_step
@@ -194,7 +194,7 @@ def build_tokenizer(config: RunConfig, *, ranks: Ranks = ALONE) -> Tokenizer:
     with ranks.in_turn():
         tokenizer = find_tokenizer(config) or train_tokenizer(config)
         if not config.tokenizer.path and not (folder / "tokenizer.json").is_file():
-            with written_whole(folder) as temporary:
+            with whole_folder(folder) as temporary:
                 tokenizer.save(temporary)
     return tokenizer
 

@@ -12,6 +12,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from monoformer.device import host_peak
+from monoformer.files import whole_file
 from monoformer.train.breakdown import Breakdown
 from monoformer.train.parallel import Ranks
 from monoformer.train.tracking import Tracking
@@ -39,9 +40,8 @@ class Metrics:
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             whole = [line for line in lines if line.endswith("\n") and line.strip()]  # a full disk may cut the last
             kept = "".join(line for line in whole if json.loads(line)["step"] <= step)
-            beside = self.path.with_suffix(".incomplete")
-            beside.write_text(kept, encoding="utf-8")
-            beside.replace(self.path)  # never half written, whenever the run is killed
+            with whole_file(self.path) as incomplete:
+                incomplete.write_text(kept, encoding="utf-8")
 
     def state_dict(self) -> dict[str, Any]:
         """Sums since the last line."""

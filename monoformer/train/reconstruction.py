@@ -18,8 +18,8 @@ from monoformer.config.run import to_json
 from monoformer.data.build import build_held_out, names_of
 from monoformer.data.source import usable
 from monoformer.document import Image
+from monoformer.files import whole_folder
 from monoformer.gallery import Cell, Section, draw_gallery
-from monoformer.pretrained.weights import written_whole
 from monoformer.train.autoencoder import build_network, build_pictures, decibels
 from monoformer.train.loop import Sample
 
@@ -91,7 +91,7 @@ def release(config: AutoencoderRun, weights: dict[str, Tensor]) -> Path:
         parameter.data = parameter.to(torch.bfloat16).float()  # as they will be read
     mean, deviation = measure(network, config)
     network.register_to_config(scaling_factor=1 / deviation, shift_factor=mean)
-    with written_whole(config.model_path) as folder:
+    with whole_folder(config.model_path) as folder:
         pictures, figures = held_out(config, FIGURES), {}
         for name, pixels in pictures.items():
             error = (reconstruct(network, pixels).float() - pixels.float()) / 255

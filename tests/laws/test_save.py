@@ -18,10 +18,10 @@ from monoformer.config.diffusion import DDPMConfig, FlowConfig
 from monoformer.config.generate import GenerateConfig
 from monoformer.config.run import save_config
 from monoformer.document import Document, Text
+from monoformer.files import whole_folder
 from monoformer.pipeline import Pipeline
 from monoformer.presets import PRESETS
 from monoformer.pretrained import Pretrained, find_folder, load_pretrained, save_pretrained
-from monoformer.pretrained.weights import written_whole
 from monoformer.train.build import build_run
 from tests import tiny
 
@@ -72,7 +72,7 @@ def test_whoever_may_read_the_folder_may_read_its_files(tmp_path: Path) -> None:
     save(tmp_path / "model", "add")
     expected = (tmp_path / "model").stat().st_mode & 0o666
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {expected}
-    with written_whole(tmp_path / "parts") as temporary:  # an autoencoder's folder inside: it can be entered
+    with whole_folder(tmp_path / "parts") as temporary:  # an autoencoder's folder inside: it can be entered
         (temporary / "inner").mkdir()
         (temporary / "inner" / "weights").write_text("w")
         (temporary / "inner" / "weights").chmod(0o600)
