@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from monoformer.evaluate.evaluator import Evaluator
 from monoformer.evaluate.score import Score, difference
-from monoformer.pretrained import Pretrained, find_folder, load_llama, load_pretrained, read_description
+from monoformer.pretrained import Pretrained, find_folder, is_monoformer, load_llama, load_pretrained
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def load_before(name: str, after: Pretrained) -> tuple[Pretrained, int]:
     """
     folder = find_folder(name)
     weight = after.model.tokens.weight
-    if read_description(folder).get("model_type") == "monoformer":
+    if is_monoformer(folder):
         return load_pretrained(folder, device=weight.device, dtype=weight.dtype), 0
     image_side = replace(after.model.config, experts="shared")
     loaded = load_llama(folder, image_side=image_side, seed=0, device=weight.device, dtype=weight.dtype)

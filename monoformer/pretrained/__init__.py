@@ -14,4 +14,4 @@ from monoformer.pretrained.llama import read_llama as read_llama
 from monoformer.pretrained.official import LoadedOfficial as LoadedOfficial
 from monoformer.pretrained.official import load_official as load_official
 from monoformer.pretrained.weights import find_folder as find_folder
-from monoformer.pretrained.weights import read_description as read_description
+from monoformer.pretrained.weights import is_monoformer as is_monoformer

@@ -60,6 +60,11 @@ def read_description(folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
+def is_monoformer(folder: Path) -> bool:
+    """Whether a folder holds a model of ours, not one of another layout. Raises ValueError when it holds none."""
+    return bool(read_description(folder).get("model_type") == "monoformer")
+
+
 def refuse_official(folder: Path, description: Mapping[str, Any]) -> None:
     """Say what to do with a checkpoint of the official code where another model is read."""
     if "decoder_t_embed" in description:

@@ -21,7 +21,7 @@ from monoformer.data.cache import Encoding, describe
 from monoformer.data.encoding import Job
 from monoformer.data.source import Indexed, seed_of
 from monoformer.device import choose
-from monoformer.pretrained import find_folder, read_description, read_folder_config
+from monoformer.pretrained import find_folder, is_monoformer, read_folder_config
 from monoformer.train.precision import computes_in_bf16
 from monoformer.train.sizes import check_sizes, sized
 
@@ -31,7 +31,7 @@ def shaped(config: RunConfig) -> RunConfig:
     check_named(config.data)
     if config.start:
         folder = find_folder(config.start)
-        if read_description(folder).get("model_type") == "monoformer":
+        if is_monoformer(folder):
             ours = read_folder_config(folder)
             own = config.autoencoder if config.autoencoder.path else kept_autoencoder(ours.autoencoder, folder)
             config = replace(config, model=ours.model, diffusion=ours.diffusion, autoencoder=own)

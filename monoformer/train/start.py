@@ -13,7 +13,7 @@ from monoformer.config.model import ModelConfig
 from monoformer.config.parallel import ParallelConfig
 from monoformer.config.run import RunConfig, to_json
 from monoformer.model.monoformer import MonoFormer
-from monoformer.pretrained import Pretrained, find_folder, read_description, read_llama, read_pretrained
+from monoformer.pretrained import Pretrained, find_folder, is_monoformer, read_llama, read_pretrained
 from monoformer.pretrained.recipe import Recipe
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.guards import fields_of
@@ -59,7 +59,7 @@ def check_taken(asked: RunConfig, preset: RunConfig, taken: RunConfig) -> None:
     if not asked.start:
         return
     before, given, found = (fields_of(to_json(config)) for config in (preset, asked, taken))
-    ours = _is_ours(find_folder(asked.start))
+    ours = is_monoformer(find_folder(asked.start))
     for name, value in given.items():
         section = name.partition(".")[0]
         if section not in ("model", "diffusion", "tokenizer") or value == before.get(name):
@@ -73,14 +73,10 @@ def check_taken(asked: RunConfig, preset: RunConfig, taken: RunConfig) -> None:
             )
 
 
-def _is_ours(folder: Path) -> bool:
-    return read_description(folder).get("model_type") == "monoformer"
-
-
 def read_start(config: RunConfig) -> Start:
     """What the run starts from, with experts where it asks for them."""
     folder = find_folder(config.start)
-    start = _read_ours(config, folder) if _is_ours(folder) else _read_llama(config, folder)
+    start = _read_ours(config, folder) if is_monoformer(folder) else _read_llama(config, folder)
     if config.model.experts == "shared" or start.model.config.experts == "modality":
         return start
     news = f"{start.news}; image experts start as copies of the text weights"

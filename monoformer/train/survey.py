@@ -22,7 +22,7 @@ from monoformer.data.skipped import BadDocument, Tally
 from monoformer.data.source import Indexed, Source, choose
 from monoformer.document import Document, Text
 from monoformer.packing import best_fit
-from monoformer.pretrained import build_sequencer, find_folder, read_description, read_pretrained
+from monoformer.pretrained import build_sequencer, find_folder, is_monoformer, read_pretrained
 from monoformer.randomness import uniform
 from monoformer.sequence import Sequencer
 from monoformer.tokenizer import Tokenizer
@@ -182,7 +182,7 @@ def started(config: RunConfig) -> tuple[RunConfig, Tokenizer | None]:
     if not config.start:
         return config, find_tokenizer(config)
     folder = find_folder(config.start)
-    if read_description(folder).get("model_type") == "monoformer":
+    if is_monoformer(folder):
         ours, _ = read_pretrained(folder)  # no weights
         return taking(config, ours), ours.tokenizer
     return config, Tokenizer.from_folder(config.tokenizer.path or str(folder))

@@ -10,7 +10,7 @@ from pathlib import Path
 from monoformer.config.data import MixtureData, ScenesData, SourceConfig, TextData
 from monoformer.config.run import RunConfig
 from monoformer.config.sources import ChatData, StreamData
-from monoformer.pretrained import read_description, read_folder_config
+from monoformer.pretrained import is_monoformer, read_folder_config
 from monoformer.tokenizer import Tokenizer
 from monoformer.train.operations import Seen
 
@@ -52,7 +52,7 @@ class Pass:
 def resolved(config: RunConfig) -> tuple[RunConfig, tuple[str, ...]]:
     """The run with the shape and vocabulary that it would have, and what was guessed of it."""
     model, start = config.model, Path(config.start) if config.start else None
-    if start and (start / "config.json").is_file() and read_description(start).get("model_type") == "monoformer":
+    if start and (start / "config.json").is_file() and is_monoformer(start):
         return replace(config, model=read_folder_config(start).model), ()
     if model.vocabulary:
         return config, ()
