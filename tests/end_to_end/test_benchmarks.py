@@ -52,6 +52,20 @@ def test_quality_against_steps_goes_on_where_it_stopped(run: Path, tmp_path: Pat
     assert (tmp_path / "quality.png").stat().st_size > 10_000
 
 
+def test_errors_by_time_against_the_mean_picture(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    released = ["--model", str(ROOT / "models" / "monoformer-mini"), "--times", "1", "0.5", "0.1", "--count", "4"]
+    monkeypatch.setattr(sys, "argv", ["levels.py", *released])
+    runpy.run_path(str(ROOT / "benchmarks" / "levels.py"), run_name="__main__")
+    levels = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["levels"]
+    assert [level["time"] for level in levels] == [1, 0.5, 0.1]
+    assert len({level["mean_picture"] for level in levels}) == 1
+    assert levels[2]["picture"] < levels[1]["picture"] < levels[0]["picture"] < levels[0]["mean_picture"]
+    assert all(level["average"] < level["picture"] for level in levels)
+    assert levels[1]["eps"] == pytest.approx(levels[1]["picture"]), "alpha equals sigma halfway along a flow"
+
+
 def test_the_loader_is_timed_alone_and_with_a_step(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
