@@ -5,6 +5,7 @@ Knows nothing of documents or rows. Invariant: `encode` never makes a special to
 """
 
 import json
+import warnings
 from collections.abc import Callable, Iterable
 from copy import copy, deepcopy
 from pathlib import Path
@@ -73,7 +74,7 @@ class Tokenizer:
         self.size = max(vocabulary.values()) + 1
         self.longest = max(map(len, vocabulary))
         """Characters that one token stands for at most."""
-        self._lets_go = False
+        self._lets_go, self._unknown = False, backend.unk_token_id
         self._inside, self._first_alone = _without_first_blank(backend.backend_tokenizer)
         self.begins_with_blank = self._inside is not None
         """Whether a text that begins has a blank before it, which `decode` takes away (SentencePiece's `▁`)."""
@@ -81,8 +82,8 @@ class Tokenizer:
         """What the chat template puts behind an answer (ChatML's `<|im_end|>`): eos, unless it has one of its own."""
         self.stops = frozenset({self.eos, self.turn_end, *(stop for stop in stops if 0 <= stop < self.size)})
         """Tokens that end an answer."""
-        typed = self.encode(" ".join(backend.all_special_tokens))
-        forged = backend.convert_ids_to_tokens(sorted({*typed} & {*self.special} - {backend.unk_token_id}))
+        typed = self._ids(" ".join(backend.all_special_tokens), split=True, follows="nothing")
+        forged = backend.convert_ids_to_tokens(sorted({*typed} & {*self.special} - {self._unknown}))
         if forged:
             raise ValueError(f"it reads a typed {forged[0]!r} as the special token; make it no ordinary entry")
 
@@ -141,8 +142,17 @@ class Tokenizer:
         return found
 
     def encode(self, text: str, *, follows: Follows = "nothing") -> list[int]:
-        """Ids of what somebody typed; special tokens in it are split like any other text."""
-        return self._ids(text, split=True, follows=follows)
+        """Ids of what somebody typed; special tokens in it are split like any other text.
+
+        Warns once where the tokenizer has no token for some of it.
+        """
+        ids = self._ids(text, split=True, follows=follows)
+        if self._unknown is not None and self._unknown in ids:
+            unknown, self._unknown = self.backend.unk_token, None
+            warnings.warn(
+                f"the tokenizer has no token for some of {text!r:.80}, and reads it as {unknown}", stacklevel=2
+            )
+        return ids
 
     def encode_template(self, text: str, *, follows: Follows = "nothing") -> list[int]:
         """Ids of a piece of the chat template; special tokens in it are recognised."""

@@ -64,3 +64,18 @@ def test_a_template_that_refuses_a_conversation_says_so() -> None:
     backend.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ValueError, match="refuses the roles user, user: roles must alternate"):
         Tokenizer(backend).render([{"role": "user", "content": "a"}] * 2)
+
+
+def test_words_that_the_vocabulary_lacks_are_warned_of_once() -> None:
+    from tokenizers import Regex, models, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+
+    words = {"<unk>": 0, "<s>": 1, "</s>": 2, "red": 3, "circle": 4}
+    backend = Backend(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+"), behavior="removed", invert=True)
+    ends = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, **ends))
+    assert tokenizer.encode("red circle") == [3, 4]
+    with pytest.warns(UserWarning, match="no token for some of 'a red circle', and reads it as <unk>"):
+        assert tokenizer.encode("a red circle") == [0, 3, 4]
+    assert tokenizer.encode("a circle") == [0, 4], "said before"

@@ -167,7 +167,8 @@ def test_a_converted_folder_draws_what_the_checkpoint_did(
     words = " ".join(map(str, PROMPT[1:-3]))
     latent = drawn(made, words, recorded[f"ddim{STEPS}.x_T"][0])
     assert official.error_of(latent[None], recorded[f"ddim{STEPS}.sample"]) < 1e-5
-    assert made.tokenizer.encode("23 </s> cat 88") == [23, 0, 0, 0]
+    with pytest.warns(UserWarning, match="no token for some of '23 </s> cat 88'"):
+        assert made.tokenizer.encode("23 </s> cat 88") == [23, 0, 0, 0]
     assert made.tokenizer.decode([1, 23, 71, START]) == "23 71"
     theirs, ours = reference.weights, made.model.state_dict()
     assert torch.equal(ours["transformer.blocks.1.mlp.up.weight"], theirs["model.layers.1.mlp.up_proj.weight"])
