@@ -161,14 +161,15 @@ def monoformer_mini() -> RunConfig:
     """
     base = scenes()
     assert isinstance(base.data, ScenesData)
-    drawn = replace(base.data, draw=6.0, describe=1.5, edit=4.0, question=2.5, brief=0.15)
+    drawn = replace(base.data, draw=3.0, describe=1.5, edit=6.0, question=3.0, question_turns=6, brief=0.15)
     books = TextData(files=("data/text/books",), characters=300)
     emoji = replace(EMOJI, describe=1.5, edit=1.0)
     return replace(
         base,
         name="monoformer-mini",
-        data=MixtureData(sources=(drawn, books, emoji), weights=(0.5, 0.08, 0.42)),
-        train=replace(base.train, steps=7000, warmup=50, decay=0.95),
+        data=MixtureData(sources=(drawn, books, emoji), weights=(0.55, 0.08, 0.37)),
+        train=replace(base.train, steps=8000, warmup=50, decay=0.95),
+        generate=replace(base.generate, image_guidance=3.0),
     )
 
 
