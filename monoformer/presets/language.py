@@ -71,6 +71,6 @@ def monoformer_mini_text() -> RunConfig:
         base,
         name="monoformer-mini-text",
         data=MixtureData(sources=(words, books), weights=(of_scenes * stories, of_books)),
-        sequence=replace(base.sequence, row=380),
+        sequence=replace(base.sequence, row=335),
         train=replace(base.train, rows=1),
     )
