@@ -41,7 +41,7 @@ def scenes_latent() -> RunConfig:
         data=ScenesData(size=128, objects=(1, 3), draw=7.5, describe=2.5, edit=0.0, question=0.0, story=0.25),
         sequence=SequenceConfig(row=286, window=1024, noise_draws=4),
         train=replace(LEARNING, steps=6400, rows=16, image_weight=30.0, sample_every=1000),
-        generate=GenerateConfig(sampler="ddim", steps=50, guidance=1.5),
+        generate=GenerateConfig(sampler="ddim", eta=1.0, steps=50, guidance=3.0),
     )
 
 
