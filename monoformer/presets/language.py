@@ -58,7 +58,7 @@ def monoformer_mini_text() -> RunConfig:
     """The text-only twin of monoformer-mini: its documents without a picture, as many of them in a step, no others.
 
     monoformer train monoformer-mini-text --from runs/scenes --data.sources.1.files BOOKS/    (docs/evaluate.md)
-    Two CPU cores, 20 minutes of one. From one start it reads the books at a perplexity of 7.6, `monoformer-mini` at 8.1.
+    Two CPU cores, 20 minutes of one. Reads the books at a perplexity of 7.6, `monoformer-mini` at 8.1.
     """
     base = monoformer_mini()
     assert isinstance(base.data, MixtureData)
