@@ -190,7 +190,7 @@ def totals(lines: Sequence[Mapping[str, float]], *, tokens: int) -> dict[str, fl
                 values.append((count, line[name]))
     means = {name: sum(n * value for n, value in values) / sum(n for n, _ in values) for name, values in losses.items()}
     peaks = {name: max(line[name] for line in lines) for name in PEAKS if all(name in line for line in lines)}
-    counts = {"steps": steps, "documents": round(documents), "tokens": round(seen), "seconds": round(seconds, 1)}
+    counts = {"steps": steps, "documents": round(documents), "tokens": round(seen), "seconds": round(seconds, 3)}
     return {**counts, **means, **peaks}
 
 

@@ -99,7 +99,7 @@ def test_the_loader_is_timed_alone_and_with_a_step(
 def test_time_to_quality_trains_both_recipes_in_turn_and_goes_on(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = ["--count=1", "--every=2", "--limit=1e-7", "--official-sampling=2", f"--out={tmp_path}"]
+    small = ["--count=1", "--every=2", "--limit=1e-6", "--official-sampling=2", f"--out={tmp_path}"]
     monkeypatch.setattr(sys, "argv", ["time_to_quality", *small, *SMALL, f"--tokenizer.path={run / 'model'}"])
     printed = []
     for _ in range(2):
