@@ -195,7 +195,7 @@ def perform(suite: Suite, evaluator: Evaluator, console: Console) -> Record:
         "settings": to_json(suite.config),
         "generate": suite.generate,
         "figures": figures,
-        "seconds": round(time.perf_counter() - begun, 1),
+        "seconds": round(time.perf_counter() - begun, 3),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
