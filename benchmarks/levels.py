@@ -44,7 +44,7 @@ class Case:
 
 def main(case: Case) -> None:
     """Print the table."""
-    pipeline = Pipeline.from_pretrained(case.model, device=case.device)
+    pipeline = Pipeline.from_pretrained(case.model, device=case.device, slots=case.count)
     trained = read_card(pipeline.card)
     data = scenes_of(None if trained is None else trained.data, pipeline, name="levels")
     scenes = Scenes(data, split="test", seed=case.seed)

@@ -25,8 +25,9 @@ LEARNING = TrainConfig(
 def scenes_latent() -> RunConfig:
     """MonoFormer's own recipe at a small size: 128x128 scenes in latents of patch 2, from a small language model.
 
-    DDPM with linear betas, eps by mean squared error, shared weights, two-way images; nearly all loss is the pictures',
-    as there. Its time is a token, which learns too slowly what eps is near the noise (docs/log.md): here it is adaLN.
+    DDPM with linear betas, eps by mean squared error, shared weights, two-way images; most of the loss is
+    the pictures'. MonoFormer's time is a token, which learns too slowly what eps is near the noise (docs/log.md): here
+    it is adaLN.
     The language model is made by two commands (text-quick, export; docs/paper-to-code.md), and gives the shape.
 
     monoformer train scenes-latent --from LANGUAGE_MODEL --train.parallel.compile

@@ -20,7 +20,7 @@ from monoformer.model.monoformer import MonoFormer
 from monoformer.pretrained.folders import Pretrained
 from monoformer.pretrained.llama import read_llama_config
 from monoformer.pretrained.llama_layout import hugging_face_name, text_side
-from monoformer.pretrained.weights import Weights, find_folder, is_monoformer, read_description, read_json
+from monoformer.pretrained.weights import Weights, find_folder, read_description, read_json
 from monoformer.tokenizer import BOS, EOS, Tokenizer
 
 DOWN = 8
@@ -92,9 +92,9 @@ def load_official(
     autoencoder, if not AUTOENCODER. ValueError for what is no such checkpoint, is damaged, or cannot be honoured.
     """
     folder = find_folder(folder)
-    if is_monoformer(folder):
-        raise ValueError(f"{folder} is a model folder already; use it as it is: monoformer generate {folder} PROMPT")
     fields = read_description(folder)
+    if fields.get("model_type") == "monoformer":
+        raise ValueError(f"{folder} is a model folder already; use it as it is: monoformer generate {folder} PROMPT")
     model = load_network(folder, fields=fields, device=device, dtype=dtype)
     config = model.config
     own_tokenizer, tokenizer_from = _find_tokenizer(folder, tokenizer, fields=fields, rows=config.vocabulary)
