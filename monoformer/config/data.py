@@ -15,6 +15,11 @@ from monoformer.config.sources import (
     check_shape,
 )
 
+QuestionForm: TypeAlias = Literal[
+    "colour", "shape", "size", "background", "where", "things", "count", "exists", "relation"
+]
+"""What a question about a scene asks for (`data/scenes/questions.py` has the words)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScenesData:
@@ -34,6 +39,9 @@ class ScenesData:
     """Relative weight of picture + question -> answer documents."""
     question_turns: int = 1
     """Different questions, with their answers, about the picture of such a document: more learned from one picture."""
+    further_questions: tuple[QuestionForm, ...] = ()
+    """Forms of the questions after the first about one picture, asked as often as they are listed; all forms
+    where a picture has not enough of them, and with none listed. The first question is always of any form."""
     story: float = 1.0
     """Relative weight of documents of text alone."""
     caption: float = 0.0
@@ -57,6 +65,8 @@ class ScenesData:
         check_numbers(self, "documents", room="data", least=0)
         if not 1 <= self.question_turns <= 8:
             raise ValueError(f"data.question_turns must be from 1 to 8, but is {self.question_turns}")
+        if self.further_questions and self.question_turns == 1:
+            raise ValueError("data.further_questions come after the first; set data.question_turns to 2 or more")
         if not 0 <= self.brief <= 1:
             raise ValueError(f"data.brief is a share of the drawing documents, from 0 to 1, but is {self.brief}")
         fewest, most = self.objects

@@ -264,6 +264,21 @@ def test_several_questions_about_one_picture() -> None:
         ScenesData(question_turns=9)
 
 
+def test_further_questions_are_of_the_forms_listed() -> None:
+    """But for the first, and for scenes that have not enough of those."""
+    source = Scenes(ScenesData(objects=(2, 2), question_turns=4, further_questions=("count", "count", "relation")))
+    further = [asked for index in range(100) for asked, _ in source.question(index).more]
+    counted = sum(asked.startswith("how many") for asked in further)
+    assert all(re.match("how many|is the", asked) for asked in further)
+    assert counted > 150, "of each two counts listed, and few relations are clear"
+    firsts = {source.question(index).question for index in range(100)}
+    assert any(first.startswith("what colour") for first in firsts)
+    one_thing = Scenes(ScenesData(objects=(1, 1), question_turns=8, further_questions=("background", "relation")))
+    assert len(one_thing.question(0).more) == 7
+    with pytest.raises(ValueError, match="question_turns"):
+        ScenesData(further_questions=("count",))
+
+
 def test_splits_are_disjoint_and_content_decides() -> None:
     held_out = {split: set() for split in ("train", "test")}  # type: dict[str, set[tuple[Kind, ...]]]
     stories: dict[str, set[str]] = {"train": set(), "test": set()}

@@ -13,8 +13,9 @@ answer that `ask` gave. The forms are frozen once results exist.
 
 import re
 from random import Random
-from typing import Final
+from typing import Final, get_args
 
+from monoformer.config.data import QuestionForm
 from monoformer.data.scenes.language import NAME_PATTERN, RELATION_PATTERN, options, say_name
 from monoformer.data.scenes.world import (
     COLOURS,
@@ -37,7 +38,7 @@ PLURALS: Final = {
     "crosses": "cross",
     "rings": "ring",
 }
-FORMS: Final = ("colour", "shape", "size", "background", "where", "things", "count", "exists", "relation")
+FORMS: Final[tuple[QuestionForm, ...]] = get_args(QuestionForm)
 
 _COLOUR = re.compile(f"what colour is the {options(SHAPES)}\\?")
 _SHAPE = re.compile(f"what shape is the {options(COLOURS)} thing\\?")
@@ -48,13 +49,11 @@ _EXISTS = re.compile(f"is there a {NAME_PATTERN}\\?")
 _RELATION = re.compile(f"is the {NAME_PATTERN} {RELATION_PATTERN} the {NAME_PATTERN}\\?")
 
 
-def ask(scene: Scene, rng: Random) -> tuple[str, str]:
-    """A question about a made scene, and its answer."""
-    while True:
-        question = _sample(scene, rng.choice(FORMS), rng)
-        reply = None if question is None else answer(question, scene)
-        if question is not None and reply is not None:
-            return question, reply
+def ask(scene: Scene, form: QuestionForm, rng: Random) -> tuple[str, str] | None:
+    """A question of that form about a made scene, and its answer; None if this try at it found no clear one."""
+    question = _sample(scene, form, rng)
+    reply = None if question is None else answer(question, scene)
+    return None if question is None or reply is None else (question, reply)
 
 
 def answer(question: str, scene: Scene) -> str | None:
@@ -96,7 +95,7 @@ def _yes(truth: bool) -> str:
     return "yes" if truth else "no"
 
 
-def _sample(scene: Scene, form: str, rng: Random) -> str | None:
+def _sample(scene: Scene, form: QuestionForm, rng: Random) -> str | None:
     """A question of that form; None if this scene has no clear one."""
     thing = rng.choice(scene.things)
     match form:

@@ -15,7 +15,7 @@ from monoformer.data.scenes.instructions import VERBS, Instruction, sample_instr
 from monoformer.data.scenes.language import Description, caption, caption_in_brief, describe
 from monoformer.data.scenes.layout import sample_scene
 from monoformer.data.scenes.omission import LeftOut, LeftOutThings
-from monoformer.data.scenes.questions import ask
+from monoformer.data.scenes.questions import FORMS, ask
 from monoformer.data.scenes.splits import Split, split_of, split_of_text
 from monoformer.data.scenes.stories import tell
 from monoformer.data.scenes.world import Scene
@@ -24,6 +24,9 @@ from monoformer.document import Document, Image, Text, answer_document, describe
 
 SCENES_TRIED = 500
 """Scenes tried for one edit; among two or three objects a few suffice."""
+
+QUESTIONS_TRIED = 100
+"""Tries at the forms that a configuration wants asked; few scenes have not enough of them after that."""
 
 ExampleKind: TypeAlias = Literal["draw", "describe", "edit", "question", "story", "caption"]
 
@@ -173,10 +176,13 @@ class Scenes:
         rng = self._rng(index, "question")
         scene = self._scene(rng)
         asked: dict[str, str] = {}
+        tries = 0
         while len(asked) < self.config.question_turns:
-            question, answer = ask(scene, rng)
-            if not self.left_out.named_in(question):
-                asked[question] = answer
+            further = self.config.further_questions if asked and tries < QUESTIONS_TRIED else ()
+            turn = ask(scene, rng.choice(further or FORMS), rng)
+            tries += 1
+            if turn is not None and not self.left_out.named_in(turn[0]):
+                asked[turn[0]] = turn[1]
         (question, answer), *more = asked.items()
         return Question(scene, question, answer, tuple(more))
 
