@@ -189,13 +189,18 @@ def _decode_dataclass(kind: type, data: Any, where: str) -> Any:
 
 def load_config(path: Path) -> RunConfig:
     """The run configuration in a JSON file. Raises ValueError when it is missing, broken or contradicts itself."""
+    return load_config_of(RunConfig, path)
+
+
+def load_config_of(kind: type[T], path: Path) -> T:
+    """`load_config` for any kind of run."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"configuration file {path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
-    return from_json(RunConfig, data, where=str(path))
+    return from_json(kind, data, where=str(path))
 
 
 def save_config(config: Any, path: Path) -> None:

@@ -26,6 +26,7 @@ from monoformer.train.checkpoint import TrainState
 from monoformer.train.loop import Loop, Numbers, Sample
 from monoformer.train.optim import EMA, build_optimizers
 from monoformer.train.precision import computes_in_bf16
+from monoformer.train.settled import settled
 from monoformer.train.sizes import picture_sizes
 
 Features: TypeAlias = Callable[[Tensor], Tensor | list[Tensor]]
@@ -156,7 +157,8 @@ class AutoencoderTrainer:
     """Trains one autoencoder; `sample(step, averaged weights)` draws whatever somebody wants to see meanwhile."""
 
     def __init__(self, config: AutoencoderRun, *, sample: Sample | None = None) -> None:
-        self.config, self.device = config, choose(config.train.device)
+        self.device = choose(config.train.device)
+        self.config = config = settled(config, device=self.device)
         self.network = build_network(config).to(self.device)
         self.features = build_features(config.perceptual, self.device)
         self.loader = build_pictures(config)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from monoformer.autoencoder import Autoencoder, build_autoencoder, check_fits
 from monoformer.batch import Batch
 from monoformer.config.data import caches, check_named
-from monoformer.config.run import RunConfig, check_start, load_config
+from monoformer.config.run import RunConfig, check_start
 from monoformer.config.train import MuonConfig
 from monoformer.data.build import build_source
 from monoformer.data.cache import check_caches
@@ -24,7 +24,7 @@ from monoformer.data.loader import Loader
 from monoformer.data.skipped import BadDocument, unreadable
 from monoformer.data.source import Source
 from monoformer.data.windows import Numbered
-from monoformer.device import announce, choose, has_bf16_units
+from monoformer.device import announce, choose
 from monoformer.diffusion.objectives import build_objective
 from monoformer.document import Text
 from monoformer.files import whole_folder
@@ -39,6 +39,7 @@ from monoformer.train.lora import plain, start_adapters, with_adapters
 from monoformer.train.parallel import ALONE, Ranks, rows_of_pass
 from monoformer.train.plan import warn_of_memory
 from monoformer.train.precision import computes_in_bf16
+from monoformer.train.settled import settled
 from monoformer.train.sizes import check_sizes, picture_shape, sized
 from monoformer.train.start import Start, check_new, fill_parts, new_start, read_start, taking
 from monoformer.train.trainer import Parts
@@ -62,21 +63,6 @@ class Built:
     def plain(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All weights of the network as it trains -> those of the plain one, adapters merged."""
         return plain(weights, self.parts.config)
-
-
-def settled(config: RunConfig, *, device: torch.device, ranks: Ranks) -> RunConfig:
-    """The run with `precision = auto` decided, for all its processes and to its end: as its folder says where it goes
-    on, else what is faster here. Some CPUs are tried, and a trial might end otherwise another time.
-    """
-    if config.train.precision != "auto":
-        return config
-    # all processes ask, whatever each finds in the folder: or those that ask would wait for ever
-    (agreed,) = ranks.total(int(has_bf16_units(device)))
-    saved = config.path / "config.json"
-    if last_step(config.path) and saved.is_file():
-        return replace(config, train=replace(config.train, precision=load_config(saved).train.precision))
-    chosen: Literal["bf16", "fp32"] = "bf16" if agreed == ranks.world else "fp32"
-    return replace(config, train=replace(config.train, precision=chosen))
 
 
 def build_run(

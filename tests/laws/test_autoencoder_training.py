@@ -14,7 +14,7 @@ from monoformer.autoencoder import LatentAutoencoder, build_autoencoder
 from monoformer.cli.main import main
 from monoformer.config.autoencoder import AutoencoderConfig, AutoencoderRun
 from monoformer.config.data import MixtureData, ScenesData, TextData
-from monoformer.config.run import from_json, to_json
+from monoformer.config.run import from_json, load_config_of, to_json
 from monoformer.config.train import AdamWConfig, MuonConfig, TrainConfig
 from monoformer.presets import autoencoder
 from monoformer.train.autoencoder import (
@@ -72,6 +72,14 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert (tmp_path / "broken" / "curves.png").is_file()
     with pytest.raises(ValueError, match="holds another run: kl_weight was 1e-06 and is now"):
         AutoencoderTrainer(replace(first, kl_weight=0.5)).run()
+
+
+def test_a_run_that_left_its_precision_open_goes_on_as_it_began(tmp_path: Path) -> None:
+    first = config_of(tmp_path, train={"steps": 2, "precision": "bf16"})
+    trained(first)
+    assert not trained(replace(config_of(tmp_path / "other"), train=replace(first.train, precision="fp32"))).bf16
+    assert AutoencoderTrainer(replace(first, train=replace(first.train, steps=4, precision="auto"))).bf16
+    assert load_config_of(AutoencoderRun, tmp_path / "config.json").train.precision == "bf16"
 
 
 def test_losses_depend_on_the_pictures_and_not_on_their_order(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from monoformer.config.run import RunConfig, save_config
-from monoformer.train.build import settled
 from monoformer.train.parallel import ALONE
+from monoformer.train.settled import settled
 from tests import tiny
 
 CPU = torch.device("cpu")
