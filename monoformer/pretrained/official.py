@@ -195,8 +195,9 @@ def _refuse(fields: dict[str, Any]) -> None:
         )
     if time not in TIMES:
         raise ValueError(f"decoder_t_embed is {time!r}, but only {' and '.join(TIMES)} can be loaded")
-    needed = (*FIELDS, "image_size") if fields.get("use_pos_embed") else FIELDS
-    missing = [name for name in needed if not isinstance(fields.get(name), int)]
+    given = [name for name in ("image_size", "image_token_index") if fields.get(name) is not None]
+    needed = {*FIELDS, *given, *(["image_size"] if fields.get("use_pos_embed") else [])}
+    missing = [name for name in sorted(needed) if not isinstance(fields.get(name), int)]
     if missing:
         raise ValueError(f"its config.json lacks {', '.join(missing)}, or has no number or truth value there")
     if fields.get("vision_encoder"):
@@ -243,7 +244,7 @@ def _number_tokenizer(fields: dict[str, Any], *, rows: int) -> Tokenizer:
 
     ends = {BOS: fields.get("bos_token_id", 1), EOS: fields.get("eos_token_id", 2)}
     ids = {token: end[0] if isinstance(end, list) else end for token, end in ends.items()}
-    ids |= {token: fields.get("image_token_index", 0) - 1 + place for place, token in enumerate(SPECIAL)}
+    ids |= {token: (fields.get("image_token_index") or 0) - 1 + place for place, token in enumerate(SPECIAL)}
     free = sorted({*range(rows)} - {*ids.values()})
     if len(free) + len(ids) != rows:
         raise ValueError(
