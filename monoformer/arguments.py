@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
-from monoformer.config.generate import GenerateConfig, changed, check_matters
+from monoformer.config.generate import GenerateConfig, changed, check_matters, from_words
 from monoformer.config.run import from_json
 from monoformer.config.spelling import hint
 from monoformer.document import Document, Segment, upright
@@ -88,9 +88,14 @@ def read_talk(given: Document | Sequence[Segment]) -> Document:
 
 
 def read_settings(
-    given: Mapping[str, Any], defaults: GenerateConfig, *, count: int, want: str = "any", chooses: bool = False
+    given: Mapping[str, Any],
+    defaults: GenerateConfig,
+    *,
+    documents: Sequence[Document],
+    want: str = "any",
+    chooses: bool = False,
 ) -> list[GenerateConfig]:
-    """The settings of each of `count` items: the defaults with what is given, and seeds that follow each other.
+    """The settings of each document: the defaults with what is given, and seeds that follow each other.
 
     What cannot matter for what is wanted, or for an answer that is one of given ones, is refused.
     """
@@ -107,7 +112,11 @@ def read_settings(
     if "" in found.get("stop", ()):
         raise ValueError("stop has an empty string, which would end nothing; leave it out")
     check_matters(given, want=want, chooses=chooses)
-    seeds = _seeds(given.get("seed", defaults.seed), count)
+    if found.get("image_guidance", 1.0) != 1 and not all(document.images for document in documents):
+        raise ValueError("image_guidance has no effect without pictures to read; leave it out")
+    if want == "image" and not any(document.images for document in documents):
+        defaults = from_words(defaults)
+    seeds = _seeds(given.get("seed", defaults.seed), len(documents))
     settings = changed(defaults, found)
     return [replace(settings, seed=seed) for seed in seeds]
 

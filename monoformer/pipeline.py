@@ -147,10 +147,8 @@ class Pipeline:
         With `choices`, for `want` text, the answer is one of them. `edits`: for each item a picture to start from.
         """
         items = read_documents(documents)
-        if settings.get("image_guidance", 1.0) != 1 and not all(document.images for document in items):
-            raise ValueError("image_guidance has no effect without pictures to read; leave it out")
         shape, answers = read_size(size, want=want), read_texts(choices, name="choices")
-        each = read_settings(settings, self.pretrained.generate, count=len(items), want=want, chooses=bool(answers))
+        each = read_settings(settings, self.pretrained.generate, documents=items, want=want, chooses=bool(answers))
         starts = [None] * len(items) if edits is None else list(edits)
         if len(starts) != len(items):
             raise ValueError(f"there are {len(items)} documents but {len(starts)} edits; give one for each, or None")
@@ -254,7 +252,7 @@ class Pipeline:
         `previews` evaluations with a preview), `image`, and `end`, which holds all that was made or says what failed.
         """
         document = read_talk(history)
-        (own,) = read_settings(settings, self.pretrained.generate, count=1)
+        (own,) = read_settings(settings, self.pretrained.generate, documents=[document])
         if document.images:
             self.prepare_pictures()
         return self.engine.listen([Request(document=document, want="any", settings=own, previews=previews)])

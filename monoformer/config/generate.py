@@ -142,6 +142,11 @@ def changed(settings: GenerateConfig, given: Mapping[str, Any]) -> GenerateConfi
     return replace(settings, **{**left_out, **given})
 
 
+def from_words(settings: GenerateConfig) -> GenerateConfig:
+    """The settings of a picture from words alone, on which guidance by pictures has no effect."""
+    return changed(settings, {"image_guidance": 1.0})
+
+
 def check_matters(given: Mapping[str, Any], *, want: str, chooses: bool = False, option: str = "") -> None:
     """Refuse settings that one call gives and that cannot matter for what it wants: ("text", "image" or "any").
 

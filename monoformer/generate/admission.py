@@ -14,6 +14,9 @@ from monoformer.generate.writing import Writer
 from monoformer.randomness import generator
 from monoformer.sequence import Sequencer
 
+TOO_LONG = "too many for the model's context"
+"""In every message about a prompt that does not fit, for clients that shorten it themselves."""
+
 
 class Admission:
     """What opens sessions for one network; by one thread at a time, since a tokenizer has state."""
@@ -94,9 +97,7 @@ class Admission:
             tokens = sum(len(tokenizer.encode(text)) for text in texts)
         if not tokens or tokens > context:
             count = f"{tokens} tokens" if tokens else f"{characters} characters"
-            raise ValueError(
-                f"the prompt has {count}, too many for the model's context of {context} tokens; shorten it"
-            )
+            raise ValueError(f"the prompt has {count}, {TOO_LONG} of {context} tokens; shorten it")
 
     def _check_tokens(self, tokens: Sequence[int]) -> None:
         """Refuse ids that stand for no text, and more than fit."""
@@ -105,7 +106,7 @@ class Admission:
         if wrong:
             raise ValueError(f"the prompt names token {wrong[0]}, which stands for no text; give ids of the tokenizer")
         if len(tokens) > context:
-            raise ValueError(f"the prompt has {len(tokens)} tokens, too many for the model's context of {context}")
+            raise ValueError(f"the prompt has {len(tokens)} tokens, {TOO_LONG} of {context}")
 
     def _check_room(self, request: Request, layout: Layout) -> None:
         """Whether the prompt, the picture and the longest answer fit the context."""
@@ -115,10 +116,7 @@ class Admission:
         answer = self.writer.longest_answer(request)
         if len(layout) + picture + max(1, answer - 1) > context:
             longer = f" and a picture of {picture}" if picture else f" and an answer of {answer}" if answer else ""
-            raise ValueError(
-                f"the prompt has {len(layout)} tokens, too many for the model's context of {context}{longer}; "
-                "shorten it"
-            )
+            raise ValueError(f"the prompt has {len(layout)} tokens, {TOO_LONG} of {context}{longer}; shorten it")
 
 
 def picture_tokens(request: Request, document: Document, *, network: Network, sequencer: Sequencer) -> int:
@@ -137,7 +135,7 @@ def null_layouts(request: Request, document: Document, *, network: Network, sequ
     longest, context = max(map(len, layouts), default=0), network.model.config.context
     if longest + picture > context:
         raise ValueError(
-            f"what guidance compares with has {longest} tokens, too many for the model's context of {context} and a "
+            f"what guidance compares with has {longest} tokens, {TOO_LONG} of {context} and a "
             f"picture of {picture}; shorten the negative text"
         )
     return layouts

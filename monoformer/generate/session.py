@@ -237,5 +237,6 @@ def picture_size(document: Document, size: tuple[int, int] | None, model: ModelC
     size = model.image_sizes[0] if size is None else size
     if size not in model.image_sizes:
         known = ", ".join(f"{h}x{w}" for h, w in model.image_sizes)
-        raise ValueError(f"the model was not trained to draw {size[0]}x{size[1]} pictures; sizes are {known}")
+        asked = f"{size[0]}x{size[1]} pictures (height x width)"
+        raise ValueError(f"the model was not trained to draw {asked}; sizes are {known}")
     return size

@@ -10,9 +10,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from monoformer.generate.admission import TOO_LONG
 from monoformer.serve.batcher import ClosingError, QueueFullError
 
-UNIONS = ("body", "str", "text", "image_url")
+UNIONS = ("body", "str", "constrained-str", "text", "image_url")
 """What pydantic puts between the names of fields."""
 
 logger = logging.getLogger(__name__)
@@ -71,15 +72,16 @@ def answer_to(error: Exception) -> ApiError:
 
 def invalid(faults: Sequence[Any]) -> ApiError:
     """The answer to a body of the wrong form, by the most exact of pydantic's findings; it repeats nothing sent."""
-    fault = max(faults, key=lambda fault: len(fault["loc"]))
+    fault = max(faults, key=lambda fault: (len(fault["loc"]), not fault["type"].endswith("_type")))
     if fault["type"] == "json_invalid":
         return ApiError("the body is not valid JSON", code="invalid_json")
     if fault["type"] in ("model_attributes_type", "missing") and tuple(fault["loc"]) == ("body",):
         return ApiError("the body must be a JSON object, sent as Content-Type: application/json", code="invalid_json")
     place = [str(part) for part in fault["loc"] if part not in UNIONS and "[" not in str(part)]
-    parameter = ".".join(place) or None
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    return ApiError(f"{parameter}: {message}" if parameter else message, parameter=parameter, code="invalid_value")
+    where, message = ".".join(place), str(fault["msg"]).removeprefix("Value error, ")
+    field = fault.get("ctx", {}).get("field")  # of those that a body refuses as a whole
+    parameter = ".".join([*place, field] if field else place) or None
+    return ApiError(f"{where}: {message}" if where else message, parameter=parameter, code="invalid_value")
 
 
 @contextmanager
@@ -88,7 +90,8 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ApiError(str(error).removeprefix("generate.")) from error
+        message = str(error).removeprefix("generate.")
+        raise ApiError(message, code="context_length_exceeded" if TOO_LONG in message else None) from error
 
 
 def add_errors(app: Any) -> None:

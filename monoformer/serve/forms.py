@@ -92,8 +92,7 @@ def start_of(
         if mask.size != picture.size:
             sizes = [f"{image.width}x{image.height}" for image in (mask, picture)]
             raise ApiError(f"the mask is {sizes[0]}, but the picture {sizes[1]}; make them alike", parameter="mask")
-        if "A" not in mask.getbands() and "transparency" not in mask.info:
-            raise ApiError("the mask needs transparency, where the picture is to be drawn anew", parameter="mask")
-        drawn = pipeline.context_mask(mask, picture, or_white=False)
+        transparency = "A" in mask.getbands() or "transparency" in mask.info
+        drawn = pipeline.context_mask(mask, picture, or_white=not transparency)
     with refusals():
         return Edit(pixels=shown.pixels, strength=strength, mask=drawn)

@@ -39,7 +39,7 @@ FORM = {
                         "mask": {
                             "type": "string",
                             "format": "binary",
-                            "description": "A picture of the same size, transparent where it is to be drawn anew.",
+                            "description": "Of the same size, transparent (if opaque, white) where it may change.",
                         },
                         **EditQuestion.model_json_schema()["properties"],
                     },
@@ -107,7 +107,7 @@ async def answer(
     start: Edit | None = None,
 ) -> Any:
     """Draw the pictures and send them, at once or while they come."""
-    settings = service.settings(question, document)
+    settings = service.settings(question, document, want="image")
     asked = requests(
         document,
         settings,

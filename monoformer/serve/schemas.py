@@ -7,6 +7,7 @@ effect is refused with a reason, but for those that concern OpenAI's own houseke
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from monoformer.config.spelling import hint
 
@@ -16,11 +17,11 @@ WITHOUT_EFFECT = {
 """Accepted everywhere, and used for nothing."""
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "audio": (), "background": ("auto", "opaque"), "best_of": (1,), "frequency_penalty": (0,),
+    "annotations": ([],), "audio": (), "background": ("auto", "opaque"), "best_of": (1,), "frequency_penalty": (0,),
     "function_call": ("none",), "functions": ([],), "input_fidelity": ("low",), "moderation": ("auto", "low"),
     "parallel_tool_calls": (True, False), "presence_penalty": (0,), "quality": ("auto", "standard"),
     "reasoning_effort": ("none",), "response_format": ({"type": "text"},), "style": (), "suffix": ("",),
-    "tool_choice": ("none", "auto"), "tools": ([],), "verbosity": ("medium",),
+    "tool_calls": ([],), "tool_choice": ("none", "auto"), "tools": ([],), "verbosity": ("medium",),
 }  # fmt: skip
 """Fields of OpenAI's that have no meaning here, and the values of them that ask for nothing."""
 
@@ -54,10 +55,10 @@ class Question(BaseModel):
             elif value is None or name in WITHOUT_EFFECT or value in NEUTRAL.get(name, ()):
                 continue
             elif name in NEUTRAL:
-                raise ValueError(f"{name} is not supported here; leave it out")
+                raise _refusal(name, f"{name} is not supported here; leave it out")
             else:
                 near = hint(str(name), known, otherwise=f"known are {', '.join(known)}")
-                raise ValueError(f"there is no field {str(name)[:100]!r}; {near}")
+                raise _refusal(str(name)[:100], f"there is no field {str(name)[:100]!r}; {near}")
         return {name: value for name, value in kept.items() if value is not None or known[name].is_required()}
 
 
@@ -65,7 +66,12 @@ def _check_text(name: str, value: Any) -> None:
     """JSON can say half a surrogate pair, which no tokenizer reads."""
     for text in value if isinstance(value, list) else [value]:
         if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
-            raise ValueError(f"{name} is no Unicode text: it has half of a surrogate pair")
+            raise _refusal(name, f"{name} is no Unicode text: it has half of a surrogate pair")
+
+
+def _refusal(field: str, message: str) -> PydanticCustomError:
+    """Of one field, by a body as a whole."""
+    return PydanticCustomError("refused", "{message}", {"field": field, "message": message})
 
 
 class TextPart(Question):
@@ -240,6 +246,14 @@ class ImageOutput(Asked, Drawing):
     output_format: Literal["png", "jpeg", "webp"] = "png"
     output_compression: Annotated[int, Field(ge=0, le=100)] = 100
     """Quality of JPEG and WebP."""
+
+    @model_validator(mode="after")
+    def _matters(self) -> "ImageOutput":
+        if "output_compression" in self.model_fields_set and self.output_format == "png":
+            raise _refusal("output_compression", "output_compression has no effect on png; leave it out")
+        if self.stream and self.response_format == "url":
+            raise _refusal("response_format", "a streamed picture comes as b64_json; leave response_format out")
+        return self
 
 
 class ImageQuestion(ImageOutput):

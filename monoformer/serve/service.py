@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image as PILImage
 
-from monoformer.config.generate import GenerateConfig, changed, check_matters
+from monoformer.config.generate import GenerateConfig, changed, check_matters, from_words
 from monoformer.config.serve import Limits, ServeConfig
 from monoformer.document import Document
 from monoformer.generate.session import Request, Wanted
@@ -92,7 +92,8 @@ class Service:
             raise ApiError(message, parameter="image_guidance")
         with refusals():
             check_matters({name: value for name, value in given.items() if name != "seed"}, want=want)
-            settings = changed(self.pipeline.pretrained.generate, given)
+            defaults = self.pipeline.pretrained.generate
+            settings = changed(from_words(defaults) if want == "image" and not document.images else defaults, given)
         most = self.limits  # what the question does not name is the folder's or the sampler's, and may be more
         return replace(
             settings, max_tokens=min(settings.max_tokens, most.max_tokens), steps=min(settings.steps, most.steps)

@@ -580,7 +580,9 @@ def test_a_prompt_that_is_too_long_is_refused() -> None:
 def test_a_size_that_was_not_trained_is_refused_at_once(want: str) -> None:
     made = tiny.pretrained()
     refused(
-        made, request(made, DRAW, want, size=(16, 16)), "not trained to draw 16x16 pictures; sizes are 8x8, 4x8, 12x8"
+        made,
+        request(made, DRAW, want, size=(16, 16)),
+        r"not trained to draw 16x16 pictures \(height x width\); sizes are 8x8, 4x8, 12x8",
     )
     shown = Document((picture(0, (16, 16), role="user"), Text("blue", "user")))
     refused(made, request(made, shown, want), "not trained to draw 16x16")

@@ -23,7 +23,8 @@ def test_the_code_runs(server: Running, tmp_path: Path, monkeypatch: pytest.Monk
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # short code leaves closing to Python
-        exec(block.replace("http://127.0.0.1:8000", server.url).replace('"demo"', '"tiny"'), {})
+        exec(block.replace("http://127.0.0.1:8000", server.url).replace('"monoformer-mini"', '"tiny"'), {})
+    assert "monoformer serve models/monoformer-mini " in PAGE, "by that name the code asks for it"
     assert (tmp_path / "circle.png").is_file()
 
 

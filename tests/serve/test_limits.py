@@ -77,7 +77,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     (CHAT, talk(sampler="ddpm"), "needs DDPM"),
     (CHAT, talk(sampler="magic"), "sampler"),
     (CHAT, talk(eta=0.5), "no effect on euler"),
-    (CHAT, talk(stop=["a"] * 17), "stop"),
+    (CHAT, talk(stop=["a"] * 17), "stop: List should have at most 16 items"),
     (CHAT, talk(min_p=0.5, temperature=0), "min_p"),
     (CHAT, talk(top_logprobs=2), "without logprobs"),
     (CHAT, talk(logprobs=True, top_logprobs=21), "top_logprobs"),
@@ -97,12 +97,15 @@ REFUSED: list[tuple[str, Any, str]] = [
     (DRAW, {"prompt": ""}, "prompt"),
     (DRAW, {"prompt": "a", "partial_images": 3}, "without stream"),
     (DRAW, {"prompt": "a", "output_compression": 101}, "output_compression"),
+    (DRAW, {"prompt": "a", "output_compression": 10}, "no effect on png"),
+    (DRAW, {"prompt": "a", "response_format": "url", "stream": True}, "leave response_format out"),
+    (DRAW, {"prompt": "a", "guidance": 1, "negative": "b"}, "no effect without guidance"),
     # wrong types, unknown fields
     (CHAT, talk(temperature="hot"), "temperature"),
     (CHAT, talk(temperature=True), "temperature"),
     (CHAT, talk(n="2"), "n"),
     (CHAT, talk(stream="yes"), "stream"),
-    (CHAT, talk(stop=3), "stop"),
+    (CHAT, talk(stop=3), "stop: Input should be a valid"),
     (CHAT, talk(temprature=1), "did you mean 'temperature'?"),
     (CHAT, talk(tools=[{"type": "function"}]), "tools is not supported"),
     (CHAT, talk(response_format={"type": "json_object"}), "response_format is not supported"),
@@ -165,6 +168,23 @@ def test_what_is_wrong_is_refused_and_said(http: httpx.Client) -> None:
     assert http.post(TEXT, json={"prompt": "a", "max_tokens": 1}).status_code == 200
 
 
+def test_the_field_and_the_kind_of_fault_are_named(http: httpx.Client) -> None:
+    for path, body, parameter, code in (
+        (CHAT, talk(temprature=1), "temprature", "invalid_value"),
+        (CHAT, talk(tools=[{"type": "function"}]), "tools", "invalid_value"),
+        (CHAT, {"messages": [USER | {"annotation": 1}]}, "messages.0.annotation", "invalid_value"),
+        (TEXT, {"prompt": []}, "prompt", "invalid_value"),
+        (TEXT, {"prompt": "a " * 400}, None, "context_length_exceeded"),
+        (DRAW, {"prompt": "a", "negative": "a " * 400}, None, "context_length_exceeded"),
+    ):
+        error = http.post(path, json=body).json()["error"]
+        assert (error["param"], error["code"]) == (parameter, code)
+    assert "at least 1 item" in fault_of(http.post(TEXT, json={"prompt": []}))
+    empty = {"role": "assistant", "content": "a", "annotations": [], "tool_calls": []}
+    body = {"messages": [USER, empty, USER], "max_tokens": 1, "modalities": ["text"]}
+    assert http.post(CHAT, json=body).status_code == 200, "what asks for nothing is no fault"
+
+
 def test_broken_bodies(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     kind = {"Content-Type": "application/json"}
     for body in (b"{", b"", b"\xff\xfe", b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}", b'{"temperature": NaN}'):
@@ -191,7 +211,7 @@ def test_broken_edits(http: httpx.Client) -> None:
         ({"image": good}, {}, "prompt"),
         ({"image": b"no picture"}, {"prompt": "a"}, "no PNG"),
         ({"image": bomb(30_000, 30_000)}, {"prompt": "a"}, "pixels"),
-        ({"image": good, "mask": png(square(size=(16, 16)))}, {"prompt": "a"}, "needs transparency"),
+        ({"image": good, "mask": png(PILImage.new("L", (16, 16)))}, {"prompt": "a"}, "mask of an edit is empty"),
         ({"image": good, "mask": png(clear.resize((8, 8)))}, {"prompt": "a"}, "make them alike"),
         ({"image": good, "mask": png(opaque)}, {"prompt": "a"}, "mask of an edit is empty"),
         ({"image": good}, {"prompt": "a", "n": "many"}, "n"),

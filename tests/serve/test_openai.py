@@ -287,9 +287,13 @@ def test_editing(client: openai.OpenAI, server: Running) -> None:
     free = client.images.edit(**settings).data[0]
     expected = server.service.pipeline.edit(before, "make it red", seed=4)[0]
     assert np.abs(opened(free.b64_json).astype(int) - np.array(expected).astype(int)).max() <= 1
+    white = PILImage.new("L", (16, 16))
+    white.paste(255, (0, 0, 8, 8))  # as monoformer edit takes it
+    same = client.images.edit(**settings, mask=png(white)).data[0]
     *previews, last = client.images.edit(**settings, mask=png(mask), stream=True, partial_images=1)
     assert [event.type for event in [*previews, last]] == ["image_edit.partial_image", "image_edit.completed"]
     after = opened(last.b64_json)
+    assert np.array_equal(opened(same.b64_json), after)
     kept = np.array(server.service.pipeline.context_image(before).to_pil())
     assert np.array_equal(after[4:], kept[4:])
     assert np.array_equal(after[:, 4:], kept[:, 4:])

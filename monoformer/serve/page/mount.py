@@ -42,7 +42,7 @@ def mount_page(
         import gradio as gr
     except ImportError as error:
         raise ValueError(
-            'the web page needs Gradio; pip install "monoformer[serve]", or serve without a page'
+            'the web page needs Gradio; pip install "monoformer[serve]", or leave the page out with --no-page'
         ) from error
     files = TemporaryDirectory(prefix="monoformer-page-")
     app.state.page_files = files  # they last as long as the app
