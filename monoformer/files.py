@@ -23,6 +23,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
     Its files can be read by whoever may read the folder: some libraries write theirs for the owner alone.
     """
+    folder = folder.resolve()  # of a link, what it points to
+    if Path.cwd().is_relative_to(folder):
+        raise ValueError(f"{folder} is the current folder or holds it, and cannot be replaced; name a folder within it")
     incomplete = folder.with_name(folder.name + ".incomplete")
     shutil.rmtree(incomplete, ignore_errors=True)
     incomplete.mkdir(parents=True)

@@ -115,7 +115,8 @@ class FlowPath:
         times = [(1 - i / steps) ** power for i in range(steps)]
         if self.config.prediction == "x_0" and times[-1] < (least := self._least()):
             times = [1 - (1 - t) * (1 - least) / (1 - times[-1]) for t in times]
-        return [Level(t, 1 - t, t) for t in (_shifted(t, shift) for t in times)] + [CLEAN]
+        shifted = [min(1.0, _shifted(t, shift)) for t in times]  # the last bit may lie above 1
+        return [Level(t, 1 - t, t) for t in shifted] + [CLEAN]
 
     def nearest(self, t: float, *, positions: int = 0) -> Level:
         """t itself, but for a network that predicts x_0 none below those that it was trained at."""

@@ -36,6 +36,7 @@ from monoformer.evaluate.resnet import load_resnet
 from monoformer.evaluate.scenes import SceneEvaluator
 from monoformer.evaluate.tasks import TaskEvaluator, read_tasks
 from monoformer.evaluate.text import TextEvaluator
+from monoformer.framing import framed
 from monoformer.pipeline import Pipeline
 
 BATCH = 64
@@ -203,7 +204,8 @@ def build_images(config: ImageScores, subject: Subject) -> ImageEvaluator:
     prompts = [document for document, _ in own]
     if config.prompts:
         prompts = prompts_of(Path(config.prompts), count=config.count)
-    distinct = {image.pixels.numpy().tobytes(): image.pixels for _, image in own}
+    same = [Image.from_pil(framed(image.to_pil(), (size,), shape=shape)).pixels for _, image in own]
+    distinct = {pixels.numpy().tobytes(): pixels for pixels in same}
     real = Pictures.listed(list(distinct.values()))
     return ImageEvaluator(
         pipeline=subject.drawer,

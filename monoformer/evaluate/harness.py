@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from monoformer.config.generate import CHOOSING
+from monoformer.config.generate import CHOOSING, changed
 from monoformer.config.spelling import hint
+from monoformer.document import Document
 from monoformer.evaluate.journal import Journal
 from monoformer.evaluate.likelihood import ROWS, continuation, read_layouts
 from monoformer.evaluate.score import Score, Z
 from monoformer.evaluate.tasks import encode_pair
+from monoformer.generate.session import Request
 from monoformer.pipeline import Pipeline
 
 REQUESTS = 256
@@ -44,6 +46,14 @@ def build_adaptor(pipeline: Pipeline, *, rows: int = ROWS, bos: bool = True) -> 
             found += [(-reading.nats, reading.greedy) for reading in read_layouts(pretrained, layouts, rows=rows)]
         return found
 
+    def write(context: str, settings: dict[str, Any]) -> str:
+        tokens, room = tokenizer.encode(context), length - 1 - int(settings["max_tokens"])
+        if len(tokens) <= room or room < 1:  # without room, the pipeline's refusal says so
+            return pipeline.generate_text(context, **settings)[0]
+        own = changed(pretrained.generate, settings)
+        request = Request(document=Document(()), tokens=tuple(tokens[-room:]), want="text", settings=own)
+        return pipeline.engine.run([request])[0].text
+
     class Adaptor(LM):  # type: ignore[misc]
         """What lm_eval asks."""
 
@@ -65,11 +75,9 @@ def build_adaptor(pipeline: Pipeline, *, rows: int = ROWS, bos: bool = True) -> 
             return found
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
-            """Texts that follow contexts, up to a stop string."""
-            return [
-                pipeline.generate_text(context, **{"temperature": 1.0, **writing_settings(dict(settings))})[0]
-                for context, settings in (request.args for request in requests)
-            ]
+            """Texts that follow contexts, up to a stop string; contexts that are too long lose their beginning."""
+            asked = [(context, writing_settings(dict(settings))) for context, settings in (r.args for r in requests)]
+            return [write(context, {"temperature": 1.0, **settings}) for context, settings in asked]
 
     return Adaptor()
 
@@ -139,6 +147,7 @@ class HarnessEvaluator:
                 metric, _, kind = key.partition(",")
                 if isinstance(value, float) and not metric.endswith("_stderr"):
                     error = results.get(f"{metric}_stderr,{kind}")
+                    metric = metric if kind in ("", "none") else f"{metric}_{kind}"  # of several filters, each
                     name = metric if own == task else f"{own}_{metric}"
                     found[name] = (value, error if isinstance(error, float) else None, count)
         return found

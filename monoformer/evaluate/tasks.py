@@ -151,17 +151,20 @@ def _find(folder: Path, name: str) -> Path | None:
 
 def read_items(name: str, path: Path) -> list[Item]:
     """The items in a task's file; ValueError, naming the line, for one of another form."""
-    if name == "hellaswag":
-        return list(read_hellaswag(path))
-    items = []
+    items = list(read_hellaswag(path)) if name == "hellaswag" else list(_read_lines(name, path))
+    if not items:
+        raise ValueError(f"{path} holds no item of {name}")
+    return items
+
+
+def _read_lines(name: str, path: Path) -> Iterator[Item]:
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            items.append(read_item(name, json.loads(line)))
+            yield read_item(name, json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} line {number} is no item of {name}: {type(error).__name__} {error}") from None
-    return items
 
 
 def read_item(name: str, data: dict[str, Any]) -> Item:

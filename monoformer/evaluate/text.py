@@ -16,6 +16,9 @@ from monoformer.evaluate.likelihood import ROWS, read_layouts, windows
 from monoformer.evaluate.score import ratio
 from monoformer.pretrained import Pretrained
 
+MOST = 700.0
+"""Nats of which e to the power is still a number; texts without blanks have words as long as paragraphs."""
+
 
 @dataclass(kw_only=True)
 class TextEvaluator:
@@ -60,15 +63,15 @@ class TextEvaluator:
         return len(self.windows)
 
     def run(self) -> Iterator[tuple[str, float]]:
-        """exp(loss / tokens), exp(loss / bytes of UTF-8), exp(loss / words), and bits a byte."""
+        """exp(loss / tokens), exp(loss / bytes of UTF-8), exp(loss / words), and bits a byte; none beyond numbers."""
         nats, tokens = self.loss()
         texts = [s.text for d in self.documents for s in d.segments if isinstance(s, Text)]
         loss, count = ratio(nats, tokens), sum(tokens)
         a_byte = loss.scaled(count / max(sum(len(text.encode()) for text in texts), 1))
         a_word = loss.scaled(count / max(sum(len(text.split()) for text in texts), 1))
-        yield f"{self.name}_perplexity", loss.exp()
-        yield f"{self.name}_byte_perplexity", a_byte.exp()
-        yield f"{self.name}_word_perplexity", a_word.exp()
+        for unit, nats_each in (("", loss), ("byte_", a_byte), ("word_", a_word)):
+            if max(nats_each, nats_each.high or 0) < MOST:
+                yield f"{self.name}_{unit}perplexity", nats_each.exp()
         yield f"{self.name}_bits_per_byte", a_byte.scaled(1 / math.log(2))
 
     def loss(self) -> tuple[list[float], list[int]]:

@@ -59,6 +59,14 @@ def test_perplexity_is_that_of_each_document_alone() -> None:
     assert scores["x_perplexity"].low < scores["x_perplexity"] < scores["x_perplexity"].high
 
 
+def test_texts_without_blanks_have_no_perplexity_of_words() -> None:
+    """A word as long as a paragraph: e to the power of its nats is beyond numbers, and nothing else is lost."""
+    documents = [Document((Text("".join(chr(0x4E00 + (i * 37 + j) % 5000) for j in range(60))),)) for i in range(4)]
+    scores = dict(TextEvaluator(pretrained=tiny.pretrained(), documents=documents, name="x").run())
+    assert list(scores) == ["x_perplexity", "x_byte_perplexity", "x_bits_per_byte"]
+    assert all(math.isfinite(value) for value in scores.values())
+
+
 @torch.no_grad()
 def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary() -> None:
     pretrained = tiny.pretrained()

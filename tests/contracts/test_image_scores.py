@@ -10,7 +10,7 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor, nn
 
-from monoformer.config.data import ScenesData, TextData
+from monoformer.config.data import FolderData, ScenesData, TextData
 from monoformer.config.evaluate import ImageScores
 from monoformer.data.scenes import Scenes, draw
 from monoformer.evaluate.build import build_evaluator
@@ -61,6 +61,19 @@ def save(path: Path, pixels: Tensor) -> str:
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
     return Pipeline(tiny.pretrained(image_sizes=((32, 32),)), slots=8)
+
+
+def test_held_out_pictures_of_several_sizes_get_the_one_that_is_drawn(
+    script: str, tmp_path: Path, pipeline: Pipeline
+) -> None:
+    for number in range(250):
+        size = (32, 32) if number % 2 else (64, 32)
+        pixels = np.full((*size, 3), number, dtype=np.uint8)
+        PILImage.fromarray(pixels).save(tmp_path / f"{number}.png")
+    data = FolderData(root=str(tmp_path), shape="bucket", buckets=((32, 32), (64, 32)))
+    config = scores(script, tmp_path / "own", count=6, neighbours=2)
+    found = dict(build_evaluator(config, pipeline, data=data).run())
+    assert found["means_frechet_distance"] > 0
 
 
 def test_pictures_of_a_model_against_its_held_out_documents(script: str, tmp_path: Path, pipeline: Pipeline) -> None:

@@ -100,6 +100,9 @@ def test_tasks_that_are_not_there_are_refused(folder: str, tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"boolq\.jsonl line 1 is no item of boolq: KeyError 'choices'"):
         read_tasks(str(tmp_path), ("boolq",))
     for gold in (5, -1, 2):
+        (tmp_path / "piqa.jsonl").write_text("\n")
+        with pytest.raises(ValueError, match=r"piqa\.jsonl holds no item of piqa"):
+            read_tasks(str(tmp_path), ("piqa",))
         (tmp_path / "piqa.jsonl").write_text(json.dumps({"query": "a", "choices": ["b", "c"], "gold": gold}))
         with pytest.raises(ValueError, match=rf"piqa\.jsonl line 1 .* of 2 choices is counted from 0, but is {gold}"):
             read_tasks(str(tmp_path), ("piqa",))

@@ -334,6 +334,16 @@ def test_larger_images_are_shifted_toward_noise(positions: int) -> None:
         assert after.t == pytest.approx(s * before.t / (1 + (s - 1) * before.t))
 
 
+@pytest.mark.parametrize("positions", range(1, 2000, 7))
+def test_the_first_step_is_at_pure_noise_whatever_the_size(positions: int) -> None:
+    """Not a bit beyond it, where guidance's interval ends and the picture's share would be negative."""
+    for base in (32, 1000):
+        first, *_ = build_path(FlowConfig(shift_base=base)).levels(2, positions=positions)
+        assert (first.t, first.sigma) == pytest.approx((1.0, 1.0))
+        assert first.t <= 1
+        assert first.alpha >= 0
+
+
 @pytest.mark.parametrize("base", [16, 64, 256, 1024])
 def test_times_of_images_of_any_size_are_numbers(base: int) -> None:
     path, uniform = build_path(FlowConfig(shift_base=base)), torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)

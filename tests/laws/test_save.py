@@ -310,6 +310,20 @@ def test_other_weights_forget_what_the_cache_knew() -> None:
     assert drawn.tobytes() == fresh.tobytes()
 
 
+def test_a_link_is_written_where_it_points_and_the_current_folder_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    save_pretrained(tmp_path / "link", tiny.pretrained())
+    assert (tmp_path / "link").is_symlink()
+    assert Pipeline.from_pretrained(tmp_path / "disk").generate_text("a", max_tokens=1)
+    monkeypatch.chdir(tmp_path / "disk")
+    with pytest.raises(ValueError, match=r"is the current folder .* name a folder within it"):
+        save_pretrained(".", tiny.pretrained())
+    assert not list(tmp_path.glob("*.incomplete"))
+
+
 def test_files_that_are_no_model_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "thesis.txt").write_text("years of work")

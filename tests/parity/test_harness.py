@@ -53,6 +53,31 @@ def pipeline() -> Pipeline:
     return Pipeline(tiny.pretrained(qk_norm=False), slots=2)
 
 
+FILTERED = """
+task: filtered
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{query}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{until: ["."], max_gen_toks: 4, do_sample: false}}
+filter_list:
+  - name: strict-match
+    filter:
+      - {{function: regex, regex_pattern: "(never)"}}
+      - {{function: take_first}}
+  - name: always
+    filter:
+      - {{function: regex, regex_pattern: "(never)", fallback: circle}}
+      - {{function: take_first}}
+metric_list:
+  - metric: exact_match
+    aggregation: mean
+    higher_is_better: true
+"""
+
+
 def exported(pipeline: Pipeline, folder: Path, *, bos: bool) -> Any:
     """lm_eval's model of the exported folder; its tokenizer begins a text with bos, or does not."""
     pretrained = pipeline.pretrained
@@ -97,6 +122,28 @@ def test_the_same_is_written_as_by_hf(pipeline: Pipeline, tmp_path: Path) -> Non
     ours = build_adaptor(pipeline).generate_until(requests)
     assert ours == exported(pipeline, tmp_path / "llama", bos=True).generate_until(requests)
     assert all(ours)
+
+
+@needs_lm_eval
+def test_a_context_that_is_too_long_loses_its_beginning(pipeline: Pipeline) -> None:
+    settings = {"until": ["  "], "max_gen_toks": 6, "do_sample": False}
+    words, room = "the red circle is seen. " * 60, pipeline.pretrained.model.config.context - 1 - 6
+    kept = pipeline.pretrained.tokenizer.decode(pipeline.pretrained.tokenizer.encode(words)[-room:])
+    long, short = build_adaptor(pipeline).generate_until(
+        asked("generate_until", *((t, settings) for t in (words, kept)))
+    )
+    assert long == short
+    assert long
+
+
+@needs_lm_eval
+def test_each_filter_of_a_task_has_its_own_figure(pipeline: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"query": "the red", "answer": "circle"}) + "\n")
+    (tmp_path / "filtered.yaml").write_text(FILTERED.format(file=tmp_path / "a.jsonl"))
+    config = TaskScores(harness=("filtered",), harness_path=str(tmp_path))
+    found = dict(build_evaluator(config, pipeline, data=None).run())
+    assert sorted(found) == ["filtered_exact_match_always", "filtered_exact_match_strict-match"]
+    assert found["filtered_exact_match_always"] == 1
 
 
 @needs_lm_eval
