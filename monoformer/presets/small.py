@@ -178,7 +178,7 @@ def monoformer_mini() -> RunConfig:
         name="monoformer-mini",
         data=MixtureData(sources=(drawn, books, emoji), weights=(0.55, 0.08, 0.37)),
         sequence=replace(base.sequence, row=305),
-        train=replace(base.train, steps=2700, warmup=50, decay=0.95),
+        train=replace(base.train, steps=7500, warmup=50, decay=0.95),
         generate=replace(base.generate, image_guidance=3.0),
     )
 
