@@ -117,7 +117,11 @@ def build_held_out(config: DataConfig, *, seed: int = 0) -> Source:
     if isinstance(config, MixtureData):
         parts = [build_held_out(source, seed=seed_of(place, seed)) for place, source in enumerate(config.sources)]
         return Mixture(parts, weights=config.weights, seed=seed)
+    if isinstance(config, StreamData) and not config.holdout:
+        return build_source(config, split="train", seed=seed)
     try:
+        if isinstance(config, StreamData):
+            next(iter(build_source(config, split="test", seed=seed)))  # only reading it shows whether it has rows
         return build_source(config, split="test", seed=seed)
     except ValueError:
         return build_source(config, split="train", seed=seed)

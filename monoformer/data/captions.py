@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,7 +48,12 @@ class CaptionTemplate:
         """Those outside of [ ], without which there is no caption."""
 
     def fill(self, values: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-        """All captions of a row. Values are lists (see `texts`); caption k takes entry k of every list, in turn."""
+        """All captions of a row: none where what it needs is empty.
+
+        Values are lists (see `texts`); caption k takes entry k of every list, in turn.
+        """
+        if not all(values[column] for column in self.needed):
+            return ()
         count = max([len(values[column]) for column in self.columns] + [1])
         return tuple(dict.fromkeys(self._fill(values, choice) for choice in range(count)))
 
@@ -93,7 +99,9 @@ def folder_captions(
     for name in METADATA:
         for metadata in files:
             listed |= _metadata(metadata) if metadata.name == name else {}
-    found = {picture: listed.get(picture) or _beside(picture, root, class_names) for picture in pictures}
+    own = {_place(picture): picture for picture in pictures}
+    listed = {own.get(_place(named), named): captions for named, captions in listed.items()}
+    found = {p: listed[p] if p in listed else _beside(p, root, class_names) for p in pictures}
     wrong = next((captions for captions in found.values() if isinstance(captions, BadDocument)), None)
     if not any(captions for captions in found.values() if not isinstance(captions, BadDocument)):
         if wrong:
@@ -104,6 +112,11 @@ def folder_captions(
             f"file_name,text), write {first.stem}.txt beside it, or put it into a folder named after its class"
         )
     return found | {picture: captions for picture, captions in listed.items() if picture not in found}
+
+
+def _place(path: Path) -> str:
+    """Where a file is, whether its name is absolute, relative or has `..` in it; links are not followed."""
+    return os.path.abspath(path)  # noqa: PTH100
 
 
 def _beside(picture: Path, root: Path, class_names: Mapping[str, str] | None) -> Captions:
@@ -160,12 +173,22 @@ def _metadata(path: Path) -> dict[Path, Captions]:
     for place, row in rows:
         if isinstance(row, BadDocument):
             found[path.with_name(place)] = row
-        elif column in row:
-            found[path.parent / row["file_name"]] = texts(row[column])
-        else:
-            say = f"{path.with_name(place)} has no {column!r}, but {', '.join(row)}"
-            found[path.parent / row["file_name"]] = BadDocument(say, cause="no caption")
+            continue
+        picture, captions = path.parent / row["file_name"], _captions_of(row, column, name=str(path.with_name(place)))
+        before = found.get(picture, ())
+        if not isinstance(before, BadDocument):  # several rows may be of one picture
+            found[picture] = captions if isinstance(captions, BadDocument) else tuple(dict.fromkeys(before + captions))
     return found
+
+
+def _captions_of(row: Mapping[Any, Any], column: str, *, name: str) -> Captions:
+    """What a row of metadata says of its picture, or what is wrong with it."""
+    if any(row.get(None) or ()):
+        say = f"{name} has more cells than the columns; put a text that has commas into quotes"
+        return BadDocument(say, cause="broken CSV")
+    if column not in row:
+        return BadDocument(f"{name} has no {column!r}, but {', '.join(row)}", cause="no caption")
+    return texts(row[column])
 
 
 def _csv(path: Path) -> Iterator[tuple[int, dict[Any, Any] | BadDocument]]:

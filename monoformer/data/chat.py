@@ -202,7 +202,7 @@ def _parts(content: Any, name: str) -> list[str | Picture]:
         if part.get("type") == "text":
             parts += _parts(part.get("text"), name)
         elif part.get("type") in ("image", "image_url"):
-            url = part.get("image_url", part.get("image"))
+            url = part["image"] if part.get("image_url") is None else part["image_url"]
             parts.append(Picture(url.get("url", url) if isinstance(url, dict) else url))
         else:
             raise BadDocument(f"{name} has a part of the unknown type {part.get('type')!r:.40}", cause="wrong type")

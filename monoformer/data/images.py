@@ -252,7 +252,8 @@ def picture_files(root: Path) -> list[Path]:
     try:
         next(root.iterdir(), None)
         found = sorted(files_in(root), key=lambda path: path.relative_to(root).as_posix())
-        files = [path for path in found if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
+        hidden = {path for path in found if any(part[0] == "." for part in path.relative_to(root).parts)}
+        files = [path for path in found if path.suffix.lower() in SUFFIXES and path not in hidden]
     except OSError as error:
         raise ValueError(f"data.root {str(root)!r} cannot be read ({error.strerror}); check its permissions") from error
     if not files:

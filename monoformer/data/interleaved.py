@@ -36,10 +36,11 @@ class Interleaved:
         return Document(segments)
 
     def _segment(self, entry: Any, name: str, folder: Path) -> Segment:
-        if not isinstance(entry, dict) or ("text" in entry) == ("image" in entry):
+        entry = {key: value for key, value in entry.items() if value is not None} if isinstance(entry, dict) else {}
+        if ("text" in entry) == ("image" in entry):
             say = f"{name} has a segment that is neither a text nor an image: {entry!r:.80}"
             raise BadDocument(say, cause="wrong type")
-        role = None if entry.get("role") is None else read_role(entry["role"], name)
+        role = read_role(entry["role"], name) if "role" in entry else None
         if "text" in entry:
             if not isinstance(entry["text"], str) or not entry["text"]:
                 raise BadDocument(f"{name} has a text that is {entry['text']!r:.80}", cause="empty text")

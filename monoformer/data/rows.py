@@ -3,6 +3,7 @@
 Knows nothing of what rows mean. Invariant: a row is found again by its number; equal lines are in the same split.
 """
 
+import codecs
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -123,5 +124,5 @@ def _open(path: Path) -> _File:
     if path.suffix == ".parquet":
         return _Table(path)
     with path.open("rb") as file:
-        start = file.read(1024).lstrip()
+        start = file.read(1024).removeprefix(codecs.BOM_UTF8).lstrip()
     return _Array(path) if start.startswith(b"[") else _Lines(path)

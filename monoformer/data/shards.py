@@ -41,7 +41,7 @@ def parse_members(row: Mapping[str, Any], *, name: str) -> Mapping[str, Any]:
 
 def parse_line(row: Mapping[str, Any], *, name: str) -> Mapping[str, Any]:
     """A row of JSON lines. Raises BadDocument where it is none."""
-    return check_object(parse_json(row["text"], name=name), name=name)
+    return check_object(parse_json(row["text"].removeprefix("\ufeff"), name=name), name=name)
 
 
 def check_object(found: Any, *, name: str) -> dict[str, Any]:

@@ -125,7 +125,7 @@ class Stream:
     ) -> Iterator[Document | BadDocument]:
         """The documents of a block from the place on, those of this split alone; last, what broke the shard."""
         epoch, first = self._state["epoch"], self._state["rows"]
-        wanted = [at for at in range(len(block)) if self._wanted(shard, first + at)]
+        wanted = [at for at, row in enumerate(block) if self._wanted(shard, first + at) and not self._is_blank(row)]
         shuffled: list[int | None] = [wanted[at] for at in _shuffled(len(wanted), self._seed, epoch, shard, first)]
 
         def read(at: int | None) -> Document | BadDocument:
@@ -148,6 +148,10 @@ class Stream:
     def _wanted(self, shard: int, row: int) -> bool:
         held = uniform("split", shard, row) < self._config.holdout
         return held == (self._split == "test")
+
+    def _is_blank(self, row: Mapping[str, Any]) -> bool:
+        """Whether it is an empty line, which is nothing, among those of JSON."""
+        return self._parse is parse_line and not row["text"].strip()
 
     def _document(self, row: Mapping[str, Any], key: tuple[int, ...]) -> Document:
         config, name = self._config, f"row {key[3]} of shard {key[2]} of {self._name}"

@@ -7,7 +7,6 @@ from monoformer.config.data import (
     FolderData,
     MixtureData,
     ParquetData,
-    QuestionForm,
     ScenesData,
     SequenceConfig,
     TextData,
@@ -153,13 +152,6 @@ def emoji() -> RunConfig:
     )
 
 
-HARD_QUESTIONS: tuple[QuestionForm, ...] = (
-    *("colour", "where", "exists", "exists"),
-    *("count", "count", "count", "relation", "relation", "relation"),
-)
-"""What asks for a thing by its shape, the forms that are learned last the most often (docs/log.md)."""
-
-
 def monoformer_mini() -> RunConfig:
     """The released model: `scenes` trained on, with emoji by names and skin tones, and books; 64x64, no autoencoder.
 
@@ -169,16 +161,14 @@ def monoformer_mini() -> RunConfig:
     """
     base = scenes()
     assert isinstance(base.data, ScenesData)
-    drawn = replace(base.data, draw=3.0, describe=2.0, edit=5.0, question=6.0, brief=0.15)
-    drawn = replace(drawn, question_turns=8, further_questions=HARD_QUESTIONS)
+    drawn = replace(base.data, draw=3.0, describe=1.5, edit=6.0, question=3.0, question_turns=6, brief=0.15)
     books = TextData(files=("data/text/books",), characters=300)
     emoji = replace(EMOJI, describe=1.5, edit=1.0)
     return replace(
         base,
         name="monoformer-mini",
         data=MixtureData(sources=(drawn, books, emoji), weights=(0.55, 0.08, 0.37)),
-        sequence=replace(base.sequence, row=305),
-        train=replace(base.train, steps=7500, warmup=50, decay=0.95),
+        train=replace(base.train, steps=8000, warmup=50, decay=0.95),
         generate=replace(base.generate, image_guidance=3.0),
     )
 

@@ -178,19 +178,24 @@ def build_tokenizer(config: RunConfig, *, ranks: Ranks = ALONE) -> Tokenizer:
     """The run's tokenizer: named, already in its folder, or trained on its first documents and put there."""
     folder = config.path / "tokenizer"
     with ranks.in_turn():
-        tokenizer = find_tokenizer(config) or train_tokenizer(config)
-        if not config.tokenizer.path and not (folder / "tokenizer.json").is_file():
+        if ranks.rank and not config.tokenizer.path:  # the first process has just put it there
+            return Tokenizer.from_folder(folder)
+        found = find_tokenizer(config)
+        tokenizer = found or train_tokenizer(config)
+        if not found:
             with whole_folder(folder) as temporary:
                 tokenizer.save(temporary)
     return tokenizer
 
 
 def find_tokenizer(config: RunConfig) -> Tokenizer | None:
-    """The tokenizer that is named, or that the run's folder has; None where it is still to be trained."""
+    """The tokenizer that is named, or that a run with checkpoints has; None where it is still to be trained.
+
+    What a run that never began has left may be of other documents.
+    """
     if config.tokenizer.path:
         return Tokenizer.from_folder(config.tokenizer.path)
-    folder = config.path / "tokenizer"
-    return Tokenizer.from_folder(folder) if (folder / "tokenizer.json").is_file() else None
+    return Tokenizer.from_folder(config.path / "tokenizer") if last_step(config.path) else None
 
 
 def train_tokenizer(config: RunConfig) -> Tokenizer:

@@ -81,7 +81,7 @@ def check_same_run(saved: dict[str, Any], given: dict[str, Any], folder: Path) -
         raise ValueError(
             f"{folder} holds another run: {first} was {before.get(first)!r} and is now {now.get(first)!r}"
             f"{f' ({len(changed)} fields differ)' if len(changed) > 1 else ''}; "
-            f"give --name NEW for a new run, or the old settings to go on"
+            f"give {'--folder' if now.get('folder') else '--name'} NEW for a new run, or the old settings to go on"
         )
 
 

@@ -35,8 +35,7 @@ def read_saved(config: RunConfig, *, step: int = 0) -> tuple[int, Pretrained, di
     if started:  # its shape is as the run left it: what a vision encoder sees may have come in with it
         config = replace(taking(config, started.pretrained), model=config.model)
     tokenizer = started.pretrained.tokenizer if started else find_tokenizer(config)
-    if tokenizer is None:
-        raise ValueError(f"the run {config.path} has no tokenizer; its folder must be as the run left it")
+    assert tokenizer is not None, "a run with checkpoints has one"
     device = torch.device("cpu")
     model, _ = build_network(config, started, tokenizer, ranks=ALONE, device=device, bf16=False, warn=warnings.warn)
     state = TrainState(model=model, ema=EMA(model), optimizers=[])

@@ -12,7 +12,7 @@ from PIL import features
 
 from monoformer.config.data import FolderData, ParquetData, TextData
 from monoformer.data.build import build_source
-from monoformer.data.captions import CaptionTemplate, check_column, read_class_names, texts
+from monoformer.data.captions import CaptionTemplate, check_column, folder_captions, read_class_names, texts
 from monoformer.data.images import SUFFIXES, FolderPictures, ParquetPictures, no_pictures, picture_files
 from monoformer.data.pictures import PictureCache, find_size, picture_later, read_picture
 from monoformer.data.skipped import BadDocument
@@ -225,6 +225,35 @@ def test_one_broken_row_of_metadata_costs_no_other(tmp_path: Path) -> None:
     assert [pictures.captions(row) for row in (0, 5)] == [("zero",), ("five",)]
 
 
+def test_metadata_names_pictures_in_any_way_and_as_often_as_it_likes(tmp_path: Path) -> None:
+    """By absolute paths, by `..`, in several rows: always the picture that is there, once, with all of its captions."""
+    for number in range(4):
+        save(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "meta").mkdir()
+    rows = [
+        f"{tmp_path / 'images' / '0.png'},a fox",
+        "../images/1.png,an owl",
+        "../images/1.png,a bird",
+        "../images/2.png,",
+    ]
+    cut = "../images/3.png,a fox, sitting in the snow"
+    (tmp_path / "meta" / "metadata.csv").write_text("\n".join(["file_name,text", *rows, cut]) + "\n")
+    found = folder_captions(tmp_path, picture_files(tmp_path))
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == [f"images/{number}.png" for number in range(4)]
+    fox, owl, none, broken = found.values()
+    assert (fox, owl) == (("a fox",), ("an owl", "a bird"))
+    assert none == (), "an empty cell is no caption, and the folder's name is none either"
+    assert isinstance(broken, BadDocument)
+    assert broken.cause == "broken CSV"
+    assert "quotes" in str(broken)
+
+
+def test_pictures_in_hidden_folders_are_none(tmp_path: Path) -> None:
+    for place in ("cats/a.png", "cats/.ipynb_checkpoints/a-checkpoint.png", ".cache/b.png"):
+        save(tmp_path / place)
+    assert picture_files(tmp_path) == [tmp_path / "cats" / "a.png"]
+
+
 def test_other_lines_ends_of_unicode_end_no_row(tmp_path: Path) -> None:
     said = "one\u2028two\x85three\x0bfour\x0cfive"
     for name in ("a.png", "b.png", "c/c.png"):
@@ -237,7 +266,7 @@ def test_other_lines_ends_of_unicode_end_no_row(tmp_path: Path) -> None:
         ).encode()
     )
     pictures = folder(tmp_path)
-    assert [path.name for path in pictures.files] == ["a.png", "b.png", "c.png", "b.png"]
+    assert [path.name for path in pictures.files] == ["a.png", "b.png", "c.png"]
     assert pictures.captions(0) == (said,)
     assert pictures.captions(2) == (said.replace("\x0b", "").replace("\x0c", ""),)
     (tmp_path / "names.txt").write_bytes("c sea\x85shore, beach\r\nd dune\r\n".encode())
@@ -305,6 +334,7 @@ def test_templates_drop_empty_parts_and_take_lists_in_turn() -> None:
         "hand, dark skin tone (1 2)",
         "fist, dark skin tone (1 2)",
     )
+    assert template.fill({**row, "name": ()}) == (), "what stands outside of [ ] is needed"
     values = (None, "", " None ", float("nan"), 3, ["x", None, ""])
     assert [texts(value) for value in values] == [(), (), (), (), ("3",), ("x",)]
     for wrong in ("{name}[, {tone}", "{name", "no column", "[{a}[{b}]]", "{a}[b]"):

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from monoformer.config.data import TextData
 from monoformer.tokenizer import BOI, EOI, PATCH, TIME, Tokenizer
+from monoformer.train.build import build_tokenizer
+from tests import tiny
 from tests.parity.tokenizers import plain_tokenizer
 
 TYPED = "a <boi> red <end></s> circle <time><image>"
@@ -79,3 +82,18 @@ def test_words_that_the_vocabulary_lacks_are_warned_of_once() -> None:
     with pytest.warns(UserWarning, match="no token for some of 'a red circle', and reads it as <unk>"):
         assert tokenizer.encode("a red circle") == [0, 3, 4]
     assert tokenizer.encode("a circle") == [0, 4], "said before"
+
+
+def test_what_a_run_that_never_began_has_left_is_not_taken(tmp_path: Path) -> None:
+    """A first attempt may have been of other data; where there are checkpoints, the tokenizer is theirs."""
+    for name, text in (("a", "the red circle "), ("b", "whole chickens ")):
+        (tmp_path / f"{name}.txt").write_text(text * 200)
+    first, mended = (
+        tiny.run_config(tmp_path / "run", data=TextData(files=(str(tmp_path / f"{name}.txt"),), characters=100))
+        for name in ("a", "b")
+    )
+    failed = build_tokenizer(first)
+    made = build_tokenizer(mended)
+    assert len(made.encode("whole chickens")) < len(failed.encode("whole chickens"))
+    (tmp_path / "run" / "checkpoints" / "step-00000002").mkdir(parents=True)
+    assert build_tokenizer(first).encode("whole chickens") == made.encode("whole chickens")
