@@ -70,6 +70,7 @@ def test_held_out_pictures_of_several_sizes_get_the_one_that_is_drawn(
         size = (32, 32) if number % 2 else (64, 32)
         pixels = np.full((*size, 3), number, dtype=np.uint8)
         PILImage.fromarray(pixels).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("a shade of grey")
     data = FolderData(root=str(tmp_path), shape="bucket", buckets=((32, 32), (64, 32)))
     config = scores(script, tmp_path / "own", count=6, neighbours=2)
     found = dict(build_evaluator(config, pipeline, data=data).run())
